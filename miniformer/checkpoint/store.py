@@ -1,0 +1,115 @@
+"""A saved model: a folder of `config.json`, `model.safetensors`, `manifest.json` and, after training, `tokenizer.json`.
+
+The manifest holds the SHA-256 of each file, since no weight format checks its own payload: a flipped bit is found.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from miniformer.kernel.errors import UserError
+
+from .atomic import settled, write_folder, write_json
+from .provenance import provenance
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+CONFIG, WEIGHTS, TOKENIZER, MANIFEST = "config.json", "model.safetensors", "tokenizer.json", "manifest.json"
+BEST = Path("checkpoints") / "best_model"
+
+
+@dataclass(frozen=True, slots=True)
+class SavedModel:
+    """The folder of a saved model, its files checked, and what its config says."""
+
+    folder: Path
+    config: dict[str, Any]
+
+
+def write_model(folder: Path, weights: Mapping[str, Tensor], config: dict[str, Any], tokenizer: str | None = None) -> None:
+    """Write a model to `folder`, whole or not at all.
+
+    Args:
+        folder: replaced if it exists.
+        weights: a state dict; of names that share a tensor the first is kept.
+        config: JSON data, completed with which packages the components came from.
+        tokenizer: text of `tokenizer.json`.
+
+    Raises:
+        RunError: the folder cannot be written.
+    """
+    from safetensors.torch import save_file
+
+    def write(target: Path) -> None:
+        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in unshared(weights).items()},
+                  target / WEIGHTS, metadata={"format": "pt"})
+        write_json(target / CONFIG, {**config, **provenance(config)})
+        if tokenizer is not None:
+            (target / TOKENIZER).write_text(tokenizer, encoding="utf-8")
+        write_json(target / MANIFEST, {file.name: digest(file) for file in sorted(target.iterdir())})
+
+    write_folder(folder, write)
+
+
+def read_model(path: Path) -> SavedModel:
+    """The saved model in folder `path`, or the best one of run folder `path`.
+
+    Raises:
+        UserError: no saved model is there, or a file is missing or damaged.
+    """
+    best = path / BEST
+    folder = settled(best) if best.parent.is_dir() else path
+    if not (folder / CONFIG).is_file():
+        raise UserError(f"{path}: no saved model here; expected a run folder, or a folder with {CONFIG} and {WEIGHTS}")
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for name, expected in manifest.items():
+            if digest(folder / Path(name).name) != expected:
+                raise UserError(f"{folder / name}: damaged: its SHA-256 is not the one in {MANIFEST}")
+        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{folder}: cannot be read as a saved model: {error}") from error
+    return SavedModel(folder, config)
+
+
+def load_weights(module: nn.Module, saved: SavedModel) -> None:
+    """Put the saved weights into `module`.
+
+    Raises:
+        UserError: names or shapes differ, told in both directions.
+    """
+    from safetensors.torch import load_file
+
+    weights = load_file(saved.folder / WEIGHTS)
+    expected = unshared(module.state_dict())
+    problems = [f"missing in the file: {name}" for name in expected if name not in weights]
+    problems += [f"unknown to the model: {name}" for name in weights if name not in expected]
+    problems += [f"{name}: {list(weights[name].shape)} in the file, {list(tensor.shape)} in the model"
+                 for name, tensor in expected.items() if name in weights and weights[name].shape != tensor.shape]
+    if problems:
+        more = [f"and {len(problems) - 8} more"] if len(problems) > 8 else []
+        raise UserError("\n  ".join([f"{saved.folder / WEIGHTS} does not fit the model:", *problems[:8], *more]))
+    module.load_state_dict(weights, strict=False)
+
+
+def unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The state dict without the later names of tensors that are shared, such as a tied head's."""
+    seen: dict[Any, str] = {}
+    kept = {}
+    for name, tensor in weights.items():
+        key = (tensor.data_ptr(), tensor.shape) if tensor.numel() and tensor.device.type != "meta" else name
+        if seen.setdefault(key, name) == name:
+            kept[name] = tensor
+    return kept
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,1 @@
+"""Specs of models: pydantic data that names components; no torch until a component's options are checked."""

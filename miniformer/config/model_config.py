@@ -1,0 +1,211 @@
+"""`TransformerConfig`: what a model is made of, as frozen data that is filled, validated whole, and then built from.
+
+The flat fields of older configurations (`activation="swiglu"`, `rotary_pct=0.5`) are shorthands: what is stored and
+saved is the explicit form. Names are looked up before anything is imported; options are then checked against the
+constructors, and every component is constructed once on the meta device, so a model that cannot be built is refused
+before a tensor exists.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
+from typing_extensions import Self
+
+from miniformer.kernel.errors import SpecError
+from miniformer.kernel.options import explain
+from miniformer.kernel.registry import current_registry
+from miniformer.kernel.spec import ComponentSpec, build, resolve
+
+if TYPE_CHECKING:
+    from miniformer.kernel.interfaces import Attention, PositionEncoding
+
+LAYER_SLOTS = ("attention", "position", "ffn", "norm")
+DEFAULTS = {"attention": "mha", "position": "rope", "ffn": "swiglu", "norm": "rmsnorm"}
+ACTIVATIONS = ("gelu", "relu", "swiglu")
+
+
+class LayerSpec(BaseModel):
+    """Some equal layers of a pattern; a slot that is left out is the model's."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    repeat: int = Field(default=1, ge=1, description="how many such layers follow each other")
+    attention: ComponentSpec | None = None
+    position: ComponentSpec | None = None
+    ffn: ComponentSpec | None = None
+    norm: ComponentSpec | None = None
+
+
+class TransformerConfig(BaseModel):
+    """The spec of a model. Sizes are in units of vector elements, lengths in tokens."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    vocab_size: int = Field(default=8192, ge=1, description="entries of the token embedding")
+    d_model: int = Field(default=256, ge=1, description="width of the residual stream")
+    n_heads: int = Field(default=4, ge=1, description="attention heads")
+    n_layers: int = Field(default=4, ge=1, description="blocks")
+    d_ff: int = Field(default=0, ge=0, description="width inside the feed-forward; 0: 4 x d_model")
+    dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the embedding and on each residual branch")
+    max_seq_len: int = Field(default=512, ge=1, description="longest sequence")
+    causal: bool = Field(default=False, description="no token sees a later one (a decoder)")
+    pre_norm: bool = Field(default=True, description="normalise before each branch (True) or after each sum (False)")
+    attention: ComponentSpec = Field(default=None, validate_default=False, description="how tokens look at each other")
+    position: ComponentSpec = Field(default=None, validate_default=False, description="how tokens know where they are")
+    ffn: ComponentSpec = Field(default=None, validate_default=False, description="what is done to each position")
+    norm: ComponentSpec = Field(default=None, validate_default=False, description="how activations are kept to scale")
+    head: ComponentSpec = Field(default=None, validate_default=False, description="what is read from hidden states")
+    layers: tuple[LayerSpec, ...] = Field(default=(), description="a pattern of layers that differ; empty: all alike")
+    input_dim: int | None = Field(default=None, ge=1, description="width of feature inputs, instead of tokens")
+    output_dim: int | None = Field(default=None, ge=1, description="width of the outputs; none: vocab_size")
+    activation_checkpointing: bool = Field(default=False, description="recompute blocks in backward to save memory")
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _explicit(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Self:
+        """Expand shorthands, look up every name, then fill in and check options."""
+        if isinstance(value, cls):
+            return handler(value)
+        if not isinstance(value, Mapping):
+            raise SpecError(f"a model config is a mapping of fields; found {value!r:.80}")
+        fields = {name: item for name, item in _expanded(dict(value)).items()}
+        _find_names(fields)
+        try:
+            config = handler(_resolved(fields))
+        except ValidationError as error:
+            raise SpecError(explain(error, "", list(cls.model_fields) + ["activation", "rotary_pct"])) from None
+        config._check()
+        return config
+
+    def layer_specs(self) -> list[LayerSpec]:
+        """One spec for each of the `n_layers` layers, every slot filled."""
+        defaults = {slot: getattr(self, slot) for slot in LAYER_SLOTS}
+        pattern = self.layers or (LayerSpec(repeat=self.n_layers),)
+        return [LayerSpec(**{slot: getattr(layer, slot) or defaults[slot] for slot in LAYER_SLOTS})
+                for layer in pattern for _ in range(layer.repeat)]
+
+    @property
+    def n_outputs(self) -> int:
+        """Width of the head."""
+        return self.output_dim or self.vocab_size
+
+    def with_fields(self, **fields: Any) -> TransformerConfig:
+        """The same config with some fields changed, validated again."""
+        return TransformerConfig.model_validate({**self.model_dump(mode="json"), **fields})
+
+    def _check(self) -> None:
+        """Traits that must fit each other, and constructors that must accept their sizes."""
+        import torch
+
+        from miniformer.kernel.interfaces import Attention, FeedForward, Head, Norm, PositionEncoding
+
+        registry = current_registry()
+        with torch.device("meta"):
+            for layer in unique(self.layer_specs()):
+                assert layer.attention and layer.position and layer.ffn and layer.norm
+                build(FeedForward, layer.ffn, self.d_model, self.d_ff)
+                build(Norm, layer.norm, self.d_model)
+                mixer = build(Attention, layer.attention, self.d_model, self.n_heads)
+                encoding = build(PositionEncoding, layer.position, self.d_model, self.n_heads, self.max_seq_len)
+                self._check_pair(mixer, encoding, layer)
+            build(Head, self.head, self.d_model, self.n_outputs)
+        position: Any = registry.load("position", self.position.name)
+        if self.input_dim is not None and self.output_dim is None:
+            raise SpecError("input_dim: feature inputs have no vocabulary to predict; give output_dim")
+        for layer in self.layers:
+            own: Any = registry.load("position", layer.position.name) if layer.position else position
+            if own is not position and "embed" in own.hooks():
+                raise SpecError(f"layers: position {layer.position and layer.position.name!r} works on the embedding, so "
+                                "it can only be the whole model's")
+
+    def _check_pair(self, mixer: Attention, encoding: PositionEncoding, layer: LayerSpec) -> None:
+        assert layer.attention and layer.position
+        if mixer.causal_only and not self.causal:
+            raise SpecError(f"attention {layer.attention.name!r} only looks back, so it cannot serve a model in which "
+                            "tokens see later ones (causal: false)")
+        if lost := encoding.hooks() - mixer.applies - {"embed"}:
+            raise SpecError(f"position {layer.position.name!r} needs {' and '.join(sorted(lost))}, which attention "
+                            f"{layer.attention.name!r} does not apply")
+
+
+def unique(specs: list[LayerSpec]) -> list[LayerSpec]:
+    """The different ones among `specs`, in order."""
+    return list({json.dumps(spec.model_dump(), sort_keys=True): spec for spec in specs}.values())
+
+
+def _expanded(fields: dict[str, Any]) -> dict[str, Any]:
+    """Shorthands replaced by what they stand for, and defaults that hang on other fields filled in."""
+    activation = fields.pop("activation", None)
+    if activation is not None:
+        if activation not in ACTIVATIONS:
+            raise SpecError(f"activation: expected one of {', '.join(ACTIVATIONS)} (any feed-forward: ffn=...); "
+                            f"found {activation!r}")
+        if _name(fields.get("ffn") or activation) != activation:
+            raise SpecError(f"activation={activation!r} is short for ffn={activation!r}, and ffn is "
+                            f"{_name(fields['ffn'])!r}; give one of them")
+        fields["ffn"] = fields.get("ffn") or activation
+    pct = fields.pop("rotary_pct", None)
+    if pct is not None and fields.get("position") is None:
+        # as in the configurations that have this field: without rotation, positions are added to the embedding
+        fields["position"] = {"name": "rope", "pct": pct} if pct else "sinusoidal"
+    elif pct is not None and _name(fields["position"]) != ("rope" if pct else "sinusoidal"):
+        raise SpecError(f"rotary_pct={pct!r} is short for a position, and position is {_name(fields['position'])!r}; "
+                        "give one of them")
+    if layers := fields.get("layers"):
+        if not isinstance(layers, (list, tuple)) or not all(isinstance(one, (Mapping, LayerSpec)) for one in layers):
+            raise SpecError(f"layers: expected a list of mappings such as {{repeat: 2, attention: mha}}; found {layers!r:.80}")
+        layers = [dict(one) for one in layers]
+        total = sum(one.get("repeat", 1) for one in layers)
+        if fields.setdefault("n_layers", total) != total:
+            raise SpecError(f"n_layers is {fields['n_layers']}, but the pattern in layers has {total}")
+        fields["layers"] = layers
+    if not fields.get("d_ff") and isinstance(fields.get("d_model", 256), int):
+        fields["d_ff"] = 4 * fields.get("d_model", 256)
+    if fields.get("head") is None:
+        fields["head"] = "lm" if fields.get("output_dim") is None else "classification"
+    return fields
+
+
+def _find_names(fields: dict[str, Any]) -> None:
+    """Look up every name, so that a typo is told before anything is imported."""
+    registry = current_registry()
+    for kind in (*LAYER_SLOTS, "head"):
+        for value in [fields.get(kind), *(one.get(kind) for one in fields.get("layers") or ())]:
+            if value is not None and isinstance(_name(value), str):
+                registry.find(kind, _name(value))
+
+
+def _resolved(fields: dict[str, Any]) -> dict[str, Any]:
+    """Component slots in their explicit form."""
+    fields = {**fields, **_slots(fields)}
+    for kind, default in DEFAULTS.items():
+        fields[kind] = resolve(kind, fields.get(kind) or default)
+    fields["head"] = resolve("head", fields["head"])
+    if fields.get("layers"):
+        fields["layers"] = [{**one, **{kind: resolve(kind, value) for kind, value in _slots(one).items()}}
+                            for one in fields["layers"]]
+    return fields
+
+
+def _slots(fields: dict[str, Any]) -> dict[str, Any]:
+    """The slots that are given, with components that are shorthands replaced by what they stand for."""
+    registry = current_registry()
+    slots = {kind: fields[kind] for kind in LAYER_SLOTS if fields.get(kind) is not None}
+    for kind, value in list(slots.items()):
+        if isinstance(_name(value), str):
+            meaning = getattr(registry.load(kind, _name(value)), "stands_for", None)
+            for slot, name in (meaning or {}).items():
+                if slot == kind:
+                    slots[kind] = ComponentSpec(name=name, options=ComponentSpec.model_validate(value).options)
+                else:
+                    slots.setdefault(slot, name)
+    return slots
+
+
+def _name(value: Any) -> Any:
+    """The name in a spec of any form."""
+    return value.name if isinstance(value, ComponentSpec) else value.get("name") if isinstance(value, Mapping) else value

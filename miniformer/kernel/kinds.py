@@ -1,0 +1,55 @@
+"""The kinds of component: the slots of a model and of a run. Data only; importing this imports no torch."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """A slot that components fill.
+
+    Attributes:
+        name: what specs, flags and entry-point groups call it.
+        sizes: the positional parameters of every constructor of this kind, in order.
+        interface: `module:class` that a component subclasses; None where any class will do.
+    """
+
+    name: str
+    sizes: tuple[str, ...]
+    interface: str | None
+
+    @property
+    def group(self) -> str:
+        """The entry-point group."""
+        return f"miniformer.{self.name}"
+
+    def base(self) -> type:
+        """The interface itself; imports torch."""
+        if self.interface is None:
+            return object
+        module, _, name = self.interface.partition(":")
+        base: type = getattr(importlib.import_module(module), name)
+        return base
+
+
+KINDS: dict[str, Kind] = {kind.name: kind for kind in (
+    Kind("attention", ("d_model", "n_heads"), "miniformer.kernel.interfaces:Attention"),
+    Kind("position", ("d_model", "n_heads", "max_seq_len"), "miniformer.kernel.interfaces:PositionEncoding"),
+    Kind("ffn", ("d_model", "d_ff"), "miniformer.kernel.interfaces:FeedForward"),
+    Kind("norm", ("d_model",), "miniformer.kernel.interfaces:Norm"),
+    Kind("head", ("d_model", "n_outputs"), "miniformer.kernel.interfaces:Head"),
+    Kind("task", (), "miniformer.kernel.task:Task"),
+    Kind("optimizer", ("lr", "weight_decay"), "miniformer.kernel.recipes:OptimizerRecipe"),
+    Kind("scheduler", ("total_steps", "warmup_steps"), "miniformer.kernel.recipes:SchedulerRecipe"),
+    Kind("extension", (), None),
+)}
+
+
+def kind_of(interface: type) -> str:
+    """The kind whose interface is `interface`."""
+    for kind in KINDS.values():
+        if kind.interface is not None and kind.interface.endswith(f":{interface.__name__}") and kind.base() is interface:
+            return kind.name
+    raise TypeError(f"{interface.__name__} is the interface of no kind; kinds: {', '.join(KINDS)}")

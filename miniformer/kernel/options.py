@@ -1,0 +1,70 @@
+"""The constructor is the schema: a component's options, read from the keyword-only parameters of its constructor.
+
+One pydantic model is derived from them and serves validation, JSON schema, `describe` and the saved spec. `**options`
+means "and my parent's". Nothing else is read from a signature, and nothing is injected by a parameter's name.
+"""
+
+from __future__ import annotations
+
+import inspect
+import typing
+from functools import lru_cache
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from .conformance import signature_chain
+from .errors import SpecError, did_you_mean
+
+
+@lru_cache(maxsize=None)
+def options_of(cls: type) -> type[BaseModel]:
+    """The pydantic model of the options of component class `cls`."""
+    fields: dict[str, Any] = {}
+    for owner in signature_chain(cls):
+        constructor = vars(owner)["__init__"]
+        hints = typing.get_type_hints(constructor, include_extras=True)
+        for parameter in inspect.signature(constructor).parameters.values():
+            if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in fields:
+                default = ... if parameter.default is inspect.Parameter.empty else parameter.default
+                fields[parameter.name] = (hints.get(parameter.name, Any), default)
+    if "name" in fields:
+        raise TypeError(f"{cls.__qualname__} has an option called 'name', which in a spec is the component's own name")
+    return create_model(f"{cls.__name__}Options", __config__=ConfigDict(extra="forbid", frozen=True,
+                        validate_default=True, arbitrary_types_allowed=True), **fields)
+
+
+def complete(cls: type, options: dict[str, Any], where: str) -> dict[str, Any]:
+    """`options` as JSON data, validated and with every default filled in.
+
+    Raises:
+        SpecError: naming the option, what was found, what was expected and the nearest right name.
+    """
+    model = options_of(cls)
+    try:
+        return model.model_validate(options).model_dump(mode="json")
+    except ValidationError as error:
+        raise SpecError(explain(error, where, list(model.model_fields))) from None
+
+
+def arguments(cls: type, options: dict[str, Any]) -> dict[str, Any]:
+    """Keyword arguments for the constructor of `cls`: the options with their Python types."""
+    return dict(options_of(cls).model_validate(options))
+
+
+def explain(error: ValidationError, where: str, names: list[str]) -> str:
+    """pydantic's findings as sentences: the field, what was found, what was expected, the nearest right name."""
+    lines = []
+    for found in error.errors(include_url=False):
+        field = ".".join([where, *map(str, found["loc"])] if where else list(map(str, found["loc"])))
+        last = str(found["loc"][-1]) if found["loc"] else ""
+        if found["type"] == "extra_forbidden":
+            lines.append(f"{field}: there is no {last!r} here{did_you_mean(last, names) or '; there are: ' + ', '.join(names)}")
+        elif found["type"] == "missing":
+            lines.append(f"{field}: missing")
+        else:
+            value = repr(found["input"])
+            value = value if len(value) <= 80 else value[:77] + "..."
+            message = found["msg"].removeprefix("Value error, ")
+            lines.append(f"{field or 'spec'}: {message[:1].lower()}{message[1:]}; found {value}")
+    return "\n".join(lines)

@@ -1,0 +1,94 @@
+"""A spec names a component and its options; `build` makes the component. Names resolve in the registry, nowhere else.
+
+In JSON and YAML a spec is `"swiglu"` or `{"name": "swiglu", "bias": true}`. Nothing on disk can cause an import of what
+no installed distribution registered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, cast
+
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_serializer, model_validator
+from pydantic_core import CoreSchema, core_schema
+
+from .errors import SpecError
+from .kinds import kind_of
+from .options import arguments, complete
+from .registry import current_registry
+
+T = TypeVar("T")
+
+
+class ComponentSpec(BaseModel):
+    """A component's name and its options as JSON data."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, Mapping) and not (set(value) <= {"name", "options"} and
+                                               isinstance(value.get("options", {}), Mapping)):
+            return {"name": value.get("name"), "options": {k: v for k, v in value.items() if k != "name"}}
+        return value
+
+    @model_serializer
+    def _flat(self) -> dict[str, Any]:
+        return {"name": self.name, **self.options}
+
+
+def resolve(kind: str, value: Any) -> ComponentSpec:
+    """The explicit form of a spec: the saved name, and every option filled in and checked. Imports the component.
+
+    Raises:
+        UserError: no such component, or options that it does not take.
+    """
+    if not isinstance(value, (str, Mapping, ComponentSpec)) or (isinstance(value, Mapping) and "name" not in value):
+        raise SpecError(f"{kind}: expected a name or a mapping with a 'name'; found {value!r:.80}")
+    spec = ComponentSpec.model_validate(value)
+    registry = current_registry()
+    entry = registry.find(kind, spec.name)
+    cls = registry.load(kind, spec.name)
+    return ComponentSpec(name=entry.saved, options=complete(cls, spec.options, f"{kind} {entry.name}"))
+
+
+def build(interface: type[T], value: Any, *sizes: Any) -> T:
+    """A component of the kind whose interface is given, from a spec in any form.
+
+    Raises:
+        UserError: the spec is wrong, or the component refuses the sizes.
+    """
+    kind = kind_of(interface)
+    spec = resolve(kind, value)
+    cls = current_registry().load(kind, spec.name)
+    try:
+        return cast(T, cls(*sizes, **arguments(cls, spec.options)))
+    except ValueError as error:
+        raise SpecError(f"{kind} {spec.name}: {error}") from error
+
+
+class _SlotOf:
+    """Validation of an option that is itself a component."""
+
+    def __init__(self, interface: type) -> None:
+        self.interface = interface
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_before_validator_function(
+            lambda value: resolve(kind_of(self.interface), value), handler(source))
+
+
+if TYPE_CHECKING:
+    Slot = Union[str, Mapping[str, Any], ComponentSpec, T]
+else:
+    class Slot:
+        """The type of an option that is a component: `inner: Slot[FeedForward] = "swiglu"`; `build` makes it."""
+
+        def __class_getitem__(cls, interface: type) -> Any:
+            return Annotated[ComponentSpec, _SlotOf(interface)]

@@ -1,0 +1,36 @@
+"""What a component remembers between decoding steps: made by `Attention.init_state`, owned and changed only by it.
+
+A state is passed in with the tensor and never hung on the module, so one module can serve many sequences.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor
+
+
+class State(ABC):
+    """The memory of B sequences after `length` tokens each."""
+
+    @property
+    @abstractmethod
+    def length(self) -> int:
+        """Columns seen so far, padding included."""
+
+    @property
+    @abstractmethod
+    def nbytes(self) -> int:
+        """Bytes that its tensors hold."""
+
+    @abstractmethod
+    def reorder(self, index: Tensor) -> None:
+        """Keep the rows that `index` `[N]` names, in its order (beam search, requests that end)."""
+
+    @abstractmethod
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` columns (speculative decoding).
+
+        Raises:
+            StateError: this state cannot go back.
+        """

@@ -1,0 +1,129 @@
+"""The Task interface: a task owns its records, batches, loss, metrics and predictions.
+
+Nothing else in miniformer knows what a label is. A task never divides by the size of its batch: it returns a sum and a
+weight, and the trainer divides once, so that accumulation and data parallelism give the loss of the one big batch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, NamedTuple, Protocol
+
+import torch
+from pydantic import BaseModel
+from torch import Tensor
+from torchmetrics import Metric
+
+from .interfaces import Head
+from .layout import Layout
+
+
+class Tokenizer(Protocol):
+    """What a task needs of a tokenizer."""
+
+    pad_id: int
+    vocab_size: int
+
+    def encode(self, text: str) -> Sequence[int]:
+        """Token ids of `text`, with the tokens that mark its start and end."""
+
+    def byte_lengths(self) -> Sequence[int]:
+        """UTF-8 bytes that each of the `vocab_size` tokens stands for; 0 for special ones."""
+
+
+class LossTerm(NamedTuple):
+    """A loss as a sum and the weight to divide it by."""
+
+    sum: Tensor
+    weight: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One record ready for a batch.
+
+    Attributes:
+        tokens: T token ids.
+        target: what the task wants to be said of them.
+        documents: T document numbers, in a row packed from several examples; None: one document.
+        following: T ids, the token that follows each in its document, or -1; set in packed rows.
+    """
+
+    tokens: Sequence[int] | Tensor
+    target: Any = None
+    documents: Tensor | None = None
+    following: Tensor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What a model is given, and what the task expects of it.
+
+    Attributes:
+        inputs: `[B, T]` token ids, or `[B, T, F]` features.
+        layout: where they sit.
+        targets: tensors that only the task reads.
+    """
+
+    inputs: Tensor
+    layout: Layout
+    targets: Mapping[str, Tensor]
+
+    def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
+        """The batch on another device."""
+        return replace(self, inputs=self.inputs.to(device, **kwargs), layout=self.layout.to(device),
+                       targets={name: value.to(device, **kwargs) for name, value in self.targets.items()})
+
+
+class Task(ABC):
+    """What a model is trained to do. Sizes: none; options are the constructor's keyword-only parameters.
+
+    Class data:
+        Record: pydantic model of one JSONL line; its fields are the file's fields.
+        causal: the direction of the model that it trains.
+        head: the head that it takes unless the spec names one.
+        packs: rows may be filled with several examples; otherwise each gets a row, padded.
+    """
+
+    Record: ClassVar[type[BaseModel]]
+    causal: ClassVar[bool] = False
+    head: ClassVar[str]
+    packs: ClassVar[bool] = False
+
+    def fit(self, records: Iterable[Any]) -> Mapping[str, Any]:
+        """Options learnt from the training records, such as the labels that occur; they are saved with the run."""
+        return {}
+
+    @abstractmethod
+    def texts(self, record: Any) -> Iterator[str]:
+        """The texts of a record, for training a tokenizer."""
+
+    @abstractmethod
+    def n_outputs(self, vocab_size: int) -> int:
+        """The width of the head."""
+
+    @abstractmethod
+    def encode(self, record: Any, tokenizer: Tokenizer) -> Example:
+        """The example that a record gives."""
+
+    @abstractmethod
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """The batch of some examples; labels are shifted here and nowhere else."""
+
+    @abstractmethod
+    def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
+        """Sum and weight of the loss, from hidden states `[B, T, D]`; it asks the head only where it must."""
+
+    @abstractmethod
+    def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
+        """Fresh metrics by name, for one pass over held-out data."""
+
+    @abstractmethod
+    def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
+        """Add a batch to `metrics`."""
+
+    @abstractmethod
+    def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
+        """One JSON object for each row of the batch, in order."""

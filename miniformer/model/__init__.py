@@ -1,0 +1,1 @@
+"""The built-in components, one file per kind, and the assemblies made of them."""
