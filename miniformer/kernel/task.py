@@ -9,25 +9,33 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
 from pydantic import BaseModel
 from torch import Tensor
-from torchmetrics import Metric
 
+from .errors import DataError
 from .interfaces import Head
 from .layout import Layout
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
 
 
 class Tokenizer(Protocol):
     """What a task needs of a tokenizer."""
 
     pad_id: int
-    vocab_size: int
+    bos_id: int | None
+    eos_id: int | None
 
-    def encode(self, text: str) -> Sequence[int]:
-        """Token ids of `text`, with the tokens that mark its start and end."""
+    @property
+    def vocab_size(self) -> int:
+        """Number of tokens."""
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of `text`, the token that marks its start first."""
 
     def byte_lengths(self) -> Sequence[int]:
         """UTF-8 bytes that each of the `vocab_size` tokens stands for; 0 for special ones."""
@@ -55,6 +63,13 @@ class Example:
     target: Any = None
     documents: Tensor | None = None
     following: Tensor | None = None
+
+
+class Split(NamedTuple):
+    """Records and the examples that they gave, in the same order."""
+
+    records: Sequence[Any]
+    examples: Sequence[Example]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +107,10 @@ class Task(ABC):
     head: ClassVar[str]
     packs: ClassVar[bool] = False
 
+    def stdlib(self) -> Iterable[tuple[str, Any]]:
+        """Records, each with where it stands, from Python's standard library: what `--train-path stdlib` means."""
+        raise DataError(f"{type(self).__name__} has no embedded data; give --train-path")
+
     def fit(self, records: Iterable[Any]) -> Mapping[str, Any]:
         """Options learnt from the training records, such as the labels that occur; they are saved with the run."""
         return {}
@@ -123,6 +142,10 @@ class Task(ABC):
     @abstractmethod
     def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
         """Add a batch to `metrics`."""
+
+    def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
+        """What trivial predictors reach on the held-out data: name -> metric -> value."""
+        return {}
 
     @abstractmethod
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:

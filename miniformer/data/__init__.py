@@ -1,0 +1,1 @@
+"""From files to examples: JSONL, the embedded corpus, tokenizers, splits, packing, batch order."""

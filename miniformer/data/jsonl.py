@@ -1,0 +1,97 @@
+"""JSON-lines files read through a task's record model; every fault is told with its file and line."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from miniformer.kernel.errors import DataError, did_you_mean
+
+R = TypeVar("R", bound=BaseModel)
+
+
+def read_records(path: str | Path, record: type[R]) -> Iterator[tuple[str, R]]:
+    """The records of a file, each with where it stands (`file:line`). Blank lines are passed over.
+
+    Raises:
+        DataError: no such file, a directory, not UTF-8, not JSON, not an object, a field missing or of the wrong type,
+            or no records at all.
+    """
+    path = Path(path)
+    empty = True
+    for where, line in _lines(path):
+        yield where, _record(where, line, record)
+        empty = False
+    if empty:
+        raise DataError(f"{path}: no records; expected one JSON object in each line, such as {_sketch(record)}")
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Lines that are not blank. Bytes are split at newlines only: JSON text may hold other separators."""
+    try:
+        with path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                where = f"{path}:{number}"
+                try:
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
+                except UnicodeDecodeError as error:
+                    raise DataError(f"{where}: not UTF-8: byte 0x{raw[error.start]:02x} at column {error.start + 1}; "
+                                    "save the file as UTF-8") from None
+                if line:
+                    yield where, line
+    except IsADirectoryError:
+        raise DataError(f"{path}: a directory; expected a file of JSON lines") from None
+    except FileNotFoundError:
+        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
+        raise DataError(f"{path}: no such file{near}") from None
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _record(where: str, line: str, record: type[R]) -> R:
+    try:
+        data = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}; found {_cut(line)}") from None
+    except (ValueError, RecursionError) as error:  # a constant, a doubled key, a number or nesting without bounds
+        raise DataError(f"{where}: not usable JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise DataError(f"{where}: expected a JSON object such as {_sketch(record)}; found {_cut(line)}")
+    try:
+        return record.model_validate(data)
+    except ValidationError as error:
+        raise DataError(f"{where}: {_first_fault(error, data)}") from None
+
+
+def _first_fault(error: ValidationError, data: dict[str, Any]) -> str:
+    fault = error.errors(include_url=False)[0]
+    field = str(fault["loc"][0]) if fault["loc"] else ""
+    if fault["type"] == "missing":
+        return f"field {field!r} is missing; found {', '.join(map(repr, data)) or 'no fields'}{did_you_mean(field, data)}"
+    message = fault["msg"].removeprefix("Value error, ")
+    return f"field {field!r}: {message[:1].lower()}{message[1:]}; found {_cut(json.dumps(data.get(field)))}"
+
+
+def _sketch(record: type[BaseModel]) -> str:
+    return "{" + ", ".join(f'"{name}": …' for name, field in record.model_fields.items() if field.is_required()) + "}"
+
+
+def _cut(text: str) -> str:
+    text = text if len(text) <= 80 else text[:77] + "..."
+    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in text)
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not a JSON value")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"field {next(n for n in names if names.count(n) > 1)!r} occurs twice")
+    return data

@@ -1,0 +1,134 @@
+"""From a run's data settings to examples: read, split, learn labels, get a tokenizer, encode."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from miniformer.kernel.errors import DataError
+from miniformer.kernel.spec import ComponentSpec, build, resolve
+from miniformer.kernel.task import Example, Split, Task
+
+from . import stdlib
+from .jsonl import read_records
+from .tokenizer import Tokenizer
+
+Located = list[tuple[str, Any]]
+TOKENIZER_BYTES = 8_000_000
+"""Text that a tokenizer is trained on at most; more changes few merges."""
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedData:
+    """A run's data, and what was learnt from it.
+
+    Attributes:
+        task_spec, task: the task, with the options that the training records decide (its labels).
+        tokenizer: given, or trained on the training texts.
+        train, val, test: records and their examples.
+        fingerprint: digests and counts, to tell whether two runs saw the same data.
+    """
+
+    task_spec: ComponentSpec
+    task: Task
+    tokenizer: Tokenizer
+    train: Split
+    val: Split
+    test: Split | None
+    fingerprint: dict[str, Any]
+
+
+def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = None, test_path: str | None = None, *,
+            val_fraction: float = 0.05, tokenizer: Tokenizer | None = None, vocab_size: int = 4096,
+            max_len: int | None = None) -> PreparedData:
+    """Read and encode a run's data.
+
+    Args:
+        task_spec: the task, in resolved form.
+        train_path, val_path, test_path: JSONL files, or `stdlib`; without `val_path` records are held out.
+        val_fraction: part that is held out.
+        tokenizer: None trains one of `vocab_size` tokens on the training texts.
+        max_len: longest example in tokens; longer ones are cut, except where the task packs.
+
+    Raises:
+        DataError: with file and line.
+    """
+    task = build(Task, task_spec)
+    records = _read(train_path, task)
+    fingerprint = {"train": _fingerprint(train_path, records)}
+    if val_path is None:
+        train, val = hold_out(records, val_fraction, train_path)
+    else:
+        train, val = records, _read(val_path, task)
+        fingerprint["val"] = _fingerprint(val_path, val)
+    test = None if test_path is None else _read(test_path, task)
+    try:
+        learnt = task.fit([record for _, record in train])
+    except ValueError as error:
+        raise DataError(f"{train_path}: {error}") from None
+    spec = resolve("task", {"name": task_spec.name, **task_spec.options, **learnt})
+    task = build(Task, spec)
+    tokenizer = tokenizer or Tokenizer.train(_some_text(task, train), vocab_size)
+    limit = None if task.packs else max_len
+    return PreparedData(spec, task, tokenizer, _encoded(task, train, tokenizer, limit),
+                        _encoded(task, val, tokenizer, limit),
+                        None if test is None else _encoded(task, test, tokenizer, limit), fingerprint)
+
+
+def hold_out(records: Located, fraction: float, source: str) -> tuple[Located, Located]:
+    """Training and held-out records: those whose content has the lowest digests, so that order and seed do not matter."""
+    if len(records) < 2:
+        raise DataError(f"{source}: one record only, so none can be held out to measure on; give --val-path")
+    keys = [hashlib.sha256(record.model_dump_json().encode()).digest() for _, record in records]
+    count = min(max(1, math.ceil(fraction * len(records))), len(records) - 1)
+    held = set(sorted(set(keys))[:count])
+    train = [item for item, key in zip(records, keys, strict=True) if key not in held]
+    if not train:
+        raise DataError(f"{source}: all records are alike, so none can be held out to measure on; give --val-path")
+    return train, [item for item, key in zip(records, keys, strict=True) if key in held]
+
+
+def _read(path: str, task: Task) -> Located:
+    if path == stdlib.NAME:
+        return list(task.stdlib())
+    return list(read_records(path, task.Record))
+
+
+def _fingerprint(path: str, records: Located) -> dict[str, Any]:
+    total = hashlib.sha256()
+    for _, record in records:
+        total.update(record.model_dump_json().encode() + b"\n")
+    return {"source": path if path == stdlib.NAME else str(Path(path).resolve()), "records": len(records),
+            "sha256": total.hexdigest()}
+
+
+def _some_text(task: Task, records: Located) -> Iterable[str]:
+    size = 0
+    for _, record in sorted(records, key=lambda item: hashlib.sha256(item[0].encode()).digest()):
+        for text in task.texts(record):
+            yield text
+            size += len(text)
+        if size > TOKENIZER_BYTES:
+            return
+
+
+def _encoded(task: Task, records: Located, tokenizer: Tokenizer, limit: int | None) -> Split:
+    examples: list[Example] = []
+    for where, record in records:
+        try:
+            example = task.encode(record, tokenizer)
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from None
+        if limit is not None and len(example.tokens) > limit:
+            example = Example(example.tokens[:limit], example.target)
+        examples.append(example)
+    return Split([record for _, record in records], examples)
+
+
+def token_counts(examples: Sequence[Example]) -> Mapping[str, int]:
+    """How many examples and tokens there are."""
+    return {"examples": len(examples), "tokens": sum(len(example.tokens) for example in examples)}

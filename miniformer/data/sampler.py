@@ -1,0 +1,60 @@
+"""The order of batches: a pure function of (seed, epoch), so that any run can be taken up where it stopped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch.utils.data import Sampler
+
+POOL = 50
+"""Batches that are sorted by length together: enough to waste little padding, few enough to stay random."""
+
+
+class EpochBatches(Sampler[list[int]]):
+    """Batches of indices, shuffled anew in each epoch; equal lengths go together where lengths are given.
+
+    Args:
+        count: number of examples.
+        batch_size: examples in a batch; the last may be smaller.
+        seed: with the epoch, it decides the order; None: always the same order, each example exactly once.
+        lengths: tokens of each example, to batch alike ones; None: all have the same.
+        rank, world_size: this process takes every `world_size`-th batch; all take equally many.
+    """
+
+    def __init__(self, count: int, batch_size: int, seed: int | None, *, lengths: Sequence[int] | None = None, rank: int = 0,
+                 world_size: int = 1) -> None:
+        self.count, self.batch_size, self.seed, self.lengths = count, batch_size, seed, lengths
+        self.rank, self.world_size, self.epoch = rank, world_size, 0
+        self.sampler = self  # Lightning tells the epoch to the sampler that it finds here
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        batches = -(-self.count // self.batch_size)
+        short = 0 if self.seed is not None else self.rank
+        return -(-(batches - short) // self.world_size)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        batches = self.batches(self.epoch)
+        if self.seed is not None:  # the first ones again, so that no process waits for another's gradients for ever
+            batches += batches[:-len(batches) % self.world_size]
+        return iter(batches[self.rank::self.world_size])
+
+    def batches(self, epoch: int) -> list[list[int]]:
+        """All batches of an epoch, in order."""
+        if self.seed is None:
+            order = list(range(self.count)) if self.lengths is None else sorted(range(self.count), key=self.lengths.__getitem__)
+            return [order[i:i + self.batch_size] for i in range(0, self.count, self.batch_size)]
+        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+        order = torch.randperm(self.count, generator=generator).tolist()
+        if self.lengths is not None:
+            lengths, pool = self.lengths, self.batch_size * POOL
+            order = [i for start in range(0, self.count, pool)
+                     for i in sorted(order[start:start + pool], key=lambda i: lengths[i])]
+        batches = [order[i:i + self.batch_size] for i in range(0, self.count, self.batch_size)]
+        if self.lengths is not None:
+            batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+        return batches

@@ -1,0 +1,56 @@
+"""The embedded corpus: the standard library of the Python that runs. Real text and code, always there, nothing to load.
+
+Tests and generated tables are left out, and packages that newer Pythons no longer have.
+"""
+
+from __future__ import annotations
+
+import ast
+import sysconfig
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+from miniformer.kernel.errors import DataError
+
+NAME = "stdlib"
+LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__pycache__", "encodings", "idlelib",
+            "lib2to3", "distutils"}
+
+
+def sources() -> Iterator[tuple[str, str]]:
+    """Path below the library and text of each source file, in order of path.
+
+    Raises:
+        DataError: this Python has no sources of its library.
+    """
+    root = Path(sysconfig.get_path("stdlib"))
+    paths = sorted(path.relative_to(root) for path in root.rglob("*.py")) if root.is_dir() else []
+    kept = [path for path in paths if LEFT_OUT.isdisjoint(path.parts) and not path.parts[0].startswith("config-")]
+    if not kept:
+        raise DataError(f"{NAME}: this Python has no sources of its standard library at {root}; give --train-path")
+    for path in kept:
+        try:
+            yield path.as_posix(), (root / path).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError):  # a few old files say another encoding
+            continue
+
+
+def docstrings() -> Iterator[tuple[str, str, str]]:
+    """Path, package and first paragraph of each docstring, of packages that have at least 60."""
+    found = [(path, Path(path).parts[0].removesuffix(".py"), text) for path, source in sources()
+             for text in _paragraphs(source)]
+    counts = Counter(package for _, package, _ in found)
+    return ((path, package, text) for path, package, text in found if counts[package] >= 60)
+
+
+def _paragraphs(source: str) -> Iterator[str]:
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)):
+            text = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+            if len(text) >= 20:
+                yield text

@@ -1,0 +1,1 @@
+"""The built-in tasks, one file each: record -> example -> batch -> loss -> metrics -> prediction."""

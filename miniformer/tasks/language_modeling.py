@@ -1,0 +1,104 @@
+"""`language-modeling`: predict the next token of a document, with a causal decoder."""
+
+from __future__ import annotations
+
+import lzma
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel
+from torch import Tensor
+from torchmetrics import Metric
+
+from miniformer.data import stdlib
+from miniformer.kernel.interfaces import Head
+from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
+
+from .collate import packed
+from .metrics import BitsPerByte, Perplexity
+
+
+class TextRecord(BaseModel):
+    """One document."""
+
+    text: str
+
+
+class LanguageModeling(Task):
+    """Predict the next token of each document (a causal decoder); documents share rows and never see each other."""
+
+    Record: ClassVar[type[BaseModel]] = TextRecord
+    causal: ClassVar[bool] = True
+    head: ClassVar[str] = "lm"
+    packs: ClassVar[bool] = True
+
+    def stdlib(self) -> Iterable[tuple[str, TextRecord]]:
+        return ((path, TextRecord(text=text)) for path, text in stdlib.sources())
+
+    def texts(self, record: TextRecord) -> Iterator[str]:
+        yield record.text
+
+    def n_outputs(self, vocab_size: int) -> int:
+        return vocab_size
+
+    def encode(self, record: TextRecord, tokenizer: Tokenizer) -> Example:
+        ids = tokenizer.encode(record.text)
+        return Example(ids if tokenizer.eos_id is None else [*ids, tokenizer.eos_id])
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        tokens, layout, following = packed(examples)
+        return Batch(tokens, layout, {"following": following})
+
+    def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
+        following = batch.targets["following"]
+        chosen = following >= 0
+        targets = following[chosen]  # [N]
+        nats = F.cross_entropy(head(hidden, chosen).float(), targets, reduction="sum")
+        return LossTerm(nats, torch.tensor(len(targets), device=hidden.device))
+
+    def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
+        lengths = torch.tensor(tokenizer.byte_lengths())
+        return {"perplexity": Perplexity(), "bits_per_byte": _CountingBytes(lengths)}
+
+    def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
+        metrics["perplexity"].update(loss.sum, loss.weight)
+        metrics["bits_per_byte"].update(loss.sum, batch.targets["following"])
+
+    def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
+        def counts(examples: Sequence[Example]) -> np.ndarray:
+            """How often each token is to be predicted: everywhere but at a document's start."""
+            return sum((np.bincount(e.tokens[1:], minlength=tokenizer.vocab_size) for e in examples),
+                       np.zeros(tokenizer.vocab_size, dtype=np.int64))
+
+        known, wanted = counts(train.examples) + 1, counts(held_out.examples)
+        nats = -float((wanted * np.log(known / known.sum())).sum())
+        n_bytes = max(1, int((wanted * np.array(tokenizer.byte_lengths())).sum()))
+        text = "\n".join(record.text for record in held_out.records).encode()
+        squeezed = len(lzma.compress(text, preset=9))
+        return {"unigram": {"loss": nats / max(1, wanted.sum()), "bits_per_byte": nats / math.log(2) / n_bytes},
+                "xz -9": {"bits_per_byte": 8 * squeezed / max(1, len(text))}}
+
+    def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
+        """The loss of each row in nats, and how many tokens it is the sum of."""
+        following = batch.targets["following"]
+        nats = F.cross_entropy(head(hidden).float().flatten(0, 1), following.flatten(), ignore_index=-1,
+                               reduction="none").view_as(following)
+        counts = (following >= 0).sum(dim=1)
+        return [{"nats": float(row.sum()), "tokens": int(n)} for row, n in zip(nats, counts, strict=True)]
+
+
+class _CountingBytes(BitsPerByte):
+    """Bits per byte where what is to be predicted is given as tokens."""
+
+    lengths: Tensor
+
+    def __init__(self, lengths: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("lengths", lengths, persistent=False)
+
+    def update(self, nats: Tensor, following: Tensor) -> None:  # type: ignore[override]
+        super().update(nats, self.lengths[following[following >= 0]].sum())

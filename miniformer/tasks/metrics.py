@@ -1,0 +1,46 @@
+"""Metrics that follow from a summed loss, kept exact over batches and processes by torchmetrics."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class LossRatio(Metric):
+    """A summed loss in nats over a count of something, and a function of the ratio."""
+
+    higher_is_better = False
+    nats: Tensor
+    count: Tensor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, nats: Tensor, count: Tensor) -> None:
+        """Add a batch."""
+        self.nats += nats.detach().double()
+        self.count += count.double()
+
+    def compute(self) -> Tensor:
+        """The mean, in nats."""
+        return self.nats / self.count
+
+
+class Perplexity(LossRatio):
+    """exp of the mean loss of a token."""
+
+    def compute(self) -> Tensor:
+        return super().compute().exp()
+
+
+class BitsPerByte(LossRatio):
+    """Bits to encode one byte of the text, whatever the tokenizer."""
+
+    def compute(self) -> Tensor:
+        return super().compute() / math.log(2)

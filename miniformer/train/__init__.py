@@ -1,0 +1,1 @@
+"""Training runs on PyTorch Lightning: data module, Lightning module, run folder, signals."""

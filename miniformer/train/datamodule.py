@@ -1,0 +1,110 @@
+"""Datasets and loaders of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader, Dataset
+
+from miniformer.config.model_config import TransformerConfig
+from miniformer.data.packing import PackedRows
+from miniformer.data.prepare import PreparedData, prepare
+from miniformer.data.sampler import EpochBatches
+from miniformer.data.tokenizer import Tokenizer
+from miniformer.kernel.spec import resolve
+from miniformer.kernel.task import Batch, Example, Split
+
+from .train_config import TrainConfig
+
+
+class JSONLinesDataset(Dataset[Example]):
+    """The examples of a JSONL file for a task, one for each record.
+
+    Args:
+        path: the file.
+        tokenizer: None trains one on the file.
+        task: a task's name, or its spec.
+
+    Raises:
+        DataError: with file and line.
+    """
+
+    def __init__(self, path: str, tokenizer: Any = None, task: Any = "language-modeling") -> None:
+        data = prepare(resolve("task", task), path, path, tokenizer=tokenizer and Tokenizer.of(tokenizer))
+        self.task, self.tokenizer, self.examples = data.task, data.tokenizer, data.train.examples
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Example:
+        return self.examples[index]
+
+
+class MiniFormerDataModule(pl.LightningDataModule):
+    """The loaders of a run, made from the files that its config names.
+
+    Args:
+        config: the run.
+        tokenizer: used instead of the one that the config names, or of one trained on the data.
+    """
+
+    def __init__(self, config: TrainConfig, tokenizer: Any = None) -> None:
+        super().__init__()
+        self.config = config
+        self._tokenizer = tokenizer
+        self._data: PreparedData | None = None
+
+    @property
+    def data(self) -> PreparedData:
+        """The records and examples, read when first asked for.
+
+        Raises:
+            DataError: with file and line.
+        """
+        if self._data is None:
+            config, tokenizer = self.config, self._tokenizer
+            if tokenizer is not None:
+                tokenizer = Tokenizer.of(tokenizer)
+            elif config.tokenizer is not None:
+                tokenizer = Tokenizer.load(config.tokenizer)
+            self._data = prepare(resolve("task", config.task), config.train_path, config.val_path, config.test_path,
+                                 val_fraction=config.val_fraction, tokenizer=tokenizer, max_len=self.row_length,
+                                 vocab_size=config.architecture.get("vocab_size", config.tokenizer_vocab_size))
+        return self._data
+
+    @property
+    def row_length(self) -> int:
+        """Tokens of a packed row, and the most of an unpacked one."""
+        default: int = TransformerConfig.model_fields["max_seq_len"].default
+        return int(self.config.architecture.get("max_seq_len", default))
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Training batches in one pass, of each process."""
+        return len(self._batches(self._rows(self.data.train), shuffle=True))
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.data.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.data.val, shuffle=False)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        return self._loader(self.data.test or self.data.val, shuffle=False)
+
+    def _rows(self, split: Split) -> Sequence[Example] | PackedRows:
+        return PackedRows(split.examples, self.row_length) if self.data.task.packs else split.examples
+
+    def _loader(self, split: Split, *, shuffle: bool) -> DataLoader[Batch]:
+        rows = self._rows(split)
+        common: dict[str, Any] = {"collate_fn": self.data.task.collate, "num_workers": self.config.num_workers,
+                                  "persistent_workers": self.config.num_workers > 0}
+        return DataLoader(rows, batch_sampler=self._batches(rows, shuffle=shuffle), **common)  # type: ignore[arg-type]
+
+    def _batches(self, rows: Any, *, shuffle: bool) -> EpochBatches:
+        trainer = self.trainer
+        return EpochBatches(len(rows), self.config.batch_size, self.config.seed if shuffle else None,
+                            lengths=None if isinstance(rows, PackedRows) else [len(row.tokens) for row in rows],
+                            rank=trainer.global_rank if trainer else 0, world_size=trainer.world_size if trainer else 1)

@@ -1,0 +1,133 @@
+"""`MiniFormerLitModule`: what Lightning trains. The model, its task's loss, and one division per optimizer step.
+
+A task returns the sum of its loss and a weight. Lightning adds up gradients over accumulated batches and means them over
+processes; just before clipping they are scaled so that they are those of sum / weight over everything in the step. Ragged
+micro-batches, however they are cut, thus give the gradient of the one big batch.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from miniformer.config.model_config import TransformerConfig
+from miniformer.kernel.context import Context
+from miniformer.kernel.errors import RunError
+from miniformer.kernel.hooks import activate
+from miniformer.kernel.recipes import OptimizerRecipe, SchedulerRecipe, trainable
+from miniformer.kernel.spec import build
+from miniformer.kernel.task import Batch, LossTerm, Task, Tokenizer
+from miniformer.model.transformer import Transformer
+
+from .train_config import TrainConfig
+
+
+class MiniFormerLitModule(pl.LightningModule):
+    """The model that a config describes, with its task.
+
+    Args:
+        config: the run; its model config must say what the data decides (vocabulary, outputs), unless defaults do.
+        tokenizer: for metrics in terms of text, such as bits per byte; without it they are left out.
+    """
+
+    def __init__(self, config: TrainConfig, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.task = build(Task, config.task)
+        self.hooks = activate(config.extensions)
+        self.model = Transformer(TransformerConfig.model_validate(
+            {"causal": self.task.causal, "head": self.task.head, **config.architecture}))
+        self.hooks.hook.model_assembled(model=self.model)
+        self.tokens = 0
+        self.held_out: dict[str, Metric] = {}
+        self.unit = 1 << (config.batch_size - 1).bit_length()
+        """Sums are kept in units of this many, for half precision's sake; a power of two changes no digit."""
+        self._weight: Tensor | None = None
+
+    def forward(self, batch: Batch, context: Context | None = None) -> Any:
+        """Outputs at every position."""
+        return self.model(batch.inputs, context or Context(batch.layout))
+
+    def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        batch = self.hooks.hook.batch(batch=batch, training=True)
+        term = self._loss(batch)
+        mean = term.sum / term.weight.clamp(min=1)
+        if not torch.isfinite(mean):
+            raise RunError(f"the loss is {mean.item()} at step {self.global_step}, batch {batch_index}; what was saved "
+                           f"before is whole. A lower learning rate than {self.config.lr:g}, a longer warm-up or "
+                           "precision 32 usually helps")
+        self.log("train_loss", mean.detach(), batch_size=1)
+        self.tokens += int(batch.layout.real.sum())
+        self._weight = term.weight if self._weight is None else self._weight + term.weight
+        return term.sum / self.unit
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        assert self._weight is not None
+        weight = self.trainer.strategy.reduce(self._weight.double(), reduce_op="mean").clamp(min=1)
+        scale = self.unit * self.trainer.accumulate_grad_batches / weight
+        for parameter in trainable(self.model):
+            if parameter.grad is not None:
+                parameter.grad.mul_(scale.to(parameter.grad.dtype))
+        self._weight = None
+
+    def on_validation_epoch_start(self) -> None:
+        mean = {"loss": _WeightedMean().to(self.device)}
+        self.held_out = {**mean, **({} if self.tokenizer is None else
+                                    {n: m.to(self.device) for n, m in self.task.metrics(self.tokenizer).items()})}
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        batch = self.hooks.hook.batch(batch=batch, training=False)
+
+        def measure(hidden: Tensor, head: Any) -> LossTerm:
+            term = self.task.loss(hidden, head, batch)
+            self.task.update({n: m for n, m in self.held_out.items() if n != "loss"}, hidden, head, batch, term)
+            return term
+
+        term = self.model(batch.inputs, Context(batch.layout), readout=measure)
+        self.held_out["loss"].update(term.sum, term.weight)
+
+    def on_validation_epoch_end(self) -> None:
+        values = self.hooks.hook.metrics(values={name: metric.compute() for name, metric in self.held_out.items()})
+        self.log_dict({f"val_{name}": value.float() for name, value in values.items()})
+
+    def configure_optimizers(self) -> Any:
+        recipe = build(OptimizerRecipe, self.config.optimizer, self.config.lr, self.config.weight_decay)
+        groups = recipe.groups(self.model)
+        self.hooks.hook.optimizer_groups(groups=groups, model=self.model)
+        optimizer = recipe.build(groups)
+        # gradients are unscaled before they are clipped, so a fused optimizer must not offer to do it later
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+        steps = int(self.trainer.estimated_stepping_batches)
+        warmup = steps // 20 if self.config.warmup_steps is None else self.config.warmup_steps
+        scheduler = build(SchedulerRecipe, self.config.scheduler, steps, warmup).build(optimizer)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _loss(self, batch: Batch) -> LossTerm:
+        """The task's loss and what components recorded, which counts as much as the batch weighs."""
+        context = Context(batch.layout)
+        term: LossTerm = self.model(batch.inputs, context, readout=lambda hidden, head: self.task.loss(hidden, head, batch))
+        extra = context.auxiliary_loss()
+        if extra is not None:
+            term = LossTerm(term.sum + extra * term.weight, term.weight)
+        term = self.hooks.hook.loss(loss=term, batch=batch, model=self.model)
+        return term
+
+
+class _WeightedMean(Metric):
+    """The mean loss over a pass, by summed weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, total: Tensor, weight: Tensor) -> None:
+        self.total = self.total + total.detach().double()
+        self.weight = self.weight + weight.double()
+
+    def compute(self) -> Tensor:
+        return self.total / self.weight

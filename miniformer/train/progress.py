@@ -1,0 +1,58 @@
+"""How a run shows that it goes on: a bar on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+LINES = 10
+"""Lines that a run writes where there is no terminal."""
+
+
+class RunProgress(ProgressBar):
+    """Steps done, loss, tokens per second and time left."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self.console = console
+        self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+                            TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[facts]}"),
+                            console=console, disable=not console.is_terminal)
+        self.task, self.total, self.losses, self.printed = None, 0, 0.0, 0
+        self.started = self.mean = 0.0
+
+    def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        self.total = int(trainer.estimated_stepping_batches)
+        self.task = self.bar.add_task("training", total=self.total, facts="")  # type: ignore[assignment]
+        self.bar.start()
+        self.started = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
+        loss = trainer.callback_metrics.get("train_loss")
+        if loss is not None:
+            self.mean = float(loss) if not self.mean else 0.95 * self.mean + 0.05 * float(loss)
+        rate = module.tokens / (time.monotonic() - self.started)
+        facts = f"loss {self.mean:.3f}  {rate:,.0f} tokens/s"
+        step = trainer.global_step
+        if self.task is not None:
+            self.bar.update(self.task, completed=step, facts=facts)
+        if not self.console.is_terminal and step * LINES // self.total > self.printed:
+            self.printed = step * LINES // self.total
+            left = (time.monotonic() - self.started) / step * (self.total - step)
+            self.console.print(f"step {step}/{self.total}  {facts}  {left:.0f} s left", highlight=False)
+
+    def on_validation_start(self, trainer: pl.Trainer, module: Any) -> None:
+        if self.task is not None:
+            self.bar.update(self.task, description="measuring")
+
+    def on_validation_end(self, trainer: pl.Trainer, module: Any) -> None:
+        if self.task is not None:
+            self.bar.update(self.task, description="training")
+
+    def teardown(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+        self.bar.stop()

@@ -1,0 +1,220 @@
+"""A run from its config to its folder: data, model, training, what it reached.
+
+`runs/<experiment>/` holds `run.json` (everything that decides the run, resolved), `metrics.csv`, `checkpoints/last.ckpt`
+(to go on) and `checkpoints/best_model/` (to use). It is made only once the data is read and the model is built.
+"""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import EarlyStopping
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+from rich.console import Console
+
+from miniformer import __version__
+from miniformer.checkpoint.atomic import write_json
+from miniformer.checkpoint.provenance import environment, provenance
+from miniformer.data.prepare import PreparedData, token_counts
+from miniformer.kernel.errors import SpecError, UserError
+from miniformer.kernel.hooks import resolve_extensions
+from miniformer.kernel.spec import resolve
+
+from .callbacks import AtomicCheckpointIO, BestModel, LastState, StopOnSignal, smaller_is_better
+from .datamodule import MiniFormerDataModule
+from .module import MiniFormerLitModule
+from .progress import RunProgress
+from .train_config import TrainConfig
+
+PRECISIONS: dict[Any, Any] = {16: "16-mixed", 32: "32-true", 64: "64-true", "bf16": "bf16-mixed"}
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run reached.
+
+    Attributes:
+        folder: the run folder.
+        metrics: what the best model reached on the held-out records, and the `step` it is from.
+        baselines: what trivial predictors reach on the same records.
+        module: the model in its last state.
+        data: what it was trained on.
+    """
+
+    folder: Path
+    metrics: dict[str, float]
+    baselines: dict[str, dict[str, float]]
+    module: MiniFormerLitModule
+    data: PreparedData
+
+
+def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = None) -> RunResult:
+    """Train a model as `config` says.
+
+    Args:
+        config: the run.
+        tokenizer: used instead of the one that the config names, or of one trained on the data.
+        console: where progress is shown; none: nowhere.
+
+    Raises:
+        UserError: the config or the data is wrong; nothing was written.
+        RunError: the run failed; what it saved is whole.
+        Interrupted: a signal stopped it after it saved its state.
+    """
+    console = console or Console(quiet=True)
+    folder = _free_folder(config)
+    with _quiet_lightning():
+        devices = _devices(config)
+        pl.seed_everything(config.seed, verbose=False)
+        console.print(f"reading {config.train_path}", highlight=False)
+        datamodule = MiniFormerDataModule(config, tokenizer)
+        data = datamodule.data
+        config = resolved(config, data)
+        counts = token_counts(data.train.examples)
+        console.print(f"{counts['examples']:,} examples, {counts['tokens']:,} tokens; held out: "
+                      f"{len(data.val.examples):,} examples; vocabulary: {data.tokenizer.vocab_size:,}", highlight=False)
+        module = MiniFormerLitModule(config, data.tokenizer)
+        console.print(f"model: {sum(p.numel() for p in module.model.parameters()):,} parameters, "
+                      f"precision {config.precision}", highlight=False)
+        logger = _loggers(config, folder)
+        spec = {"model": module.model.config.model_dump(mode="json"), "task": config.to_data()["task"]}
+        record = {"miniformer": __version__, **spec, "train": config.to_data(), **provenance([spec, config.to_data()]),
+                  "packages": environment(), "data": {**data.fingerprint, "train_tokens": counts["tokens"]}}
+        write_json(folder / "run.json", record)
+        best = BestModel(folder, config.checkpoint_metric, {"assembly": config.model, **spec}, data.tokenizer.to_json())
+        trainer = _trainer(config, datamodule, module, devices, logger, [best, RunProgress(console)])
+        trainer.fit(module, datamodule=datamodule)
+        if best.measured_at != trainer.global_step:  # the run ended between two measurements
+            trainer.validate(module, datamodule=datamodule, verbose=False)
+        metrics = dict(best.best)
+        baselines = data.task.baselines(data.train, data.val, data.tokenizer)
+        write_json(folder / "run.json", {**record, "results": {"best": metrics, "baselines": baselines}})
+    return RunResult(folder, metrics, baselines, module, data)
+
+
+def resolved(config: TrainConfig, data: PreparedData) -> TrainConfig:
+    """The config with what the data and the machine decide filled in.
+
+    Raises:
+        SpecError: the model cannot hold what the data has.
+    """
+    fields = dict(config.architecture)
+    size = data.tokenizer.vocab_size
+    if fields.setdefault("vocab_size", size) < size:
+        raise SpecError(f"model_config.vocab_size is {fields['vocab_size']}, and the tokenizer has {size} tokens")
+    n_outputs = data.task.n_outputs(fields["vocab_size"])
+    if fields.get("output_dim") not in (None, n_outputs):
+        raise SpecError(f"model_config.output_dim is {fields['output_dim']}, and task {data.task_spec.name!r} has "
+                        f"{n_outputs} outputs with this data")
+    if n_outputs != fields["vocab_size"]:
+        fields["output_dim"] = n_outputs
+    if fields.get("causal") not in (None, data.task.causal):
+        raise SpecError(f"task {data.task_spec.name!r} trains a model with causal: {str(data.task.causal).lower()}")
+    if config.precision == "auto":
+        config = config.with_fields(precision=_best_precision())
+    return config.with_fields(
+        model_config=fields, task=data.task_spec, extensions=resolve_extensions(config.extensions),
+        **{kind: resolve(kind, getattr(config, kind)) for kind in ("optimizer", "scheduler")})
+
+
+def _free_folder(config: TrainConfig) -> Path:
+    """The run's folder, which is not there yet."""
+    root = Path(config.work_dir)
+    if root.exists() and not root.is_dir():
+        raise UserError(f"work_dir {root}: a file; expected a folder")
+    if config.experiment_name is not None:
+        folder = root / config.experiment_name
+        if folder.exists():
+            raise UserError(f"{folder} is there already; choose another --experiment-name, or remove it")
+        return folder
+    source = "stdlib" if config.train_path == "stdlib" else Path(config.train_path).stem
+    name = f"{source}-{config.task.name.rpartition(':')[2]}"
+    taken = [int(path.name.removeprefix(f"{name}-")) for path in root.glob(f"{name}-*")
+             if path.name.removeprefix(f"{name}-").isdecimal()]
+    return root / f"{name}-{max(taken, default=0) + 1}"
+
+
+def _devices(config: TrainConfig) -> dict[str, Any]:
+    if config.gpus == 0:
+        return {"accelerator": "cpu", "devices": 1}
+    if config.gpus is None:
+        return {"accelerator": "auto", "devices": "auto" if torch.cuda.is_available() else 1}
+    there = torch.cuda.device_count()
+    if config.gpus > there:
+        raise UserError(f"gpus is {config.gpus}, and this machine has {there}; leave it out to use what there is")
+    return {"accelerator": "gpu", "devices": config.gpus}
+
+
+def _best_precision() -> Any:
+    """bf16 where the hardware multiplies it faster than fp32."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else 32
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else 32
+
+
+def _loggers(config: TrainConfig, folder: Path) -> list[Logger]:
+    """`metrics.csv`, and the logger that the config names."""
+    loggers: list[Logger] = [CSVLogger(folder.parent, name=folder.name, version="")]
+    try:
+        if config.logger == "tensorboard":
+            loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False))
+        elif config.logger == "wandb":
+            loggers.append(WandbLogger(name=folder.name, project="miniformer", save_dir=folder))
+    except ModuleNotFoundError:
+        raise UserError(f"logger {config.logger!r} is not installed; "
+                        f"to get it: pip install 'miniformer[{config.logger}]'") from None
+    return loggers
+
+
+def _trainer(config: TrainConfig, datamodule: MiniFormerDataModule, module: MiniFormerLitModule, devices: dict[str, Any],
+             logger: list[Logger], callbacks: list[Any]) -> pl.Trainer:
+    folder = callbacks[0].run
+    max_epochs, max_steps = config.duration
+    batches = datamodule.batches_per_epoch
+    if max_steps > 0:
+        batches = min(batches, max_steps * config.accumulate_grad_batches)
+    if config.early_stopping_patience is not None:
+        callbacks.append(EarlyStopping(config.checkpoint_metric, patience=config.early_stopping_patience,
+                                       mode="min" if smaller_is_better(config.checkpoint_metric) else "max"))
+    for added in module.hooks.hook.callbacks():
+        callbacks += added
+    return pl.Trainer(
+        **devices, max_epochs=max_epochs, max_steps=max_steps, precision=PRECISIONS[config.precision], logger=logger,
+        callbacks=[*callbacks, LastState(folder), StopOnSignal(folder)], plugins=[AtomicCheckpointIO()],
+        gradient_clip_val=config.gradient_clip_val, accumulate_grad_batches=config.accumulate_grad_batches,
+        val_check_interval=min(config.val_every or batches, batches * max(1, max_epochs)), check_val_every_n_epoch=None,
+        log_every_n_steps=10, use_distributed_sampler=False, num_sanity_val_steps=0, enable_checkpointing=False,
+        enable_model_summary=False, default_root_dir=folder)
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Without Lightning's notes on the machine and its advertisements; its warnings that concern a user are kept."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric",
+               "pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for text in (".*does not have many workers.*", ".*LeafSpec.*", ".*Found .* module.* in eval mode.*",
+                     ".*exists and is not empty.*", ".*dataloader.*sampler.*", ".*treespec.*"):
+            warnings.filterwarnings("ignore", message=text)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
+
+
+if __name__ == "__main__":
+    from miniformer.cli import main
+
+    main(prefix=["train"])
