@@ -51,7 +51,7 @@ class TransformerConfig(BaseModel):
     n_layers: int = Field(default=4, ge=1, description="blocks")
     d_ff: int = Field(default=0, ge=0, description="width inside the feed-forward; 0: 4 x d_model")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the embedding and on each residual branch")
-    max_seq_len: int = Field(default=512, ge=1, description="longest sequence")
+    max_seq_len: int = Field(default=256, ge=1, description="longest sequence")
     causal: bool = Field(default=False, description="no token sees a later one (a decoder)")
     pre_norm: bool = Field(default=True, description="normalise before each branch (True) or after each sum (False)")
     attention: ComponentSpec = Field(default=None, validate_default=False, description="how tokens look at each other")

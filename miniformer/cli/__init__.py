@@ -1,0 +1,112 @@
+"""The command line: one file per command, each imported only when it runs.
+
+Exit codes: 0 done, 1 a run that failed, 2 a mistake in the input, 128 + n stopped by signal n (130: Ctrl-C).
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+COMMANDS = {
+    "train": "Train a model and leave a run folder.",
+    "generate": "Write text with a trained model.",
+    "list-components": "List components: kind, name, provider, state.",
+    "describe": "Show what a component is and which options it takes.",
+}
+PLUGIN_COMMANDS = "miniformer.command"
+
+
+class Commands(click.Group):
+    """Commands found by name and imported when called; plugins add theirs in the group `miniformer.command`."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [*COMMANDS, *sorted(point.name for point in _plugin_commands() if point.name not in COMMANDS)]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        name = name.replace("_", "-")
+        if name in COMMANDS:
+            module = importlib.import_module(f"miniformer.cli.{name.replace('-', '_')}")
+            command: click.Command = module.command
+            return command
+        for point in _plugin_commands():
+            if point.name == name:
+                try:
+                    loaded: click.Command = point.load()
+                except (Exception, SystemExit) as error:
+                    raise click.ClickException(f"command {name!r} of {point.value} is broken: "
+                                               f"{type(error).__name__}: {error}") from error
+                return loaded
+        return None
+
+    def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        if args and self.get_command(context, args[0]) is None:
+            from miniformer.kernel.errors import did_you_mean
+
+            names = self.list_commands(context)
+            raise click.UsageError(f"there is no command {args[0]!r}{did_you_mean(args[0], names)}\n"
+                                   f"Commands: {', '.join(names)}")
+        return super().resolve_command(context, args)
+
+    def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS.get(name, "(plugin)")) for name in self.list_commands(context)])
+
+
+def _plugin_commands() -> list[importlib.metadata.EntryPoint]:
+    if os.environ.get("MINIFORMER_PLUGINS") == "none":
+        return []
+    return list(importlib.metadata.entry_points(group=PLUGIN_COMMANDS))
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--no-plugins", is_flag=True, help="Use miniformer's own components only.")
+@click.option("--strict-plugins", is_flag=True, help="Fail if any installed plugin is broken.")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.version_option(package_name="miniformer", message="%(package)s %(version)s")
+def cli(no_plugins: bool, strict_plugins: bool, debug: bool) -> None:
+    """Build, compare and ship small transformers from parts that prove they work together.
+
+    Start with `miniformer train`: it trains a small language model on Python's own library in a few minutes.
+    """
+    if no_plugins:
+        os.environ["MINIFORMER_PLUGINS"] = "none"
+    if strict_plugins:
+        from miniformer.kernel.errors import UnavailableComponent
+        from miniformer.kernel.registry import State, current_registry
+
+        registry = current_registry()
+        registry.load_all()
+        if broken := [e for e in registry.entries() if e.state in (State.BROKEN, State.INCOMPATIBLE)]:
+            raise UnavailableComponent("\n  ".join(["plugins are broken:", *(
+                f"{e.kind} {e.name} of {e.provider}: {e.reason}" for e in broken)]))
+
+
+def main(args: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> None:
+    """Run the command line and end the process with the right exit code."""
+    from miniformer.kernel.errors import MiniformerError
+
+    argv = [*prefix, *(sys.argv[1:] if args is None else args)]
+    try:
+        code = cli.main(args=argv, prog_name="miniformer", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code if isinstance(error, click.UsageError) else 2)
+    except MiniformerError as error:
+        if "--debug" in argv:
+            raise
+        click.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        sys.exit(130)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)

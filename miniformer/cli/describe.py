@@ -1,0 +1,60 @@
+"""`miniformer describe NAME`: what a component is, where it is from, and the options that its constructor takes."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import click
+
+from miniformer.kernel.errors import UnknownComponent, did_you_mean
+from miniformer.kernel.kinds import KINDS
+from miniformer.kernel.registry import Entry, canonical, current_registry
+
+
+@click.command("describe")
+@click.argument("name")
+@click.option("--kind", type=click.Choice(list(KINDS)), help="Which kind, where several have the name.")
+@click.option("--json", "as_json", is_flag=True, help="Write the JSON schema of the options.")
+def command(name: str, kind: str | None, as_json: bool) -> None:
+    """Show what component NAME is and which options it takes."""
+    from miniformer.kernel.options import options_of
+
+    for number, entry in enumerate(_matches(name, kind)):
+        cls = current_registry().load(entry.kind, entry.qualified)
+        schema = options_of(cls).model_json_schema()
+        if as_json:
+            click.echo(json.dumps(schema, indent=2))
+            continue
+        click.echo(("\n" if number else "") + f"{entry.kind} {entry.name}  ({entry.provider}, {entry.target})\n")
+        click.echo(inspect.cleandoc(cls.__doc__ or "(no description)"))
+        click.echo("\nsizes, from the model: " + (", ".join(KINDS[entry.kind].sizes) or "none"))
+        click.echo("options:" if schema.get("properties") else "options: none")
+        for option, facts in schema.get("properties", {}).items():
+            default = "required" if option in schema.get("required", ()) else f"default {json.dumps(facts.get('default'))}"
+            click.echo(f"  {option}: {_type(facts)}, {default}")
+
+
+def _matches(name: str, kind: str | None) -> list[Entry]:
+    registry = current_registry()
+    if kind is not None:
+        return [registry.find(kind, name)]
+    wanted = canonical(name)
+    kinds = dict.fromkeys(e.kind for e in registry.entries() if e.kind in KINDS and wanted in (e.name, e.qualified))
+    if not kinds:
+        names = sorted({e.name for e in registry.entries()})
+        raise UnknownComponent(f"there is no component named {name!r}{did_you_mean(wanted, names)}\n"
+                               f"  installed: {', '.join(names)}")
+    return [registry.find(kind, name) for kind in kinds]
+
+
+def _type(facts: dict[str, object]) -> str:
+    """A JSON schema as a few words: type and bounds."""
+    if isinstance(facts.get("anyOf"), list):
+        return " or ".join(_type(one) for one in facts["anyOf"])  # type: ignore[attr-defined]
+    if "enum" in facts:
+        return "one of " + ", ".join(map(json.dumps, facts["enum"]))  # type: ignore[call-overload]
+    words = str(facts.get("type", "component" if "$ref" in facts else "any"))
+    bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
+    limits = [f"{sign} {facts[key]:g}" for key, sign in bounds.items() if key in facts]  # type: ignore[str-bytes-safe]
+    return " ".join([words, " and ".join(limits)]).strip()

@@ -1,0 +1,241 @@
+"""`miniformer train`: flags, config file and defaults made into one `TrainConfig`, then the run, then what it reached.
+
+Flags come from the fields of `TrainConfig` and `TransformerConfig`. Defaults are overruled by the config file, that by
+flags; among flags, `--model-config` by those of single fields, and those by `--set`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+from click.core import ParameterSource
+from pydantic.fields import FieldInfo
+
+from miniformer.config.model_config import TransformerConfig
+from miniformer.kernel.errors import SpecError, UserError, did_you_mean
+from miniformer.kernel.registry import current_registry
+from miniformer.kernel.spec import ComponentSpec
+from miniformer.train.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from miniformer.train.trainer import RunResult
+
+RUN_SLOTS = ("task", "optimizer", "scheduler")
+MODEL_SLOTS = ("attention", "position", "ffn", "norm", "head")
+NOT_FLAGS = {"architecture", "extensions", "layers"}
+MODEL_SHORTHANDS = {"activation": "short for --ffn (gelu, relu, swiglu)", "rotary_pct": "short for --position rope with pct"}
+
+
+def flags(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options of `train`, from the fields of the specs."""
+    for name, help_text in reversed(MODEL_SHORTHANDS.items()):
+        command = click.option(_flag(name), f"model.{name}", type=float if name == "rotary_pct" else str,
+                               help=f"Model: {help_text}.")(command)
+    for prefix, model in (("model", TransformerConfig), ("run", TrainConfig)):
+        for name, field in reversed(model.model_fields.items()):
+            if name not in NOT_FLAGS:
+                command = _option(prefix, name, field)(command)
+    return command
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
+
+
+def _option(prefix: str, name: str, field: FieldInfo) -> Callable[..., Any]:
+    """The click option of a field. Its value is checked by the spec, whose messages say more than click's."""
+    default = field.default.name if isinstance(field.default, ComponentSpec) else field.default
+    text = f"{'Model' if prefix == 'model' else 'Run'}: {field.description}."
+    if default is not None and name not in (*MODEL_SLOTS, "d_ff"):
+        text += f"  [default: {default}]"
+    if field.annotation is bool:
+        return click.option(f"{_flag(name)}/--no-{name.replace('_', '-')}", f"{prefix}.{name}", default=None, help=text)
+    metavar = "NAME" if name in (*MODEL_SLOTS, *RUN_SLOTS) else "VALUE"
+    return click.option(_flag(name), f"{prefix}.{name}", metavar=metavar, help=text)
+
+
+@click.command("train", context_settings={"token_normalize_func": lambda token: token.replace("_", "-"),
+                                          "max_content_width": 120})
+@click.option("--config", "config_file", type=click.Path(), help="YAML or JSON file with fields of TrainConfig.")
+@click.option("--model-config", metavar="JSON", help="Fields of TransformerConfig, as a JSON object.")
+@click.option("--set", "settings", multiple=True, metavar="PATH=VALUE",
+              help="Any option, such as attention.n_kv_heads=2 or scheduler.floor=0; may be repeated.")
+@click.option("--with", "extensions", multiple=True, metavar="NAME", help="Activate an extension; may be repeated.")
+@flags
+@click.pass_context
+def command(context: click.Context, config_file: str | None, model_config: str | None, settings: tuple[str, ...],
+            extensions: tuple[str, ...], **values: Any) -> None:
+    """Train a model and leave a run folder.
+
+    Without any option: a small causal language model on the source of Python's standard library, in a few minutes.
+    """
+    given = {name: value for name, value in values.items()
+             if context.get_parameter_source(name) is not ParameterSource.DEFAULT and value is not None}
+    config = merged(config_file, model_config, given, settings, extensions)
+    _check_names(config)
+
+    from rich.console import Console
+
+    from miniformer.train.trainer import train
+
+    console = Console(soft_wrap=True)
+    result = train(config, console=console)
+    _report(console, config, result)
+
+
+def merged(config_file: str | None, model_config: str | None, given: Mapping[str, Any], settings: tuple[str, ...] = (),
+           extensions: tuple[str, ...] = ()) -> TrainConfig:
+    """One config from a file and flags.
+
+    Args:
+        config_file: path of a YAML or JSON file.
+        model_config: JSON object.
+        given: flags as `run.<field>` or `model.<field>`.
+        settings: `path=value` pairs.
+        extensions: names to activate.
+
+    Raises:
+        UserError: naming the file, flag or field.
+    """
+    data = _read_file(config_file) if config_file else {}
+    model = dict(data.pop("model_config", None) or {})
+    if model_config is not None:
+        model.update(_json_object("--model-config", model_config))
+    for name, value in given.items():
+        target, field = (model if name.startswith("model.") else data), name.partition(".")[2]
+        target[field] = _replaced(target.get(field), value) if field in (*MODEL_SLOTS, *RUN_SLOTS) else _typed(field, value)
+    for setting in settings:
+        _set(data, model, setting)
+    for name in extensions:
+        data.setdefault("extensions", {}).setdefault(name, {})
+    return TrainConfig.model_validate({**data, "model_config": model})
+
+
+def _replaced(old: Any, name: str) -> Any:
+    """A slot named on the command line: it keeps the file's options if it names the same component."""
+    return old if isinstance(old, Mapping) and old.get("name") == name else name
+
+
+def _typed(field: str, value: Any) -> Any:
+    """Text from the command line as the number it may be; `none` unsets."""
+    return None if value == "none" and field not in ("tokenizer", "experiment_name") else value
+
+
+def _read_file(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        with open(path, encoding="utf-8") as file:
+            data = yaml.safe_load(file)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(data, Mapping):
+        raise UserError(f"{path}: expected a mapping of fields; found {type(data).__name__}")
+    return dict(data)
+
+
+def _json_object(where: str, text: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{where}: not JSON: {error}; found {text[:80]}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{where}: expected a JSON object; found {text[:80]}")
+    return data
+
+
+def _set(data: dict[str, Any], model: dict[str, Any], setting: str) -> None:
+    """Put one `path=value` where it belongs: a run's field, a model's field, or an option of a component."""
+    path, equals, text = setting.partition("=")
+    names = path.strip().replace("-", "_").split(".")
+    if not equals:
+        raise UserError(f"--set {setting}: expected PATH=VALUE, such as attention.n_kv_heads=2")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        value = text
+    if names[0] == "model_config":
+        names = names[1:]
+    run_fields = {field.alias or name for name, field in TrainConfig.model_fields.items()}
+    if names[:1] == ["extensions"] and len(names) > 1:
+        names = ["extensions", names[1].replace("_", "-"), *names[2:]]
+    target = data if names and names[0] in run_fields else model
+    if not names or (target is model and names[0] not in TransformerConfig.model_fields):
+        known = sorted({*run_fields, *TransformerConfig.model_fields})
+        raise UserError(f"--set {path}: there is no {names[0] if names else path!r}{did_you_mean(names[0] if names else '', known)}")
+    for place, name in enumerate(names[:-1]):
+        old = target.get(name)
+        if isinstance(old, str):
+            old = {"name": old}
+        elif old is None and place == 0 and name in (*MODEL_SLOTS, *RUN_SLOTS):
+            old = {"name": _default_of(name)}
+        target[name] = dict(old or {})
+        target = target[name]
+    target[names[-1]] = value
+
+
+def _default_of(slot: str) -> str:
+    from miniformer.config.model_config import DEFAULTS
+
+    if slot in DEFAULTS:
+        return DEFAULTS[slot]
+    if slot == "head":
+        raise UserError("--set head...: name the head too, such as --head classification")
+    default: ComponentSpec = TrainConfig.model_fields[slot].default
+    return default.name
+
+
+def _check_names(config: TrainConfig) -> None:
+    """Look up the model's names and fields before anything heavy is imported."""
+    registry = current_registry()
+    for name, value in config.architecture.items():
+        if name in MODEL_SLOTS:
+            component = value.get("name") if isinstance(value, Mapping) else value
+            if isinstance(component, str):
+                registry.find(name, component)
+        elif name not in TransformerConfig.model_fields and name not in MODEL_SHORTHANDS:
+            known = [*TransformerConfig.model_fields, *MODEL_SHORTHANDS]
+            raise SpecError(f"model_config.{name}: there is no {name!r} here{did_you_mean(name, known)}")
+
+
+def _report(console: Any, config: TrainConfig, result: RunResult) -> None:
+    """What the run reached, beside what is trivial; a sample; where it is; what to type next."""
+    from rich.table import Table
+
+    held = {name.removeprefix("val_"): value for name, value in result.metrics.items() if name != "step"}
+    table = Table(title=f"held-out records ({len(result.data.val.examples)}), best model of step "
+                        f"{result.metrics['step']:.0f}", title_justify="left")
+    table.add_column("")
+    for name in held:
+        table.add_column(name.replace("_", " "), justify="right")
+    table.add_row("this model", *(f"{value:.4g}" for value in held.values()), style="bold")
+    for name, values in result.baselines.items():
+        table.add_row(name, *(f"{values[metric]:.4g}" if metric in values else "" for metric in held))
+    console.print()
+    console.print(table)
+    run = str(result.folder)
+    if result.data.task.causal:
+        console.print("\nsample:", highlight=False)
+        console.print(_sample(result), markup=False, highlight=False)
+        following = f'miniformer generate {run} --prompt "def "'
+    else:
+        following = f"miniformer train --help   (the model is in {run}/checkpoints/best_model)"
+    console.print(f"\nrun folder: {run}", highlight=False)
+    console.print(f"next: {following}", highlight=False, markup=False)
+
+
+def _sample(result: RunResult) -> str:
+    import torch
+
+    from miniformer.inference.generation import generate
+
+    tokenizer = result.data.tokenizer
+    prompt = torch.tensor(tokenizer.encode("def " if result.folder.name.startswith("stdlib") else ""))
+    tokens = generate(result.module.model.eval(), prompt, 60, temperature=0.7, top_p=0.9, seed=result.module.config.seed,
+                      eos_id=tokenizer.eos_id)
+    return tokenizer.decode(tokens)

@@ -1,0 +1,45 @@
+"""A trained model, ready to use, from the folder of its run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+from miniformer.checkpoint.store import TOKENIZER, load_weights, read_model
+from miniformer.config.model_config import TransformerConfig
+from miniformer.data.tokenizer import Tokenizer
+from miniformer.kernel.errors import UserError
+from miniformer.kernel.spec import build
+from miniformer.kernel.task import Task
+from miniformer.model.transformer import Transformer
+
+
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """A model in eval mode with the tokenizer and the task that it was trained with."""
+
+    model: Transformer
+    tokenizer: Tokenizer
+    task: Task
+    notes: tuple[str, ...] = ()
+
+
+def load(path: str | Path) -> Trained:
+    """The best model of a run folder, or the model of a folder that holds one.
+
+    `notes` names providers whose version is not the one that the model was trained with.
+
+    Raises:
+        UserError: no model is there, it is damaged, or a component of it is not installed.
+    """
+    saved = read_model(Path(path))
+    if not (saved.folder / TOKENIZER).is_file():
+        raise UserError(f"{saved.folder}: no {TOKENIZER}; this model was not saved by a training run")
+    model = Transformer(TransformerConfig.model_validate(saved.config["model"]))
+    load_weights(model, saved)
+    notes = []
+    for name, version in saved.config.get("providers", {}).items():
+        if (now := importlib.metadata.version(name)) != version:
+            notes.append(f"trained with {name} {version}; this is {now}")
+    return Trained(model.eval(), Tokenizer.load(saved.folder), build(Task, saved.config["task"]), tuple(notes))
