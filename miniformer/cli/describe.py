@@ -56,5 +56,5 @@ def _type(facts: dict[str, object]) -> str:
         return "one of " + ", ".join(map(json.dumps, facts["enum"]))  # type: ignore[call-overload]
     words = str(facts.get("type", "component" if "$ref" in facts else "any"))
     bounds = {"minimum": ">=", "exclusiveMinimum": ">", "maximum": "<=", "exclusiveMaximum": "<"}
-    limits = [f"{sign} {facts[key]:g}" for key, sign in bounds.items() if key in facts]  # type: ignore[str-bytes-safe]
+    limits = [f"{sign} {facts[key]:g}" for key, sign in bounds.items() if key in facts]
     return " ".join([words, " and ".join(limits)]).strip()

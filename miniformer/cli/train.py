@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -15,6 +16,7 @@ from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.data.jsonl import check_file
 from miniformer.kernel.errors import SpecError, UserError, did_you_mean
 from miniformer.kernel.registry import current_registry
 from miniformer.kernel.spec import ComponentSpec
@@ -32,7 +34,7 @@ MODEL_SHORTHANDS = {"activation": "short for --ffn (gelu, relu, swiglu)", "rotar
 def flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `train`, from the fields of the specs."""
     for name, help_text in reversed(MODEL_SHORTHANDS.items()):
-        command = click.option(_flag(name), f"model.{name}", type=float if name == "rotary_pct" else str,
+        command = click.option(_flag(name), f"model_{name}", type=float if name == "rotary_pct" else str,
                                help=f"Model: {help_text}.")(command)
     for prefix, model in (("model", TransformerConfig), ("run", TrainConfig)):
         for name, field in reversed(model.model_fields.items()):
@@ -52,9 +54,9 @@ def _option(prefix: str, name: str, field: FieldInfo) -> Callable[..., Any]:
     if default is not None and name not in (*MODEL_SLOTS, "d_ff"):
         text += f"  [default: {default}]"
     if field.annotation is bool:
-        return click.option(f"{_flag(name)}/--no-{name.replace('_', '-')}", f"{prefix}.{name}", default=None, help=text)
+        return click.option(f"{_flag(name)}/--no-{name.replace('_', '-')}", f"{prefix}_{name}", default=None, help=text)
     metavar = "NAME" if name in (*MODEL_SLOTS, *RUN_SLOTS) else "VALUE"
-    return click.option(_flag(name), f"{prefix}.{name}", metavar=metavar, help=text)
+    return click.option(_flag(name), f"{prefix}_{name}", metavar=metavar, help=text)
 
 
 @click.command("train", context_settings={"token_normalize_func": lambda token: token.replace("_", "-"),
@@ -66,7 +68,7 @@ def _option(prefix: str, name: str, field: FieldInfo) -> Callable[..., Any]:
 @click.option("--with", "extensions", multiple=True, metavar="NAME", help="Activate an extension; may be repeated.")
 @flags
 @click.pass_context
-def command(context: click.Context, config_file: str | None, model_config: str | None, settings: tuple[str, ...],
+def command(context: click.Context, /, config_file: str | None, model_config: str | None, settings: tuple[str, ...],
             extensions: tuple[str, ...], **values: Any) -> None:
     """Train a model and leave a run folder.
 
@@ -76,6 +78,9 @@ def command(context: click.Context, config_file: str | None, model_config: str |
              if context.get_parameter_source(name) is not ParameterSource.DEFAULT and value is not None}
     config = merged(config_file, model_config, given, settings, extensions)
     _check_names(config)
+    for path in (config.train_path, config.val_path, config.test_path):
+        if path not in (None, "stdlib"):
+            check_file(Path(path))
 
     from rich.console import Console
 
@@ -93,7 +98,7 @@ def merged(config_file: str | None, model_config: str | None, given: Mapping[str
     Args:
         config_file: path of a YAML or JSON file.
         model_config: JSON object.
-        given: flags as `run.<field>` or `model.<field>`.
+        given: flags as `run_<field>` or `model_<field>`.
         settings: `path=value` pairs.
         extensions: names to activate.
 
@@ -105,7 +110,7 @@ def merged(config_file: str | None, model_config: str | None, given: Mapping[str
     if model_config is not None:
         model.update(_json_object("--model-config", model_config))
     for name, value in given.items():
-        target, field = (model if name.startswith("model.") else data), name.partition(".")[2]
+        target, field = (model if name.startswith("model_") else data), name.partition("_")[2]
         target[field] = _replaced(target.get(field), value) if field in (*MODEL_SLOTS, *RUN_SLOTS) else _typed(field, value)
     for setting in settings:
         _set(data, model, setting)
@@ -167,7 +172,8 @@ def _set(data: dict[str, Any], model: dict[str, Any], setting: str) -> None:
     target = data if names and names[0] in run_fields else model
     if not names or (target is model and names[0] not in TransformerConfig.model_fields):
         known = sorted({*run_fields, *TransformerConfig.model_fields})
-        raise UserError(f"--set {path}: there is no {names[0] if names else path!r}{did_you_mean(names[0] if names else '', known)}")
+        first = names[0] if names else path
+        raise UserError(f"--set {path}: there is no {first!r}{did_you_mean(first, known)}")
     for place, name in enumerate(names[:-1]):
         old = target.get(name)
         if isinstance(old, str):

@@ -10,10 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
-from typing_extensions import Self
 
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.options import explain
@@ -25,6 +24,8 @@ if TYPE_CHECKING:
 
 LAYER_SLOTS = ("attention", "position", "ffn", "norm")
 DEFAULTS = {"attention": "mha", "position": "rope", "ffn": "swiglu", "norm": "rmsnorm"}
+UNNAMED = ComponentSpec(name="")
+"""Stands for a slot's default until validation has put it there."""
 ACTIVATIONS = ("gelu", "relu", "swiglu")
 
 
@@ -54,11 +55,11 @@ class TransformerConfig(BaseModel):
     max_seq_len: int = Field(default=256, ge=1, description="longest sequence")
     causal: bool = Field(default=False, description="no token sees a later one (a decoder)")
     pre_norm: bool = Field(default=True, description="normalise before each branch (True) or after each sum (False)")
-    attention: ComponentSpec = Field(default=None, validate_default=False, description="how tokens look at each other")
-    position: ComponentSpec = Field(default=None, validate_default=False, description="how tokens know where they are")
-    ffn: ComponentSpec = Field(default=None, validate_default=False, description="what is done to each position")
-    norm: ComponentSpec = Field(default=None, validate_default=False, description="how activations are kept to scale")
-    head: ComponentSpec = Field(default=None, validate_default=False, description="what is read from hidden states")
+    attention: ComponentSpec = Field(default=UNNAMED, description="how tokens look at each other")
+    position: ComponentSpec = Field(default=UNNAMED, description="how tokens know where they are")
+    ffn: ComponentSpec = Field(default=UNNAMED, description="what is done to each position")
+    norm: ComponentSpec = Field(default=UNNAMED, description="how activations are kept to scale")
+    head: ComponentSpec = Field(default=UNNAMED, description="what is read from hidden states")
     layers: tuple[LayerSpec, ...] = Field(default=(), description="a pattern of layers that differ; empty: all alike")
     input_dim: int | None = Field(default=None, ge=1, description="width of feature inputs, instead of tokens")
     output_dim: int | None = Field(default=None, ge=1, description="width of the outputs; none: vocab_size")
@@ -72,7 +73,7 @@ class TransformerConfig(BaseModel):
             return handler(value)
         if not isinstance(value, Mapping):
             raise SpecError(f"a model config is a mapping of fields; found {value!r:.80}")
-        fields = {name: item for name, item in _expanded(dict(value)).items()}
+        fields = _expanded(dict(value))
         _find_names(fields)
         try:
             config = handler(_resolved(fields))

@@ -30,6 +30,11 @@ def read_records(path: str | Path, record: type[R]) -> Iterator[tuple[str, R]]:
         raise DataError(f"{path}: no records; expected one JSON object in each line, such as {_sketch(record)}")
 
 
+def check_file(path: Path) -> None:
+    """Raise what `read_records` would of a file that cannot be read at all."""
+    next(_lines(path), None)
+
+
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Lines that are not blank. Bytes are split at newlines only: JSON text may hold other separators."""
     try:

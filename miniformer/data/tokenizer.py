@@ -104,7 +104,7 @@ class Tokenizer:
         """UTF-8 bytes that each token stands for; special tokens stand for none."""
         special = {i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
         byte_level = "ByteLevel" in str(type(self.backend.decoder))  # there, each character of a token is one byte
-        tokens = ((i, self.backend.id_to_token(i) if byte_level else self.backend.decode([i]))
+        tokens = ((i, (self.backend.id_to_token(i) or "") if byte_level else self.backend.decode([i]))
                   for i in range(self.vocab_size))
         return [0 if i in special else len(t) if byte_level else len(t.encode()) for i, t in tokens]
 

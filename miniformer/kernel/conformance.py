@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from typing import cast
 
 from .kinds import Kind
 
@@ -39,10 +40,10 @@ def fault(kind: Kind, loaded: object) -> str:
         return f"{article} subclasses {base.__module__}.{base.__name__}; {loaded.__module__}.{loaded.__qualname__} does not"
     if missing := sorted(getattr(loaded, "__abstractmethods__", ())):
         return f"{loaded.__qualname__} does not define {', '.join(missing)}"
-    if (found := sizes_of(loaded)) != kind.sizes:
+    if sizes_of(loaded) != kind.sizes:
         return (f"the constructor of {article} takes (self{''.join(', ' + s for s in kind.sizes)}, *, options); "
                 f"{loaded.__qualname__} has {inspect.signature(loaded.__init__)}; make the rest keyword-only")
     from .options import options_of  # a fault in an annotation shows here, not in the middle of a run
 
-    options_of(loaded)
+    options_of(cast(type, loaded))
     return ""

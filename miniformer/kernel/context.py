@@ -67,9 +67,12 @@ class Context:
     masks: dict[MaskRule | None, Mask] = field(default_factory=dict, repr=False)
 
     @classmethod
-    def plain(cls, x: Tensor, *, causal: bool = False) -> Context:
-        """The context of `x` `[B, T, ...]` taken as unpadded rows of one document each."""
-        return cls(Layout.full(x.shape[0], x.shape[1], device=x.device), causal)
+    def plain(cls, x: Tensor, *, causal: bool = False, records: list[Record] | None = None) -> Context:
+        """The context of `x` `[B, T, ...]` taken as unpadded rows of one document each.
+
+        A component that hands some of its tokens to an inner one gives its own `records`, so that nothing is lost.
+        """
+        return cls(Layout.full(x.shape[0], x.shape[1], device=x.device), causal, records=[] if records is None else records)
 
     def mask(self, rule: MaskRule | None = None) -> Mask:
         """Who may look at whom: same document, not later if `causal`, and the component's own `rule`."""

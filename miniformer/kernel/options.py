@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import typing
-from functools import lru_cache
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -17,7 +17,7 @@ from .conformance import signature_chain
 from .errors import SpecError, did_you_mean
 
 
-@lru_cache(maxsize=None)
+@cache
 def options_of(cls: type) -> type[BaseModel]:
     """The pydantic model of the options of component class `cls`."""
     fields: dict[str, Any] = {}
@@ -59,12 +59,18 @@ def explain(error: ValidationError, where: str, names: list[str]) -> str:
         field = ".".join([where, *map(str, found["loc"])] if where else list(map(str, found["loc"])))
         last = str(found["loc"][-1]) if found["loc"] else ""
         if found["type"] == "extra_forbidden":
-            lines.append(f"{field}: there is no {last!r} here{did_you_mean(last, names) or '; there are: ' + ', '.join(names)}")
+            lines.append(f"{field}: there is no {last!r} here{did_you_mean(last, names) or _choices(names)}")
         elif found["type"] == "missing":
             lines.append(f"{field}: missing")
+        elif found["type"] == "component":
+            lines.append(f"{field}: {found['msg']}")
         else:
             value = repr(found["input"])
             value = value if len(value) <= 80 else value[:77] + "..."
             message = found["msg"].removeprefix("Value error, ")
             lines.append(f"{field or 'spec'}: {message[:1].lower()}{message[1:]}; found {value}")
     return "\n".join(lines)
+
+
+def _choices(names: list[str]) -> str:
+    return f"; there are: {', '.join(names)}" if names else "; it takes none"

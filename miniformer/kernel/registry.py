@@ -187,8 +187,8 @@ def discover(path: list[str] | None = None, plugins: str | None = None) -> list[
     names = None if allowed is None else {canonical(name) for name in allowed.split(",")}
     found: list[Entry] = []
     seen: set[str] = set()
-    where = {} if path is None else {"path": path}
-    for distribution in importlib.metadata.distributions(**where):
+    find = importlib.metadata.distributions
+    for distribution in find() if path is None else find(path=path):
         try:
             text = distribution.read_text("entry_points.txt") or ""
             if "[miniformer." not in text:

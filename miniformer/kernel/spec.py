@@ -6,13 +6,21 @@ no installed distribution registered.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, cast
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_serializer, model_validator
-from pydantic_core import CoreSchema, core_schema
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    model_serializer,
+    model_validator,
+)
+from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from .errors import SpecError
+from .errors import SpecError, UserError
 from .kinds import kind_of
 from .options import arguments, complete
 from .registry import current_registry
@@ -58,13 +66,13 @@ def resolve(kind: str, value: Any) -> ComponentSpec:
     return ComponentSpec(name=entry.saved, options=complete(cls, spec.options, f"{kind} {entry.name}"))
 
 
-def build(interface: type[T], value: Any, *sizes: Any) -> T:
-    """A component of the kind whose interface is given, from a spec in any form.
+def build(interface: Callable[..., T], value: Any, *sizes: Any) -> T:
+    """A component of the kind whose interface is given, such as `FeedForward`, from a spec in any form.
 
     Raises:
         UserError: the spec is wrong, or the component refuses the sizes.
     """
-    kind = kind_of(interface)
+    kind = kind_of(cast(type, interface))
     spec = resolve(kind, value)
     cls = current_registry().load(kind, spec.name)
     try:
@@ -80,12 +88,23 @@ class _SlotOf:
         self.interface = interface
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(
-            lambda value: resolve(kind_of(self.interface), value), handler(source))
+        return core_schema.no_info_before_validator_function(self._resolved, handler(source))
+
+    def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        kind = kind_of(self.interface)
+        return {"description": f"a component of kind {kind}: its name, or an object with its name and options",
+                "anyOf": [{"type": "string"}, {"type": "object", "properties": {"name": {"type": "string"}},
+                                               "required": ["name"]}], "kind": kind}
+
+    def _resolved(self, value: Any) -> ComponentSpec:
+        try:
+            return resolve(kind_of(self.interface), value)
+        except UserError as error:  # pydantic adds the path to the slot
+            raise PydanticCustomError("component", "{text}", {"text": str(error)}) from None
 
 
 if TYPE_CHECKING:
-    Slot = Union[str, Mapping[str, Any], ComponentSpec, T]
+    Slot = Union[str, Mapping[str, Any], ComponentSpec, T]  # noqa: UP007 (a generic alias)
 else:
     class Slot:
         """The type of an option that is a component: `inner: Slot[FeedForward] = "swiglu"`; `build` makes it."""

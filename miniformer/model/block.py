@@ -60,13 +60,22 @@ class Stack(nn.Module):
         self.norm = build(Norm, config.norm, config.d_model) if config.pre_norm else nn.Identity()
         self.activation_checkpointing = config.activation_checkpointing
 
+    def init_states(self, batch: int, capacity: int) -> list[State | None]:
+        """An empty state for each block, None where it has none."""
+        return [block.attention.init_state(batch, capacity) for block in self.layers]
+
+    @property
+    def layers(self) -> list[Block]:
+        """The blocks, as what they are."""
+        return list(self.blocks)  # type: ignore[arg-type]
+
     def forward(self, x: Tensor, context: Context, states: Sequence[State | None] | None = None) -> Tensor:
         """`[B, T, D] -> [B, T, D]`; `states` holds one for each block."""
         signals = context.signals(list(self.positions))  # type: ignore[arg-type]
         x = signals[0].encoding.embed(x, context.layout.positions)
-        for block in self.blocks:  # before the blocks, so that a recomputed block finds what it found at first
-            context.mask(block.attention.rule)  # type: ignore[union-attr,arg-type]
-        for i, block in enumerate(self.blocks):
+        for block in self.layers:  # before the blocks, so that a recomputed block finds what it found at first
+            context.mask(block.attention.rule)
+        for i, block in enumerate(self.layers):
             here = replace(context, signal=signals[self.which[i]])
             state = None if states is None else states[i]
             if self.activation_checkpointing and self.training and torch.is_grad_enabled():

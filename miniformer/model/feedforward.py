@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import ClassVar
-
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -21,7 +18,10 @@ class GELU(FeedForward):
         bias: biases in both projections.
     """
 
-    activation: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(F.gelu)
+    @staticmethod
+    def activation(x: Tensor) -> Tensor:
+        """What is done between the projections."""
+        return F.gelu(x)
 
     def __init__(self, d_model: int, d_ff: int, *, bias: bool = False) -> None:
         super().__init__(d_model, d_ff)
@@ -35,7 +35,10 @@ class GELU(FeedForward):
 class ReLU(GELU):
     """down(relu(up x)), the feed-forward of the first transformer (Vaswani 2017, arXiv:1706.03762)."""
 
-    activation: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(F.relu)
+    @staticmethod
+    def activation(x: Tensor) -> Tensor:
+        """What is done between the projections."""
+        return F.relu(x)
 
 
 class SwiGLU(FeedForward):
@@ -45,8 +48,6 @@ class SwiGLU(FeedForward):
         bias: biases in all three projections.
     """
 
-    activation: ClassVar[Callable[[Tensor], Tensor]] = staticmethod(F.silu)
-
     def __init__(self, d_model: int, d_ff: int, *, bias: bool = False) -> None:
         super().__init__(d_model, d_ff)
         self.gate_up = linear(d_model, 2 * d_ff, bias)
@@ -54,4 +55,4 @@ class SwiGLU(FeedForward):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)
-        return self.down(self.activation(gate) * up)
+        return self.down(F.silu(gate) * up)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -34,8 +34,9 @@ class Transformer(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
+        self.embedding: nn.Embedding | nn.Linear
         if config.input_dim is None:
-            self.embedding: nn.Module = nn.Embedding(config.vocab_size, config.d_model)
+            self.embedding = nn.Embedding(config.vocab_size, config.d_model)
             nn.init.normal_(self.embedding.weight, std=0.02)
         else:
             self.embedding = linear(config.input_dim, config.d_model)
@@ -43,7 +44,7 @@ class Transformer(nn.Module):
         self.stack = Stack(config)
         self.head: Head = build(Head, config.head, config.d_model, config.n_outputs)
         if isinstance(self.embedding, nn.Embedding):
-            self.head.tie(self.embedding.weight)
+            self.head.tie(cast(nn.Parameter, self.embedding.weight))
 
     def forward(self, inputs: Tensor, context: Context | None = None, state: DecodingState | None = None,
                 readout: Readout | None = None) -> Any:
@@ -72,7 +73,7 @@ class Transformer(nn.Module):
         if not self.config.causal:
             raise StateError("only a causal model can be run step by step; this one has causal: false")
         self._check_length(capacity)
-        return DecodingState([block.attention.init_state(batch, capacity) for block in self.stack.blocks])
+        return DecodingState(self.stack.init_states(batch, capacity))
 
     def _context(self, inputs: Tensor, context: Context | None, state: DecodingState | None) -> Context:
         """The caller's context, completed with what only the model knows."""

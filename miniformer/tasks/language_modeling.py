@@ -100,5 +100,5 @@ class _CountingBytes(BitsPerByte):
         super().__init__()
         self.register_buffer("lengths", lengths, persistent=False)
 
-    def update(self, nats: Tensor, following: Tensor) -> None:  # type: ignore[override]
+    def update(self, nats: Tensor, following: Tensor) -> None:
         super().update(nats, self.lengths[following[following >= 0]].sum())

@@ -15,7 +15,6 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from miniformer.checkpoint.atomic import write_file
 from miniformer.checkpoint.store import BEST, write_model
 from miniformer.kernel.errors import Interrupted, RunError
-from miniformer.kernel.task import Tokenizer
 
 LAST = Path("checkpoints") / "last.ckpt"
 SMALLER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error", "mse", "mae")

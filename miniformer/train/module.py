@@ -39,8 +39,7 @@ class MiniFormerLitModule(pl.LightningModule):
         self.config, self.tokenizer = config, tokenizer
         self.task = build(Task, config.task)
         self.hooks = activate(config.extensions)
-        self.model = Transformer(TransformerConfig.model_validate(
-            {"causal": self.task.causal, "head": self.task.head, **config.architecture}))
+        self.model = Transformer(model_spec(config, self.task))
         self.hooks.hook.model_assembled(model=self.model)
         self.tokens = 0
         self.held_out: dict[str, Metric] = {}
@@ -117,8 +116,20 @@ class MiniFormerLitModule(pl.LightningModule):
         return term
 
 
+def model_spec(config: TrainConfig, task: Task) -> TransformerConfig:
+    """The model of a run: what its task needs, and what its config says.
+
+    Raises:
+        UserError: no such model can be built.
+    """
+    return TransformerConfig.model_validate({"causal": task.causal, "head": task.head, **config.architecture})
+
+
 class _WeightedMean(Metric):
     """The mean loss over a pass, by summed weight."""
+
+    total: Tensor
+    weight: Tensor
 
     def __init__(self) -> None:
         super().__init__()

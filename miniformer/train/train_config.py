@@ -7,7 +7,7 @@ name; JSON and YAML say `model_config`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -19,7 +19,6 @@ from pydantic import (
     field_validator,
     model_validator,
 )
-from typing_extensions import Self
 
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.options import explain

@@ -26,11 +26,12 @@ from miniformer.checkpoint.provenance import environment, provenance
 from miniformer.data.prepare import PreparedData, token_counts
 from miniformer.kernel.errors import SpecError, UserError
 from miniformer.kernel.hooks import resolve_extensions
-from miniformer.kernel.spec import resolve
+from miniformer.kernel.spec import build, resolve
+from miniformer.kernel.task import Task
 
 from .callbacks import AtomicCheckpointIO, BestModel, LastState, StopOnSignal, smaller_is_better
 from .datamodule import MiniFormerDataModule
-from .module import MiniFormerLitModule
+from .module import MiniFormerLitModule, model_spec
 from .progress import RunProgress
 from .train_config import TrainConfig
 
@@ -73,6 +74,7 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
     folder = _free_folder(config)
     with _quiet_lightning():
         devices = _devices(config)
+        model_spec(config, build(Task, config.task))  # a model that cannot be built is told before the data is read
         pl.seed_everything(config.seed, verbose=False)
         console.print(f"reading {config.train_path}", highlight=False)
         datamodule = MiniFormerDataModule(config, tokenizer)
