@@ -79,7 +79,7 @@ class LanguageModeling(Task):
         n_bytes = max(1, int((wanted * np.array(tokenizer.byte_lengths())).sum()))
         text = "\n".join(record.text for record in held_out.records).encode()
         squeezed = len(lzma.compress(text, preset=9))
-        return {"unigram": {"loss": nats / max(1, wanted.sum()), "bits_per_byte": nats / math.log(2) / n_bytes},
+        return {"unigram": {"loss": nats / max(1, int(wanted.sum())), "bits_per_byte": nats / math.log(2) / n_bytes},
                 "xz -9": {"bits_per_byte": 8 * squeezed / max(1, len(text))}}
 
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
