@@ -42,10 +42,10 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
             for number, raw in enumerate(file, start=1):
                 where = f"{path}:{number}"
                 try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").strip()
-                except UnicodeDecodeError as error:
-                    raise DataError(f"{where}: not UTF-8: byte 0x{raw[error.start]:02x} at column {error.start + 1}; "
-                                    "save the file as UTF-8") from None
+                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip()
+                except UnicodeDecodeError as error:  # whose places are those after a byte order mark
+                    raise DataError(f"{where}: not UTF-8: byte 0x{error.object[error.start]:02x} at column "
+                                    f"{error.start + 1}; save the file as UTF-8") from None
                 if line:
                     yield where, line
     except IsADirectoryError:
@@ -60,8 +60,11 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
 def _record(where: str, line: str, record: type[R]) -> R:
     try:
         data = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique)
+        if "\\u" in line:  # an escape can be half of a surrogate pair, which no file can hold
+            json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        raise DataError(f"{where}: not JSON: {error.msg} at column {error.colno}; found {_cut(line)}") from None
+        message = error.msg.removesuffix(" at")
+        raise DataError(f"{where}: not JSON: {message} at column {error.colno}; found {_cut(line)}") from None
     except (ValueError, RecursionError) as error:  # a constant, a doubled key, a number or nesting without bounds
         raise DataError(f"{where}: not usable JSON: {error}") from None
     if not isinstance(data, dict):
@@ -76,7 +79,8 @@ def _first_fault(error: ValidationError, data: dict[str, Any]) -> str:
     fault = error.errors(include_url=False)[0]
     field = str(fault["loc"][0]) if fault["loc"] else ""
     if fault["type"] == "missing":
-        return f"field {field!r} is missing; found {', '.join(map(repr, data)) or 'no fields'}{did_you_mean(field, data)}"
+        found = _cut(", ".join(map(repr, data))) or "no fields"
+        return f"field {field!r} is missing; found {found}{did_you_mean(field, data)}"
     message = fault["msg"].removeprefix("Value error, ")
     return f"field {field!r}: {message[:1].lower()}{message[1:]}; found {_cut(json.dumps(data.get(field)))}"
 

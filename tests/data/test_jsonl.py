@@ -1,0 +1,209 @@
+"""JSONL files: what is read, and the one line that tells each fault."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel, StrictInt, StrictStr
+
+from miniformer.data.jsonl import check_file, read_records
+from miniformer.kernel.errors import DataError
+
+
+class Text(BaseModel):
+    text: str
+
+
+class Labelled(BaseModel):
+    input: str
+    label: StrictInt | StrictStr
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "train.jsonl"
+
+
+def read(path, content, record=Text):
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return list(read_records(path, record))
+
+
+def told(path, content, record=Text):
+    """The error of a file with this content, without the path."""
+    with pytest.raises(DataError) as caught:
+        read(path, content, record)
+    message = str(caught.value)
+    assert message.startswith(str(path))
+    assert message.isprintable(), "one line, fit for a terminal"
+    return message.removeprefix(str(path))
+
+
+def test_a_record_comes_with_its_file_and_line(path):
+    assert read(path, '{"text": "a"}\n{"text": "b"}\n') == [
+        (f"{path}:1", Text(text="a")), (f"{path}:2", Text(text="b"))]
+
+
+def test_a_path_may_be_a_string(path):
+    path.write_text('{"text": "a"}')
+    assert len(list(read_records(str(path), Text))) == 1
+
+
+def test_the_last_line_needs_no_newline(path):
+    assert len(read(path, '{"text": "a"}\n{"text": "b"}')) == 2
+
+
+def test_windows_line_ends_are_line_ends(path):
+    assert [record.text for _, record in read(path, '{"text": "a"}\r\n{"text": "b"}\r\n')] == ["a", "b"]
+
+
+def test_blank_lines_are_skipped_and_counted(path):
+    assert [where for where, _ in read(path, '\n  \n{"text": "a"}\n\t\n{"text": "b"}\n\n')] == [f"{path}:3", f"{path}:5"]
+
+
+def test_other_fields_are_passed_over(path):
+    assert read(path, '{"id": 7, "text": "a"}')[0][1] == Text(text="a")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_record(path):
+    assert read(path, b'\xef\xbb\xbf{"text": "a"}')[0][1] == Text(text="a")
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\x85", "\u00a0"])
+def test_a_unicode_separator_in_a_string_splits_no_line(path, separator):
+    assert read(path, f'{{"text": "a{separator}b"}}\n{{"text": "c"}}')[0][1].text == f"a{separator}b"
+
+
+@settings(max_examples=50, deadline=None)
+@given(texts=st.lists(st.text(), min_size=1, max_size=4), ascii=st.booleans())
+def test_any_text_is_read_as_it_was_written(tmp_path_factory, texts, ascii):
+    path = tmp_path_factory.mktemp("any") / "any.jsonl"
+    lines = "".join(json.dumps({"text": text}, ensure_ascii=ascii) + "\n" for text in texts)
+    assert [record.text for _, record in read(path, lines)] == texts
+
+
+def test_broken_json_is_told_with_line_and_column(path):
+    assert told(path, '{"text": "a"}\n{"text": }\n') == ':2: not JSON: Expecting value at column 10; found {"text": }'
+
+
+def test_the_column_of_broken_json_counts_leading_spaces(path):
+    assert "at column 12;" in told(path, '  {"text": }')
+
+
+@pytest.mark.parametrize("line", ['{"text": "a\x01b"}', '{"text": "a'])
+def test_what_json_says_of_a_place_reads_as_a_sentence(path, line):
+    assert "at at" not in told(path, line)
+
+
+def test_a_missing_field_is_told_with_what_is_near_it(path):
+    assert told(path, '{"txet": "a", "id": 1}') == ":1: field 'text' is missing; found 'txet', 'id'; did you mean 'txet'?"
+
+
+def test_a_missing_field_of_an_empty_object(path):
+    assert told(path, "{}") == ":1: field 'text' is missing; found no fields"
+
+
+def test_a_record_of_many_fields_is_not_listed_in_full(path):
+    assert len(told(path, json.dumps({f"field_{i}": i for i in range(1000)}))) < 200
+
+
+@pytest.mark.parametrize(("line", "expected"), [
+    ('{"text": 5}', "field 'text': input should be a valid string; found 5"),
+    ('{"text": null}', "field 'text': input should be a valid string; found null"),
+    ('{"text": ["a"]}', "field 'text': input should be a valid string; found [\"a\"]"),
+])
+def test_a_wrong_type_is_told_with_what_was_found(path, line, expected):
+    assert told(path, line) == f":1: {expected}"
+
+
+def test_a_wrong_type_among_several_right_ones_names_the_field(path):
+    assert told(path, '{"input": "a", "label": 0.5}', Labelled).startswith(":1: field 'label':")
+
+
+@pytest.mark.parametrize("line", ["[1, 2]", '"text"', "3", "null", "true"])
+def test_a_line_that_is_no_object_is_told_with_a_sketch_of_one(path, line):
+    assert told(path, line, Labelled) == f':1: expected a JSON object such as {{"input": …, "label": …}}; found {line}'
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", "-Infinity"])
+def test_constants_that_json_lacks_are_refused(path, constant):
+    assert told(path, f'{{"text": {constant}}}') == f":1: not usable JSON: {constant} is not a JSON value"
+
+
+def test_a_field_that_occurs_twice_is_refused(path):
+    assert told(path, '{"text": "a", "text": "b"}') == ":1: not usable JSON: field 'text' occurs twice"
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"text": ' + "9" * 5000 + "}"])
+def test_nesting_and_numbers_without_bounds_are_refused(path, line):
+    assert told(path, line).startswith(":1: not usable JSON: ")
+
+
+def test_half_a_surrogate_pair_is_refused(path):
+    assert told(path, r'{"text": "\ud800"}').endswith("surrogates not allowed")
+
+
+def test_what_is_not_utf8_is_told_with_byte_and_column(path):
+    assert told(path, b'{"text": "a"}\n{"text": "caf\xe9"}\n') == (
+        ":2: not UTF-8: byte 0xe9 at column 14; save the file as UTF-8")
+
+
+def test_a_byte_order_mark_does_not_shift_the_byte_that_is_told(path):
+    assert ":1: not UTF-8: byte 0xe9 at column 14;" in told(path, b'\xef\xbb\xbf{"text": "caf\xe9"}')
+
+
+def test_utf16_is_not_utf8(path):
+    assert ":1: not UTF-8: byte 0xff at column 1;" in told(path, '{"text": "a"}'.encode("utf-16"))
+
+
+@pytest.mark.parametrize("content", ["", "\n\n  \n"])
+def test_a_file_without_records_is_told_with_a_sketch_of_one(path, content):
+    assert told(path, content) == ': no records; expected one JSON object in each line, such as {"text": …}'
+
+
+def test_a_directory_is_refused(tmp_path):
+    with pytest.raises(DataError, match="a directory; expected a file of JSON lines"):
+        list(read_records(tmp_path, Text))
+
+
+def test_a_missing_file_is_told_with_what_is_near_it(path):
+    path.touch()
+    missing = path.with_name("trian.jsonl")
+    with pytest.raises(DataError) as caught:
+        list(read_records(missing, Text))
+    assert str(caught.value) == f"{missing}: no such file; did you mean 'train.jsonl'?"
+
+
+def test_a_missing_file_in_a_missing_folder_is_told(tmp_path):
+    with pytest.raises(DataError, match="no such file$"):
+        list(read_records(tmp_path / "nowhere" / "train.jsonl", Text))
+
+
+def test_control_characters_are_escaped_in_messages(path):
+    assert "\\x1b[31m" in told(path, '"\x1b[31m"')
+
+
+def test_long_lines_are_cut_in_messages(path):
+    assert len(told(path, '{"text": "' + "a" * 5000)) < 200
+
+
+def test_long_values_are_cut_in_messages(path):
+    assert len(told(path, json.dumps({"text": list(range(5000))}))) < 200
+
+
+def test_records_before_a_fault_are_read(path):
+    path.write_text('{"text": "a"}\nbroken\n')
+    assert next(read_records(path, Text))[1] == Text(text="a")
+
+
+def test_checking_a_file_tells_what_reading_it_would(tmp_path):
+    with pytest.raises(DataError, match="no such file"):
+        check_file(tmp_path / "missing.jsonl")
+    with pytest.raises(DataError, match="a directory"):
+        check_file(tmp_path)
+
+
+def test_checking_a_file_reads_no_record(path):
+    path.write_text("not JSON")
+    check_file(path)
