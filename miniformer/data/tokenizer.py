@@ -23,12 +23,18 @@ ROLES = {
 class Tokenizer:
     """A `tokenizers.Tokenizer` with the roles of its special tokens.
 
+    A text is taken whole and as text: the library's truncation and padding are off, and the name of a special token in a
+    document means nothing.
+
     Attributes:
-        backend: the library's tokenizer.
+        backend: the library's tokenizer, from now on this one's own.
         pad_id, bos_id, eos_id: ids of padding, start and end; None where there is no such token (pad: 0).
     """
 
     def __init__(self, backend: Backend) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        backend.encode_special_tokens = True
         self.backend = backend
         ids = {role: next((i for name in names if (i := backend.token_to_id(name)) is not None), None)
                for role, names in ROLES.items()}
@@ -71,9 +77,20 @@ class Tokenizer:
 
     @classmethod
     def of(cls, tokenizer: Any) -> Tokenizer:
-        """This kind of tokenizer from one of the `tokenizers` library or a fast one of `transformers`."""
+        """This kind of tokenizer from one of the `tokenizers` library or a fast one of `transformers`, which stays as it is.
+
+        Raises:
+            DataError: it is neither.
+        """
+        from tokenizers import Tokenizer as Backend
+
+        if isinstance(tokenizer, cls):
+            return tokenizer
         backend = getattr(tokenizer, "backend_tokenizer", tokenizer)
-        return tokenizer if isinstance(tokenizer, cls) else cls(backend)
+        if not isinstance(backend, Backend):
+            raise DataError(f"expected a tokenizer of the tokenizers library, or a fast one of transformers; found "
+                            f"{tokenizer!r:.80}")
+        return cls(Backend.from_str(backend.to_str()))
 
     @property
     def vocab_size(self) -> int:

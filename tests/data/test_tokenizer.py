@@ -1,0 +1,174 @@
+"""Tokenizers: training, round trips, special tokens, bytes, and the ways to get one."""
+
+import pytest
+import tokenizers
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import models, pre_tokenizers, processors
+
+from miniformer.data.tokenizer import Tokenizer
+from miniformer.kernel.errors import DataError
+
+CORPUS = ["the cat sat on the mat\n", "def f(x):\n    return x + 1\n", "naïve café 🦜🦜\n"] * 20
+TRAINED = Tokenizer.train(CORPUS, 300)
+any_text = st.text() | st.text(alphabet="the cat\n🦜é \t\r\x00<eos>") | st.sampled_from(CORPUS)
+
+
+def words(*known):
+    """A word-level tokenizer of the library, with a sequence start and end of its own."""
+    backend = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *known])},
+                                                    unk_token="[UNK]"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens(["[PAD]", "[CLS]", "[SEP]"])
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
+    return backend
+
+
+@settings(max_examples=200, deadline=None)
+@given(any_text)
+def test_any_text_comes_back(text):
+    assert TRAINED.decode(TRAINED.encode(text)) == text
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(any_text, min_size=1, max_size=4))
+def test_any_text_can_be_trained_on(texts):
+    tokenizer = Tokenizer.train(texts, 270)
+    assert [tokenizer.decode(tokenizer.encode(text)) for text in texts] == texts
+
+
+@settings(max_examples=200, deadline=None)
+@given(any_text)
+def test_byte_lengths_add_up_to_the_bytes_of_the_text(text):
+    lengths = TRAINED.byte_lengths()
+    assert sum(lengths[i] for i in TRAINED.encode(text)) == len(text.encode())
+
+
+@pytest.mark.parametrize("word", ["<pad>", "<bos>", "<eos>", "<mask>", "<sep>"])
+def test_a_special_token_in_a_text_is_text(word):
+    """A document that speaks of <eos> does not end there, and loses nothing."""
+    ids = TRAINED.encode(f"a{word}b")
+    assert TRAINED.backend.token_to_id(word) not in ids[1:]
+    assert TRAINED.decode(ids) == f"a{word}b"
+
+
+def test_a_special_token_in_a_text_is_text_after_saving(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(TRAINED.to_json(), encoding="utf-8")
+    assert Tokenizer.load(path).encode("a<eos>b") == TRAINED.encode("a<eos>b")
+
+
+def test_an_empty_text_is_its_start():
+    assert TRAINED.encode("") == [TRAINED.bos_id]
+
+
+def test_training_is_deterministic():
+    assert Tokenizer.train(CORPUS, 300).to_json() == TRAINED.to_json()
+
+
+def test_training_merges_what_is_frequent():
+    assert len(Tokenizer.train(CORPUS, 400).encode("the cat")) < len(Tokenizer.train(CORPUS, 261).encode("the cat"))
+
+
+def test_a_vocabulary_is_no_larger_than_asked():
+    assert TRAINED.vocab_size == 300
+
+
+def test_a_vocabulary_holds_all_bytes_and_special_tokens_however_few_are_asked_for():
+    assert Tokenizer.train(CORPUS, 1).vocab_size == 256 + 5
+
+
+def test_special_tokens_come_first():
+    assert (TRAINED.pad_id, TRAINED.bos_id, TRAINED.eos_id) == (0, 1, 2)
+    assert [TRAINED.backend.id_to_token(i) for i in range(5)] == ["<pad>", "<bos>", "<eos>", "<mask>", "<sep>"]
+
+
+def test_a_text_starts_with_the_start_token():
+    ids = TRAINED.encode("the cat")
+    assert ids[0] == TRAINED.bos_id and TRAINED.bos_id not in ids[1:]
+
+
+def test_special_tokens_are_not_decoded():
+    assert TRAINED.decode([TRAINED.bos_id, *TRAINED.encode("cat")[1:], TRAINED.eos_id, TRAINED.pad_id]) == "cat"
+
+
+def test_a_tensor_can_be_decoded():
+    assert TRAINED.decode(torch.tensor(TRAINED.encode("the cat"))) == "the cat"
+
+
+def test_as_a_tensor_a_text_is_a_batch_of_one():
+    ids = TRAINED.encode("the cat", return_tensors="pt")
+    assert ids.dtype == torch.long and ids.tolist() == [TRAINED.encode("the cat")]
+
+
+def test_special_tokens_stand_for_no_bytes():
+    assert TRAINED.byte_lengths()[:5] == [0] * 5
+    assert len(TRAINED.byte_lengths()) == TRAINED.vocab_size
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "."])
+def test_a_tokenizer_is_loaded_from_its_file_or_folder(tmp_path, name):
+    (tmp_path / "tokenizer.json").write_text(TRAINED.to_json(), encoding="utf-8")
+    loaded = Tokenizer.load(tmp_path / name)
+    assert loaded.to_json() == TRAINED.to_json()
+    assert (loaded.pad_id, loaded.bos_id, loaded.eos_id) == (0, 1, 2)
+
+
+def test_a_missing_tokenizer_is_told(tmp_path):
+    with pytest.raises(DataError, match="tokenizer.json: no such tokenizer file"):
+        Tokenizer.load(tmp_path)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "not JSON", "[1]"])
+def test_a_file_that_is_no_tokenizer_is_told(tmp_path, text):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(text)
+    with pytest.raises(DataError, match="tokenizer.json: not a tokenizer of the tokenizers library"):
+        Tokenizer.load(path)
+
+
+def test_a_tokenizer_of_the_library_is_taken_with_its_special_tokens():
+    tokenizer = Tokenizer.of(words("cat", "sat"))
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
+    assert tokenizer.encode("cat sat") == [1, 4, 5]
+
+
+def test_a_fast_tokenizer_of_transformers_is_taken_by_its_backend():
+    class Fast:
+        backend_tokenizer = words("cat")
+
+    assert Tokenizer.of(Fast()).encode("cat") == [1, 4]
+
+
+def test_our_own_tokenizer_is_taken_as_it_is():
+    assert Tokenizer.of(TRAINED) is TRAINED
+
+
+def test_something_else_is_no_tokenizer():
+    with pytest.raises(DataError, match="expected a tokenizer of the tokenizers library"):
+        Tokenizer.of("gpt2")
+
+
+def test_a_tokenizer_without_special_tokens_has_no_start_and_no_end():
+    tokenizer = Tokenizer.of(tokenizers.Tokenizer(models.WordLevel({"a": 0, "?": 1}, unk_token="?")))
+    assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, None, None)
+
+
+def test_truncation_and_padding_that_a_tokenizer_was_saved_with_are_off():
+    """Files made for inference have them; a document would lose its end, or gain padding that counts as text."""
+    backend = words("a")
+    backend.enable_truncation(3)
+    backend.enable_padding(length=8)
+    assert Tokenizer.of(backend).encode("a a a a") == [1, 4, 4, 4, 4]
+
+
+def test_a_tokenizer_that_is_given_is_not_changed():
+    backend = words("a")
+    backend.enable_truncation(3)
+    Tokenizer.of(backend).encode("a a a a")
+    assert backend.truncation["max_length"] == 3
+
+
+def test_words_count_their_bytes():
+    assert Tokenizer.of(words("cat", "é")).byte_lengths()[4:] == [3, 2]
