@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -40,7 +41,7 @@ class EpochBatches(Sampler[list[int]]):
     def __iter__(self) -> Iterator[list[int]]:
         batches = self.batches(self.epoch)
         if self.seed is not None:  # the first ones again, so that no process waits for another's gradients for ever
-            batches += batches[:-len(batches) % self.world_size]
+            batches += list(itertools.islice(itertools.cycle(batches), -len(batches) % self.world_size))
         return iter(batches[self.rank::self.world_size])
 
     def batches(self, epoch: int) -> list[list[int]]:
