@@ -66,6 +66,8 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
         train, val = records, _read(val_path, task)
         fingerprint["val"] = _fingerprint(val_path, val)
     test = None if test_path is None else _read(test_path, task)
+    if test_path is not None and test is not None:
+        fingerprint["test"] = _fingerprint(test_path, test)
     try:
         learnt = task.fit([record for _, record in train])
     except ValueError as error:
@@ -80,22 +82,29 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
 
 
 def hold_out(records: Located, fraction: float, source: str) -> tuple[Located, Located]:
-    """Training and held-out records: those whose content has the lowest digests, so that order and seed do not matter."""
+    """Training and held-out records: those whose content has the lowest digests, so that order and seed do not matter.
+
+    Equal records stay together; `fraction` is of those that differ.
+    """
     if len(records) < 2:
         raise DataError(f"{source}: one record only, so none can be held out to measure on; give --val-path")
-    keys = [hashlib.sha256(record.model_dump_json().encode()).digest() for _, record in records]
-    count = min(max(1, math.ceil(fraction * len(records))), len(records) - 1)
-    held = set(sorted(set(keys))[:count])
-    train = [item for item, key in zip(records, keys, strict=True) if key not in held]
-    if not train:
+    keys = [_digest(record) for _, record in records]
+    different = sorted(set(keys))
+    if len(different) < 2:
         raise DataError(f"{source}: all records are alike, so none can be held out to measure on; give --val-path")
-    return train, [item for item, key in zip(records, keys, strict=True) if key in held]
+    held = set(different[:min(math.ceil(fraction * len(different)), len(different) - 1)])
+    return ([item for item, key in zip(records, keys, strict=True) if key not in held],
+            [item for item, key in zip(records, keys, strict=True) if key in held])
 
 
 def _read(path: str, task: Task) -> Located:
     if path == stdlib.NAME:
         return list(task.stdlib())
     return list(read_records(path, task.Record))
+
+
+def _digest(record: Any) -> bytes:
+    return hashlib.sha256(record.model_dump_json().encode()).digest()
 
 
 def _fingerprint(path: str, records: Located) -> dict[str, Any]:
@@ -107,8 +116,9 @@ def _fingerprint(path: str, records: Located) -> dict[str, Any]:
 
 
 def _some_text(task: Task, records: Located) -> Iterable[str]:
+    """Texts of a sample of the records that hangs on their content alone, not on where the file is."""
     size = 0
-    for _, record in sorted(records, key=lambda item: hashlib.sha256(item[0].encode()).digest()):
+    for _, record in sorted(records, key=lambda item: _digest(item[1])):
         for text in task.texts(record):
             yield text
             size += len(text)

@@ -45,6 +45,9 @@ class Classification(Task):
             raise ValueError(f"labels: {Counter(labels).most_common(1)[0][0]!r} occurs twice")
         self.labels = labels
         self.index = {label: i for i, label in enumerate(labels)}
+        for label in labels:
+            if isinstance(label, int) and str(label) in self.index:  # predictions are keyed by what is written
+                raise ValueError(f"labels: {label!r} and {str(label)!r} are written alike")
 
     def stdlib(self) -> Iterable[tuple[str, LabelledRecord]]:
         """Docstrings, labelled with the package that they are from."""
@@ -56,6 +59,7 @@ class Classification(Task):
         labels = sorted({record.label for record in records}, key=lambda label: (isinstance(label, str), label))
         if len(labels) < 2:
             raise ValueError(f"every record has the label {labels[0]!r}; expected at least two different labels")
+        Classification(labels=tuple(labels))  # refuses what cannot be told apart
         return {"labels": labels}
 
     def texts(self, record: LabelledRecord) -> Iterator[str]:

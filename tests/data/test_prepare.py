@@ -1,0 +1,206 @@
+"""From files to examples: what is held out, what is learnt, and whose fault an error is."""
+
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydantic import BaseModel
+
+from miniformer.data.prepare import hold_out, prepare, token_counts
+from miniformer.data.tokenizer import Tokenizer
+from miniformer.kernel import DataError, resolve
+from miniformer.kernel.task import Example
+
+TOKENIZER = Tokenizer.train(["some words to begin with"], 262)
+LM, LABELS = resolve("task", "language-modeling"), resolve("task", "classification")
+
+
+class Text(BaseModel):
+    text: str
+
+
+def located(texts):
+    return [(f"f:{i}", Text(text=text)) for i, text in enumerate(texts, start=1)]
+
+
+def texts_of(items):
+    return sorted(record.text for _, record in items)
+
+
+def write(path, records):
+    path.write_text("".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture
+def texts(tmp_path):
+    return write(tmp_path / "texts.jsonl", [{"text": f"text number {i}"} for i in range(40)])
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    return write(tmp_path / "labelled.jsonl", [{"input": f"text number {i}", "label": "ab"[i % 2]} for i in range(40)])
+
+
+many_texts = st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=30).filter(lambda texts: len(set(texts)) > 1)
+fractions = st.floats(0.001, 0.999)
+
+
+@settings(max_examples=50, deadline=None)
+@given(many_texts, fractions, st.randoms(use_true_random=False))
+def test_what_is_held_out_does_not_hang_on_the_order_of_records(texts, fraction, random):
+    shuffled = random.sample(texts, len(texts))
+    assert ([texts_of(part) for part in hold_out(located(texts), fraction, "f")]
+            == [texts_of(part) for part in hold_out(located(shuffled), fraction, "f")])
+
+
+@settings(max_examples=50, deadline=None)
+@given(many_texts, fractions)
+def test_every_record_is_trained_on_or_held_out(texts, fraction):
+    train, held = hold_out(located(texts), fraction, "f")
+    assert train and held
+    assert sorted([*train, *held], key=lambda item: int(item[0][2:])) == located(texts)
+
+
+@settings(max_examples=50, deadline=None)
+@given(many_texts, fractions)
+def test_equal_records_are_never_on_both_sides(texts, fraction):
+    train, held = hold_out(located(texts), fraction, "f")
+    assert not set(texts_of(train)) & set(texts_of(held))
+
+
+@pytest.mark.parametrize(("fraction", "count"), [(0.05, 5), (0.051, 6), (0.001, 1), (0.999, 99)])
+def test_the_part_that_is_held_out_is_the_fraction_rounded_up(fraction, count):
+    assert len(hold_out(located(map(str, range(100))), fraction, "f")[1]) == count
+
+
+def test_more_records_move_few_between_the_sides():
+    before = texts_of(hold_out(located(map(str, range(100))), 0.1, "f")[0])
+    held = texts_of(hold_out(located(map(str, range(110))), 0.1, "f")[1])
+    assert len(set(before) & set(held)) <= 2
+
+
+def test_one_record_cannot_be_split():
+    with pytest.raises(DataError, match="f: one record only.*give --val-path"):
+        hold_out(located(["a"]), 0.5, "f")
+
+
+def test_equal_records_cannot_be_split():
+    with pytest.raises(DataError, match="f: all records are alike.*give --val-path"):
+        hold_out(located(["a", "a", "a"]), 0.5, "f")
+
+
+def test_a_training_file_alone_is_split(texts):
+    data = prepare(LM, texts, val_fraction=0.1, tokenizer=TOKENIZER)
+    assert (len(data.train.records), len(data.val.records), data.test) == (36, 4, None)
+
+
+def test_records_and_examples_are_in_the_same_order(texts):
+    data = prepare(LM, texts, tokenizer=TOKENIZER)
+    assert [TOKENIZER.decode(example.tokens) for example in data.train.examples] == [r.text for r in data.train.records]
+
+
+def test_given_files_are_taken_whole(texts, tmp_path):
+    val = write(tmp_path / "val.jsonl", [{"text": "v"}, {"text": "text number 1"}])
+    test = write(tmp_path / "test.jsonl", [{"text": "t"}])
+    data = prepare(LM, texts, val, test, tokenizer=TOKENIZER)
+    assert (len(data.train.records), len(data.val.records), len(data.test.records)) == (40, 2, 1)
+    assert data.test.records[0].text == "t"
+
+
+def test_a_tokenizer_is_trained_on_the_training_texts_only(tmp_path):
+    train = write(tmp_path / "train.jsonl", [{"text": "aaaa bbbb " * 50}] * 3)
+    val = write(tmp_path / "val.jsonl", [{"text": "zyxw zyxw " * 500}])
+    tokenizer = prepare(LM, train, val, vocab_size=300).tokenizer
+    assert len(tokenizer.encode("aaaa")) == 2
+    assert len(tokenizer.encode("zyxw")) == 1 + 4, "nothing of it was learnt"
+
+
+def test_the_part_of_much_text_that_a_tokenizer_is_trained_on_hangs_on_content_alone(tmp_path, monkeypatch):
+    monkeypatch.setattr("miniformer.data.prepare.TOKENIZER_BYTES", 100)
+    records = [{"text": f"{chr(97 + i % 26)}{chr(97 + i % 25)} " * 20} for i in range(60)]
+    one = write(tmp_path / "one.jsonl", records)
+    other = write(tmp_path / "other.jsonl", records[::-1])
+    assert prepare(LM, one, vocab_size=300).tokenizer.to_json() == prepare(LM, other, vocab_size=300).tokenizer.to_json()
+
+
+def test_a_given_tokenizer_is_used(texts):
+    assert prepare(LM, texts, tokenizer=TOKENIZER).tokenizer is TOKENIZER
+
+
+def test_labels_are_learnt_and_saved_in_the_spec(labelled):
+    data = prepare(LABELS, labelled, tokenizer=TOKENIZER)
+    assert data.task_spec.options == {"labels": ["a", "b"]}
+    assert data.task.labels == ("a", "b")
+
+
+def test_labels_that_the_spec_names_are_kept(labelled):
+    spec = resolve("task", {"name": "classification", "labels": ["b", "c", "a"]})
+    assert prepare(spec, labelled, tokenizer=TOKENIZER).task.labels == ("b", "c", "a")
+
+
+def test_a_label_that_training_lacks_is_told_with_its_line(labelled, tmp_path):
+    val = write(tmp_path / "val.jsonl", [{"input": "x", "label": "a"}, {"input": "x", "label": "bb"}])
+    with pytest.raises(DataError) as caught:
+        prepare(LABELS, labelled, val, tokenizer=TOKENIZER)
+    assert str(caught.value) == (f"{val}:2: label 'bb' is not one of the 2 in the training data; did you mean 'b'?")
+
+
+def test_one_label_only_is_told_with_the_file(tmp_path):
+    train = write(tmp_path / "train.jsonl", [{"input": f"x{i}", "label": "a"} for i in range(4)])
+    with pytest.raises(DataError, match=r"train\.jsonl: every record has the label 'a'"):
+        prepare(LABELS, train, tokenizer=TOKENIZER)
+
+
+def test_labels_that_are_written_alike_are_told_with_the_file(tmp_path):
+    train = write(tmp_path / "train.jsonl", [{"input": f"x{i}", "label": [1, "1"][i % 2]} for i in range(40)])
+    with pytest.raises(DataError, match=r"train\.jsonl: labels: 1 and '1' are written alike"):
+        prepare(LABELS, train, tokenizer=TOKENIZER)
+
+
+def test_a_record_that_the_task_refuses_is_told_with_its_line(tmp_path):
+    from tokenizers import Tokenizer as Backend
+    from tokenizers import models
+
+    startless = Tokenizer.of(Backend(models.WordLevel({"a": 0})))
+    train = write(tmp_path / "train.jsonl", [{"input": "a", "label": 0}, {"input": "", "label": 1}])
+    with pytest.raises(DataError, match=r"train\.jsonl:2: field 'input' has no tokens"):
+        prepare(LABELS, train, train, tokenizer=startless)
+
+
+def test_examples_that_get_a_row_each_are_cut(labelled):
+    whole = prepare(LABELS, labelled, tokenizer=TOKENIZER)
+    cut = prepare(LABELS, labelled, tokenizer=TOKENIZER, max_len=5)
+    assert [e.tokens for e in cut.train.examples] == [e.tokens[:5] for e in whole.train.examples]
+    assert [e.target for e in cut.train.examples] == [e.target for e in whole.train.examples]
+
+
+def test_examples_that_are_packed_are_not_cut(texts):
+    assert (prepare(LM, texts, tokenizer=TOKENIZER, max_len=5).train.examples
+            == prepare(LM, texts, tokenizer=TOKENIZER).train.examples)
+
+
+def test_the_fingerprint_tells_file_count_and_content(texts):
+    found = prepare(LM, texts, tokenizer=TOKENIZER).fingerprint
+    assert set(found) == {"train"}
+    assert (found["train"]["source"], found["train"]["records"]) == (texts, 40)
+    assert found == prepare(LM, texts, tokenizer=TOKENIZER).fingerprint
+
+
+def test_the_fingerprint_changes_with_the_content(texts, tmp_path):
+    val = write(tmp_path / "val.jsonl", [{"text": "a"}])
+    before = prepare(LM, texts, val, tokenizer=TOKENIZER).fingerprint
+    write(tmp_path / "val.jsonl", [{"text": "b"}])
+    after = prepare(LM, texts, val, tokenizer=TOKENIZER).fingerprint
+    assert before["train"] == after["train"]
+    assert before["val"]["sha256"] != after["val"]["sha256"]
+
+
+def test_the_fingerprint_covers_the_test_file(texts, tmp_path):
+    test = write(tmp_path / "test.jsonl", [{"text": "a"}])
+    assert prepare(LM, texts, None, test, tokenizer=TOKENIZER).fingerprint["test"]["records"] == 1
+
+
+def test_tokens_are_counted():
+    assert token_counts([Example([1, 2]), Example([3])]) == {"examples": 2, "tokens": 3}
