@@ -104,8 +104,13 @@ class Tokenizer:
     def encode(self, text: str, return_tensors: Literal["pt"]) -> Tensor: ...
 
     def encode(self, text: str, return_tensors: Literal["pt"] | None = None) -> Any:
-        """Token ids, the start token first; with `return_tensors="pt"` a tensor `[1, T]`."""
+        """Token ids, the start token first; with `return_tensors="pt"` a tensor `[1, T]`.
+
+        An end token that the library's tokenizer adds is left out: who wants a text to end says so.
+        """
         ids: list[int] = self.backend.encode(text).ids
+        if len(ids) > 1 and ids[-1] == self.eos_id:
+            ids.pop()
         if return_tensors is None:
             return ids
         import torch

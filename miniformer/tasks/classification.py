@@ -19,6 +19,7 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
 
 from .collate import padded
+from .precision import full
 
 Label = StrictInt | StrictStr
 
@@ -83,7 +84,7 @@ class Classification(Task):
 
     def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
         labels = batch.targets["label"]
-        nats = F.cross_entropy(head.summary(hidden, batch.layout).float(), labels, reduction="sum")
+        nats = F.cross_entropy(full(head.summary(hidden, batch.layout)), labels, reduction="sum")
         return LossTerm(nats, torch.tensor(len(labels), device=hidden.device))
 
     def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
@@ -102,7 +103,7 @@ class Classification(Task):
 
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """The likeliest label of each row, and the probability of every label."""
-        probabilities = head.summary(hidden, batch.layout).float().softmax(dim=-1)
+        probabilities = full(head.summary(hidden, batch.layout)).softmax(dim=-1)
         return [{"label": self.labels[int(row.argmax())],
                  "probabilities": {str(label): round(float(p), 6) for label, p in zip(self.labels, row, strict=True)}}
                 for row in probabilities]

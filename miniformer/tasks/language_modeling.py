@@ -20,6 +20,7 @@ from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokeni
 
 from .collate import packed
 from .metrics import BitsPerByte, Perplexity
+from .precision import full
 
 
 class TextRecord(BaseModel):
@@ -57,7 +58,7 @@ class LanguageModeling(Task):
         following = batch.targets["following"]
         chosen = following >= 0
         targets = following[chosen]  # [N]
-        nats = F.cross_entropy(head(hidden, chosen).float(), targets, reduction="sum")
+        nats = F.cross_entropy(full(head(hidden, chosen)), targets, reduction="sum")
         return LossTerm(nats, torch.tensor(len(targets), device=hidden.device))
 
     def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
@@ -85,7 +86,7 @@ class LanguageModeling(Task):
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """The loss of each row in nats, and how many tokens it is the sum of."""
         following = batch.targets["following"]
-        nats = F.cross_entropy(head(hidden).float().flatten(0, 1), following.flatten(), ignore_index=-1,
+        nats = F.cross_entropy(full(head(hidden)).flatten(0, 1), following.flatten(), ignore_index=-1,
                                reduction="none").view_as(following)
         counts = (following >= 0).sum(dim=1)
         return [{"nats": float(row.sum()), "tokens": int(n)} for row, n in zip(nats, counts, strict=True)]

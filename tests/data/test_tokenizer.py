@@ -163,6 +163,13 @@ def test_truncation_and_padding_that_a_tokenizer_was_saved_with_are_off():
     assert Tokenizer.of(backend).encode("a a a a") == [1, 4, 4, 4, 4]
 
 
+def test_an_end_token_that_a_tokenizer_adds_is_left_out():
+    """A prompt would be over before it is gone on with."""
+    backend = words("a")
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    assert Tokenizer.of(backend).encode("a a") == [1, 4, 4]
+
+
 def test_a_tokenizer_that_is_given_is_not_changed():
     backend = words("a")
     backend.enable_truncation(3)
