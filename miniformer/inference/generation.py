@@ -17,7 +17,7 @@ def generate(model: Transformer, prompt: Tensor, max_new_tokens: int, *, tempera
     """The tokens `[T + N]` of `prompt` `[T]` and up to `max_new_tokens` that follow it; see `stream`."""
     new = list(stream(model, prompt, max_new_tokens, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed,
                       eos_id=eos_id, use_state=use_state))
-    return torch.cat([prompt, torch.tensor(new, dtype=prompt.dtype)])
+    return torch.cat([prompt, prompt.new_tensor(new)])
 
 
 @torch.inference_mode()
@@ -43,12 +43,13 @@ def stream(model: Transformer, prompt: Tensor, max_new_tokens: int, *, temperatu
         raise UserError("this model sees later tokens (causal: false), so it cannot generate")
     if prompt.ndim != 1 or len(prompt) == 0:
         raise UserError(f"a prompt is at least one token; found a tensor of shape {list(prompt.shape)}")
-    if max_new_tokens < 0 or temperature < 0 or top_k < 0 or not 0 <= top_p <= 1:
+    if not (max_new_tokens >= 0 and temperature >= 0 and top_k >= 0 and 0 <= top_p <= 1):
         raise UserError(f"max_new_tokens, temperature and top_k are not negative and top_p is from 0 to 1; found "
                         f"{max_new_tokens}, {temperature}, {top_k}, {top_p}")
     generator = torch.Generator().manual_seed(seed) if seed is not None else None
     device = next(model.parameters()).device
-    state = model.init_state(1, len(prompt) + max_new_tokens) if use_state else None
+    seen = len(prompt) + max(0, max_new_tokens - 1)  # nothing looks at the last one
+    state = model.init_state(1, seen) if use_state else None
     tokens = prompt.to(device)[None]
     unseen = tokens
     for _ in range(max_new_tokens):
@@ -70,13 +71,14 @@ def choose(logits: Tensor, temperature: float, top_k: int, top_p: float, generat
     """A token from logits `[V]`: the likeliest, or a draw from those that are kept."""
     if temperature == 0:
         return int(logits.argmax())
-    logits = logits / temperature
+    logits = (logits - logits.max()).double() / temperature  # at most 0, so that no small temperature overflows
     if top_k:
         least = logits.topk(min(top_k, len(logits))).values[-1]
         logits = logits.masked_fill(logits < least, float("-inf"))
     probabilities = logits.softmax(dim=-1)
     if top_p < 1:
         ordered, order = probabilities.sort(descending=True)
-        beyond = ordered.cumsum(dim=-1) - ordered > top_p  # the first is always kept
+        beyond = ordered.cumsum(dim=-1) - ordered >= top_p
+        beyond[0] = False  # the first is always kept
         probabilities[order[beyond]] = 0
     return int(torch.multinomial(probabilities, 1, generator=generator))

@@ -6,7 +6,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from miniformer.checkpoint.store import TOKENIZER, load_weights, read_model
+from miniformer.checkpoint.store import CONFIG, TOKENIZER, load_weights, read_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel.errors import UserError
@@ -36,10 +36,14 @@ def load(path: str | Path) -> Trained:
     saved = read_model(Path(path))
     if not (saved.folder / TOKENIZER).is_file():
         raise UserError(f"{saved.folder}: no {TOKENIZER}; this model was not saved by a training run")
+    for part in ("model", "task"):
+        if part not in saved.config:
+            raise UserError(f"{saved.folder}: no {part!r} in {CONFIG}; this model was not saved by a training run")
     model = Transformer(TransformerConfig.model_validate(saved.config["model"]))
+    task = build(Task, saved.config["task"])
     load_weights(model, saved)
     notes = []
     for name, version in saved.config.get("providers", {}).items():
         if (now := importlib.metadata.version(name)) != version:
             notes.append(f"trained with {name} {version}; this is {now}")
-    return Trained(model.eval(), Tokenizer.load(saved.folder), build(Task, saved.config["task"]), tuple(notes))
+    return Trained(model.eval(), Tokenizer.load(saved.folder), task, tuple(notes))

@@ -176,7 +176,7 @@ def test_a_missing_file_is_told_with_what_is_near_it(path):
 
 
 def test_a_missing_file_in_a_missing_folder_is_told(tmp_path):
-    with pytest.raises(DataError, match="no such file$"):
+    with pytest.raises(DataError, match=r"no such file$"):
         list(read_records(tmp_path / "nowhere" / "train.jsonl", Text))
 
 

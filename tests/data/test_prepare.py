@@ -82,12 +82,12 @@ def test_more_records_move_few_between_the_sides():
 
 
 def test_one_record_cannot_be_split():
-    with pytest.raises(DataError, match="f: one record only.*give --val-path"):
+    with pytest.raises(DataError, match=r"f: one record only.*give --val-path"):
         hold_out(located(["a"]), 0.5, "f")
 
 
 def test_equal_records_cannot_be_split():
-    with pytest.raises(DataError, match="f: all records are alike.*give --val-path"):
+    with pytest.raises(DataError, match=r"f: all records are alike.*give --val-path"):
         hold_out(located(["a", "a", "a"]), 0.5, "f")
 
 

@@ -52,7 +52,7 @@ def test_a_docstring_is_one_paragraph_of_its_package(docstrings):
 
 def test_a_python_without_sources_is_told(monkeypatch, tmp_path):
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path / "missing"))
-    with pytest.raises(DataError, match="no sources of its standard library .*give --train-path"):
+    with pytest.raises(DataError, match=r"no sources of its standard library .*give --train-path"):
         list(stdlib.sources())
 
 

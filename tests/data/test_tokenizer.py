@@ -116,7 +116,7 @@ def test_a_tokenizer_is_loaded_from_its_file_or_folder(tmp_path, name):
 
 
 def test_a_missing_tokenizer_is_told(tmp_path):
-    with pytest.raises(DataError, match="tokenizer.json: no such tokenizer file"):
+    with pytest.raises(DataError, match=r"tokenizer\.json: no such tokenizer file"):
         Tokenizer.load(tmp_path)
 
 
@@ -124,7 +124,7 @@ def test_a_missing_tokenizer_is_told(tmp_path):
 def test_a_file_that_is_no_tokenizer_is_told(tmp_path, text):
     path = tmp_path / "tokenizer.json"
     path.write_text(text)
-    with pytest.raises(DataError, match="tokenizer.json: not a tokenizer of the tokenizers library"):
+    with pytest.raises(DataError, match=r"tokenizer\.json: not a tokenizer of the tokenizers library"):
         Tokenizer.load(path)
 
 

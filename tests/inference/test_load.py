@@ -1,0 +1,101 @@
+"""A trained model is loaded whole: weights, tokenizer, task; or what is missing is told."""
+
+import json
+
+import pytest
+import torch
+
+from miniformer.checkpoint.store import BEST, write_model
+from miniformer.config.model_config import TransformerConfig
+from miniformer.data.tokenizer import Tokenizer
+from miniformer.inference.generation import generate
+from miniformer.inference.load import load
+from miniformer.kernel import UnknownComponent, UserError, resolve
+from miniformer.model.transformer import Transformer
+
+TOKENIZER = Tokenizer.train(["some text to learn from"] * 5, 265)
+
+
+def save(folder, task="language-modeling", tokenizer=TOKENIZER, **more):
+    """A model of that task, written as a run writes it."""
+    config = TransformerConfig(vocab_size=TOKENIZER.vocab_size, d_model=8, n_heads=2, n_layers=1, causal=True)
+    model = Transformer(config)
+    write_model(folder, model.state_dict(), {"assembly": "transformer", "model": config.model_dump(mode="json"),
+                                             "task": resolve("task", task).model_dump(mode="json"), **more},
+                None if tokenizer is None else tokenizer.to_json())
+    return model.eval()
+
+
+def edit(folder, change):
+    """The same model, as another installation might have written it."""
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "manifest.json").write_text("{}")
+
+
+def test_a_loaded_model_computes_what_the_saved_one_did(tmp_path):
+    model, tokens = save(tmp_path / "model"), torch.tensor([TOKENIZER.encode("text")])
+    trained = load(tmp_path / "model")
+    assert torch.equal(trained.model(tokens), model(tokens))
+    assert trained.notes == ()
+
+
+def test_a_loaded_model_is_ready_to_use(tmp_path):
+    save(tmp_path / "model")
+    trained = load(str(tmp_path / "model"))
+    assert not trained.model.training
+    prompt = torch.tensor(trained.tokenizer.encode("some text"))
+    assert trained.tokenizer.decode(generate(trained.model, prompt, 0)) == "some text"
+
+
+def test_the_tokenizer_is_the_saved_one(tmp_path):
+    save(tmp_path / "model")
+    assert load(tmp_path / "model").tokenizer.to_json() == TOKENIZER.to_json()
+
+
+def test_the_task_keeps_what_it_learnt(tmp_path):
+    save(tmp_path / "model", {"name": "classification", "labels": ["b", 1]})
+    assert load(tmp_path / "model").task.labels == ("b", 1)
+
+
+def test_a_run_folder_stands_for_its_best_model(tmp_path):
+    save(tmp_path / BEST)
+    assert load(tmp_path).tokenizer.vocab_size == TOKENIZER.vocab_size
+
+
+def test_a_model_without_tokenizer_is_told(tmp_path):
+    save(tmp_path / "model", tokenizer=None)
+    with pytest.raises(UserError, match=r"model: no tokenizer\.json; this model was not saved by a training run"):
+        load(tmp_path / "model")
+
+
+def test_a_model_without_task_is_told(tmp_path):
+    save(tmp_path / "model")
+    edit(tmp_path / "model", lambda config: config.pop("task"))
+    with pytest.raises(UserError, match=r"model: no 'task' in config\.json"):
+        load(tmp_path / "model")
+
+
+def test_a_folder_without_model_is_told(tmp_path):
+    with pytest.raises(UserError, match="no saved model here"):
+        load(tmp_path)
+
+
+def test_a_task_that_is_not_installed_is_told_with_its_package(tmp_path):
+    save(tmp_path / "model")
+
+    def from_elsewhere(config):
+        config["task"] = {"name": "acme-tasks:haiku"}
+        config["providers"]["acme-tasks"] = "1.0"
+
+    edit(tmp_path / "model", from_elsewhere)
+    with pytest.raises(UnknownComponent, match="pip install acme-tasks"):
+        load(tmp_path / "model")
+
+
+def test_another_version_of_a_provider_is_noted(tmp_path):
+    save(tmp_path / "model")
+    edit(tmp_path / "model", lambda config: config.update(providers={"miniformer": "0.0.1"}))
+    [note] = load(tmp_path / "model").notes
+    assert note.startswith("trained with miniformer 0.0.1; this is ")
