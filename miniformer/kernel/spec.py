@@ -9,12 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar, Union, cast
 
-from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler, model_serializer, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from .errors import SpecError
 from .kinds import kind_of
-from .options import arguments, complete
+from .options import arguments, complete, explain
 from .registry import current_registry
 
 T = TypeVar("T")
@@ -51,7 +59,10 @@ def resolve(kind: str, value: Any) -> ComponentSpec:
     """
     if not isinstance(value, (str, Mapping, ComponentSpec)) or (isinstance(value, Mapping) and "name" not in value):
         raise SpecError(f"{kind}: expected a name or a mapping with a 'name'; found {value!r:.80}")
-    spec = ComponentSpec.model_validate(value)
+    try:
+        spec = ComponentSpec.model_validate(value)
+    except ValidationError as error:
+        raise SpecError(explain(error, kind, ["name", "options"])) from None
     registry = current_registry()
     entry = registry.find(kind, spec.name)
     cls = registry.load(kind, spec.name)
