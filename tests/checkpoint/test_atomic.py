@@ -1,4 +1,5 @@
 import json
+import os
 
 import pytest
 
@@ -55,6 +56,30 @@ def test_a_replacement_that_was_stopped_between_its_renames_is_undone(tmp_path):
     write_folder(tmp_path / "model", new)
     (tmp_path / "model").rename(tmp_path / ".model.previous")
     assert contents(settled(tmp_path / "model")) == {"a": "new a", "b": "new b"}
+
+
+def test_a_replacement_that_is_stopped_between_its_renames_loses_nothing(tmp_path, monkeypatch):
+    rename, path = os.rename, tmp_path / "model"
+
+    def stop(source, target):
+        if target == path:
+            raise Stopped
+        rename(source, target)
+
+    write_folder(path, lambda folder: (folder / "a").write_text("old a"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "rename", stop)
+        with pytest.raises(Stopped):
+            write_folder(path, new)
+    assert contents(settled(path)) == {"a": "old a"}
+
+
+def test_a_replacement_that_fails_after_a_stopped_one_leaves_the_old_folder(tmp_path):
+    write_folder(tmp_path / "model", new)
+    (tmp_path / "model").rename(tmp_path / ".model.previous")
+    with pytest.raises(Stopped):
+        write_folder(tmp_path / "model", half)
+    assert contents(tmp_path / "model") == {"a": "new a", "b": "new b"}
 
 
 def test_a_replacement_after_a_stopped_one_succeeds(tmp_path):

@@ -25,7 +25,7 @@ def mha(seed=0, **options):
     return MultiHeadAttention(D, H, **options).double()
 
 
-def by_hand(module, x, allowed, source=None):
+def by_hand(module, x, allowed, source=None, turned=lambda y: y):
     """What the module should give, from its weights and a loop over heads and tokens."""
     source, K = x if source is None else source, module.n_kv_heads
 
@@ -33,7 +33,7 @@ def by_hand(module, x, allowed, source=None):
         out = torch.nn.functional.linear(y, linear.weight, linear.bias)[..., first * E:(first + n) * E]
         return out.unflatten(-1, (n, E)).transpose(1, 2)
 
-    out = oracles.attention(heads_of(x, module.q, 0, H), heads_of(source, module.kv, 0, K),
+    out = oracles.attention(turned(heads_of(x, module.q, 0, H)), turned(heads_of(source, module.kv, 0, K)),
                             heads_of(source, module.kv, K, K), allowed)
     return module.out(out.transpose(1, 2).flatten(2))
 
@@ -56,6 +56,25 @@ def test_it_reads_a_memory(layout, memory, n_kv_heads, seed):
     served = layout.real & torch.tensor([[any(row) for row in rows] for rows in allowed])
     found = module(x, Context(layout, causal=True).reading(Memory(hidden, memory)))
     close(found[served], by_hand(module, x, allowed, hidden)[served])
+
+
+@given(layouts(), heads, seeds)
+@torch.no_grad()
+def test_it_turns_queries_and_keys_by_their_positions(layout, n_kv_heads, seed):
+    module, encoding = mha(seed, n_kv_heads=n_kv_heads), Rotary(D, H, 16)
+    x = torch.randn(*layout.shape, D, dtype=torch.float64)
+
+    def turned(y_BHTE):
+        out = torch.empty_like(y_BHTE)
+        for b, row in enumerate(oracles.places(layout)):
+            for t, (position, _) in enumerate(row):
+                for h in range(out.shape[1]):
+                    out[b, h, t] = oracles.rotary(y_BHTE[b, h, t], position)
+        return out
+
+    expected = by_hand(module, x, oracles.allowed(layout, layout), turned=turned)
+    found = module(x, Context(layout, signal=Signal(encoding, encoding.prepare(layout.positions), None)))
+    torch.testing.assert_close(found[layout.real], expected[layout.real], rtol=0, atol=1e-5)  # angles are float32
 
 
 def test_padding_and_other_documents_give_no_gradient():

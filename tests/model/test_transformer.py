@@ -42,9 +42,10 @@ class Recording(FeedForward):
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__(d_model, d_ff)
-        self.scale = torch.nn.Linear(d_model, d_model)
+        self.scale, self.calls = torch.nn.Linear(d_model, d_model), 0
 
     def forward(self, x, context):
+        self.calls += 1
         y = self.scale(x)
         context.record("size", y.square().mean(), loss=True)
         return y
@@ -260,6 +261,13 @@ def test_a_context_can_be_used_again():
     assert torch.equal(model(row, context), model(row, context))
 
 
+@torch.no_grad()
+def test_a_context_can_serve_models_of_both_directions():
+    row, context = tokens(1, 4), Context(Layout.from_lengths([3], 4, "left"))
+    for model in (build(causal=False), build(causal=True)):
+        assert torch.equal(model(row, context), model(row, Context(context.layout)))
+
+
 def test_rope_mha_is_mha_with_rope():
     torch.manual_seed(1)
     one = build(attention="rope-mha")
@@ -317,6 +325,7 @@ def train_step(checkpointing, layout):
     torch.manual_seed(4)
     loss = model(row, context).square().mean() + context.auxiliary_loss()
     loss.backward()
+    assert [block.ffn.calls for block in model.stack.blocks] == [1 + checkpointing] * 2
     return loss.detach(), {name: p.grad for name, p in model.named_parameters()}, len(context.records)
 
 
