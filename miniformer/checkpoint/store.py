@@ -64,7 +64,7 @@ def read_model(path: Path) -> SavedModel:
         UserError: no saved model is there, or a file is missing or damaged.
     """
     best = path / BEST
-    folder = settled(best) if best.parent.is_dir() else path
+    folder = settled(best if best.parent.is_dir() else path)
     if not (folder / CONFIG).is_file():
         raise UserError(f"{path}: no saved model here; expected a run folder, or a folder with {CONFIG} and {WEIGHTS}")
     try:
