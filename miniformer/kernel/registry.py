@@ -138,7 +138,7 @@ class Registry:
                 problem = f"{type(error).__name__}: {error}"
             if problem:
                 self._entries[key] = replace(entry, state=State.BROKEN, reason=f"{stage}: {problem}")
-                return self.load(kind, name)  # raises what `find` says of a broken entry
+                return self.load(kind, entry.qualified)  # raises what `find` says of a broken entry
             assert isinstance(loaded, type)
             self._classes[key] = loaded
         return self._classes[key]
@@ -172,7 +172,7 @@ class Registry:
         if close:
             lines.append(f"  did you mean: {', '.join(close)}")
         for other in sorted({e.kind for e in self._entries.values() if e.name == short and e.kind != kind}):
-            lines.append(f"  there is {'an' if other[0] in 'aeiou' else 'a'} {other} of that name")
+            lines.append(f"  there is {'an' if other[0] in 'aeiouf' else 'a'} {other} of that name")
         package = distribution or ELSEWHERE.get((kind, short), "")
         if package and not any(e.distribution == package for e in here):
             lines.append(f"  to get it: pip install {package}")
@@ -191,7 +191,7 @@ def discover(path: list[str] | None = None, plugins: str | None = None) -> list[
             Unless given, the environment variable MINIFORMER_PLUGINS says it; without that, all are welcome.
     """
     allowed = os.environ.get("MINIFORMER_PLUGINS") if plugins is None else plugins
-    names = None if allowed is None else {_normal(name) for name in allowed.split(",")}
+    names = None if not allowed else {_normal(name) for name in allowed.split(",")}
     found: list[Entry] = []
     seen: set[str] = set()
     find = importlib.metadata.distributions

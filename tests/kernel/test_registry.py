@@ -173,11 +173,15 @@ def test_metadata_that_cannot_be_read_is_a_row_in_the_list(fakes):
     assert reason.startswith("metadata: ")
 
 
-@pytest.mark.parametrize("plugins", ["none", "fine-parts", "Fine.Parts, twin_one", ""])
+@pytest.mark.parametrize("plugins", ["none", "fine-parts", "Fine.Parts, twin_one"])
 def test_third_parties_can_be_restricted(plugins):
     usable = {e.distribution for e in discover([FAKES], plugins) if e.state is State.AVAILABLE}
-    assert usable == {"none": set(), "": set(), "fine-parts": {"fine-parts"},
+    assert usable == {"none": set(), "fine-parts": {"fine-parts"},
                       "Fine.Parts, twin_one": {"fine-parts", "twin-one"}}[plugins]
+
+
+def test_an_empty_setting_restricts_nobody():
+    assert discover([FAKES], "") == discover([FAKES])
 
 
 def test_the_environment_can_restrict_third_parties(monkeypatch):
