@@ -72,7 +72,8 @@ def settled(path: Path) -> Path:
 
 
 def _previous(path: Path) -> Path:
-    return path.with_name(f".{path.name}.previous")
+    path = path.absolute()  # the folder one stands in has no name of its own
+    return path.parent / f".{path.name}.previous"
 
 
 def _put(path: Path, data: Any) -> None:

@@ -7,12 +7,16 @@ import platform
 from collections.abc import Iterator
 from typing import Any
 
+from miniformer.kernel.registry import OURS, current_registry
+
 PACKAGES = ("torch", "pytorch-lightning", "pydantic", "tokenizers", "safetensors")
 
 
 def provenance(spec: Any) -> dict[str, Any]:
     """Providers of the components that `spec` names, as distribution -> version; miniformer is always one."""
-    return {"providers": {name: importlib.metadata.version(name) for name in sorted({"miniformer", *_providers(spec)})}}
+    known = {entry.distribution: entry.version for entry in current_registry().entries()}
+    names = {OURS, *_providers(spec)} & known.keys()
+    return {"providers": {name: known[name] for name in sorted(names)}}
 
 
 def environment() -> dict[str, str]:

@@ -64,7 +64,7 @@ def read_model(path: Path) -> SavedModel:
         UserError: no saved model is there, or a file is missing or damaged.
     """
     best = path / BEST
-    folder = settled(best) if best.parent.is_dir() else path
+    folder = settled(best if best.parent.is_dir() else path)
     if not (folder / CONFIG).is_file():
         raise UserError(f"{path}: no saved model here; expected a run folder, or a folder with {CONFIG} and {WEIGHTS}")
     try:
@@ -73,6 +73,8 @@ def read_model(path: Path) -> SavedModel:
             if digest(folder / Path(name).name) != expected:
                 raise UserError(f"{folder / name}: damaged: its SHA-256 is not the one in {MANIFEST}")
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+        if WEIGHTS not in manifest or "model" not in config:
+            raise ValueError(f"{MANIFEST} names no {WEIGHTS}, or {CONFIG} no model")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder}: cannot be read as a saved model: {error}") from error
     return SavedModel(folder, config)

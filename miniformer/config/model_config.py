@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 LAYER_SLOTS = ("attention", "position", "ffn", "norm")
 DEFAULTS = {"attention": "mha", "position": "rope", "ffn": "swiglu", "norm": "rmsnorm"}
+SHORTHANDS = {"activation": "ffn", "rotary_pct": "position"}
 UNNAMED = ComponentSpec(name="")
 """Stands for a slot's default until validation has put it there."""
 ACTIVATIONS = ("gelu", "relu", "swiglu")
@@ -78,7 +80,7 @@ class TransformerConfig(BaseModel):
         try:
             config = handler(_resolved(fields))
         except ValidationError as error:
-            raise SpecError(explain(error, "", list(cls.model_fields) + ["activation", "rotary_pct"])) from None
+            raise SpecError(explain(error, "", [*cls.model_fields, *SHORTHANDS])) from None
         config._check()
         return config
 
@@ -95,8 +97,9 @@ class TransformerConfig(BaseModel):
         return self.output_dim or self.vocab_size
 
     def with_fields(self, **fields: Any) -> TransformerConfig:
-        """The same config with some fields changed, validated again."""
-        return TransformerConfig.model_validate({**self.model_dump(mode="json"), **fields})
+        """The same config with some fields changed, validated again; a shorthand replaces what it is short for."""
+        kept = self.model_dump(mode="json", exclude={slot for name, slot in SHORTHANDS.items() if name in fields})
+        return TransformerConfig.model_validate({**kept, **fields})
 
     def _check(self) -> None:
         """Traits that must fit each other, and constructors that must accept their sizes."""
@@ -114,14 +117,15 @@ class TransformerConfig(BaseModel):
                 encoding = build(PositionEncoding, layer.position, self.d_model, self.n_heads, self.max_seq_len)
                 self._check_pair(mixer, encoding, layer)
             build(Head, self.head, self.d_model, self.n_outputs)
-        position: Any = registry.load("position", self.position.name)
         if self.input_dim is not None and self.output_dim is None:
             raise SpecError("input_dim: feature inputs have no vocabulary to predict; give output_dim")
         for layer in self.layers:
-            own: Any = registry.load("position", layer.position.name) if layer.position else position
-            if own is not position and "embed" in own.hooks():
-                raise SpecError(f"layers: position {layer.position and layer.position.name!r} works on the embedding, so "
-                                "it can only be the whole model's")
+            if layer.position is None or layer.position == self.position:
+                continue
+            encoding_class: Any = registry.load("position", layer.position.name)
+            if "embed" in encoding_class.hooks():
+                raise SpecError(f"layers: position {layer.position.name!r} works on the embedding, so it can only be "
+                                "the whole model's")
 
     def _check_pair(self, mixer: Attention, encoding: PositionEncoding, layer: LayerSpec) -> None:
         assert layer.attention and layer.position
@@ -150,22 +154,29 @@ def _expanded(fields: dict[str, Any]) -> dict[str, Any]:
                             f"{_name(fields['ffn'])!r}; give one of them")
         fields["ffn"] = fields.get("ffn") or activation
     pct = fields.pop("rotary_pct", None)
-    if pct is not None and fields.get("position") is None:
+    if pct is not None:
         # as in the configurations that have this field: without rotation, positions are added to the embedding
-        fields["position"] = {"name": "rope", "pct": pct} if pct else "sinusoidal"
-    elif pct is not None and _name(fields["position"]) != ("rope" if pct else "sinusoidal"):
-        raise SpecError(f"rotary_pct={pct!r} is short for a position, and position is {_name(fields['position'])!r}; "
-                        "give one of them")
+        meant = {"name": "rope", "pct": pct} if pct else {"name": "sinusoidal"}
+        given = fields.get("position") or meant["name"]
+        options = ComponentSpec.model_validate(given).options if _name(given) == meant["name"] else None
+        if options is None or options.get("pct", pct) != pct:
+            raise SpecError(f"rotary_pct={pct!r} is short for position={meant}, and position is {given!r}; "
+                            "give one of them")
+        fields["position"] = {**options, **meant}
     if layers := fields.get("layers"):
         if not isinstance(layers, (list, tuple)) or not all(isinstance(one, (Mapping, LayerSpec)) for one in layers):
             raise SpecError(f"layers: expected a list of mappings such as {{repeat: 2, attention: mha}}; found {layers!r:.80}")
         layers = [dict(one) for one in layers]
+        for i, one in enumerate(layers):
+            if not isinstance(one.get("repeat", 1), int) or one.get("repeat", 1) < 1:
+                raise SpecError(f"layers.{i}.repeat: expected a whole number from 1 on; found {one['repeat']!r:.80}")
         total = sum(one.get("repeat", 1) for one in layers)
         if fields.setdefault("n_layers", total) != total:
             raise SpecError(f"n_layers is {fields['n_layers']}, but the pattern in layers has {total}")
         fields["layers"] = layers
-    if not fields.get("d_ff") and isinstance(fields.get("d_model", 256), int):
-        fields["d_ff"] = 4 * fields.get("d_model", 256)
+    if not fields.get("d_ff"):
+        with suppress(TypeError, ValueError):  # a width that is no number is told as that
+            fields["d_ff"] = max(0, 4 * int(fields.get("d_model", 256)))
     if fields.get("head") is None:
         fields["head"] = "lm" if fields.get("output_dim") is None else "classification"
     return fields

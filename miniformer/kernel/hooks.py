@@ -83,6 +83,9 @@ class _Unchanged:
 
 def resolve_extensions(extensions: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Extension names and options in their explicit form."""
+    for name, options in extensions.items():
+        if options is not None and not isinstance(options, Mapping):
+            raise SpecError(f"extension {name}: expected a mapping of options; found {options!r:.80}")
     specs = [resolve("extension", ComponentSpec(name=name, options=dict(options or {})))
              for name, options in extensions.items()]
     return {spec.name: spec.options for spec in specs}

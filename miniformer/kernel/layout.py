@@ -45,6 +45,8 @@ class Layout:
                      side: Literal["left", "right"] = "right") -> Layout:
         """One document in each row, padded on `side` up to `length` (the longest row's, unless given)."""
         length = max(lengths) if length is None else length
+        if max(lengths) > length:
+            raise ValueError(f"a row of {max(lengths)} tokens does not fit into {length} columns")
         columns, counts = torch.arange(length), torch.tensor(lengths)[:, None]
         positions = columns - (length - counts if side == "left" else 0)
         real = (positions >= 0) & (positions < counts)
@@ -83,7 +85,7 @@ class Layout:
         """`[B, 1]`, where the next token of each row's last document goes."""
         document = self.documents.amax(dim=1, keepdim=True)
         position = torch.where(self.documents == document, self.positions, -1).amax(dim=1, keepdim=True) + 1
-        return Layout(position, document, padded=False, packed=False, aligned=False)
+        return Layout(position, document, self.padded, packed=False, aligned=False)
 
     def then(self, later: Layout) -> Layout:
         """The columns of `later` put after these."""

@@ -28,8 +28,10 @@ def options_of(cls: type) -> type[BaseModel]:
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in fields:
                 default = ... if parameter.default is inspect.Parameter.empty else parameter.default
                 fields[parameter.name] = (hints.get(parameter.name, Any), default)
-    if "name" in fields:
-        raise TypeError(f"{cls.__qualname__} has an option called 'name', which in a spec is the component's own name")
+    for reserved in ("name", "options"):
+        if reserved in fields:
+            raise TypeError(f"{cls.__qualname__} has an option called {reserved!r}, which in a spec means the component's "
+                            f"own {reserved}")
     return create_model(f"{cls.__name__}Options", __config__=ConfigDict(extra="forbid", frozen=True,
                         validate_default=True, arbitrary_types_allowed=True), **fields)
 

@@ -76,6 +76,11 @@ def canonical(name: str) -> str:
     return name.strip().lower().replace("_", "-")
 
 
+def _normal(distribution: str) -> str:
+    """The name of a distribution as package indexes compare it."""
+    return re.sub(r"[-_.]+", "-", distribution).strip().lower()
+
+
 class Registry:
     """Look-up of entries by kind and name, and guarded loading of the classes behind them."""
 
@@ -127,12 +132,13 @@ class Registry:
                 loaded: object = importlib.import_module(module)
                 for part in attribute.split("."):
                     loaded = getattr(loaded, part)
-                stage, problem = "conformance", fault(KINDS[kind], loaded)
+                stage = "conformance"
+                problem = fault(KINDS[kind], loaded)
             except (Exception, SystemExit) as error:  # any failure of a plugin is a row in the list, not a crash
                 problem = f"{type(error).__name__}: {error}"
             if problem:
                 self._entries[key] = replace(entry, state=State.BROKEN, reason=f"{stage}: {problem}")
-                return self.load(kind, name)  # raises what `find` says of a broken entry
+                return self.load(kind, entry.qualified)  # raises what `find` says of a broken entry
             assert isinstance(loaded, type)
             self._classes[key] = loaded
         return self._classes[key]
@@ -148,7 +154,8 @@ class Registry:
 
     def _described(self, entry: Entry) -> Entry:
         """The entry, marked ambiguous where its short name has another third-party owner."""
-        rivals = [e for e in self._entries.values() if (e.kind, e.name) == (entry.kind, entry.name) and e is not entry]
+        rivals = [e for e in self._entries.values() if (e.kind, e.name) == (entry.kind, entry.name) and e is not entry
+                  and (e.distribution == OURS or e.state is State.AVAILABLE)]
         if entry.state is not State.AVAILABLE or entry.distribution == OURS or not rivals:
             return entry
         if any(e.distribution == OURS for e in rivals):
@@ -165,7 +172,7 @@ class Registry:
         if close:
             lines.append(f"  did you mean: {', '.join(close)}")
         for other in sorted({e.kind for e in self._entries.values() if e.name == short and e.kind != kind}):
-            lines.append(f"  there is {'an' if other[0] in 'aeiou' else 'a'} {other} of that name")
+            lines.append(f"  there is {'an' if other[0] in 'aeiouf' else 'a'} {other} of that name")
         package = distribution or ELSEWHERE.get((kind, short), "")
         if package and not any(e.distribution == package for e in here):
             lines.append(f"  to get it: pip install {package}")
@@ -184,7 +191,7 @@ def discover(path: list[str] | None = None, plugins: str | None = None) -> list[
             Unless given, the environment variable MINIFORMER_PLUGINS says it; without that, all are welcome.
     """
     allowed = os.environ.get("MINIFORMER_PLUGINS") if plugins is None else plugins
-    names = None if allowed is None else {canonical(name) for name in allowed.split(",")}
+    names = None if not allowed else {_normal(name) for name in allowed.split(",")}
     found: list[Entry] = []
     seen: set[str] = set()
     find = importlib.metadata.distributions
@@ -193,7 +200,7 @@ def discover(path: list[str] | None = None, plugins: str | None = None) -> list[
             text = distribution.read_text("entry_points.txt") or ""
             if "[miniformer." not in text:
                 continue
-            name = canonical(re.sub(r"[-_.]+", "-", distribution.metadata["Name"]))
+            name = _normal(distribution.metadata["Name"])
             if name not in seen:  # the first on the path is the one that Python imports
                 found += _declared(distribution, name, names)
             seen.add(name)
@@ -220,11 +227,12 @@ def _declared(distribution: importlib.metadata.Distribution, name: str, names: s
 def _unmet(requirements: list[str]) -> str:
     """Why a plugin's requirement of miniformer is not met by the one that is installed; "" if it is."""
     for line in requirements:
-        if re.match(r"miniformer\s*[\[(<>=!~]", line):
+        if re.match(r"miniformer\s*[\[(<>=!~]", line, re.IGNORECASE):
             from packaging.requirements import Requirement
 
-            ours = importlib.metadata.version(OURS)
-            if not Requirement(line).specifier.contains(ours, prereleases=True):
+            ours, needed = importlib.metadata.version(OURS), Requirement(line)
+            applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
+            if applies and not needed.specifier.contains(ours, prereleases=True):
                 return f"it needs {line}, and this is miniformer {ours}"
     return ""
 

@@ -15,6 +15,7 @@ from pydantic import (
     Field,
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
+    ValidationError,
     model_serializer,
     model_validator,
 )
@@ -22,7 +23,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from .errors import SpecError, UserError
 from .kinds import kind_of
-from .options import arguments, complete
+from .options import arguments, complete, explain
 from .registry import current_registry
 
 T = TypeVar("T")
@@ -59,7 +60,10 @@ def resolve(kind: str, value: Any) -> ComponentSpec:
     """
     if not isinstance(value, (str, Mapping, ComponentSpec)) or (isinstance(value, Mapping) and "name" not in value):
         raise SpecError(f"{kind}: expected a name or a mapping with a 'name'; found {value!r:.80}")
-    spec = ComponentSpec.model_validate(value)
+    try:
+        spec = ComponentSpec.model_validate(value)
+    except ValidationError as error:
+        raise SpecError(explain(error, kind, ["name", "options"])) from None
     registry = current_registry()
     entry = registry.find(kind, spec.name)
     cls = registry.load(kind, spec.name)

@@ -53,4 +53,4 @@ class ClassificationHead(Head):
         if self.pool == "cls":
             return super().summary(x, layout)
         real_BT1 = layout.real[..., None].to(x.dtype)
-        return self.out((x * real_BT1).sum(dim=1) / real_BT1.sum(dim=1))
+        return self.out((x * real_BT1).sum(dim=1) / real_BT1.sum(dim=1).clamp(min=1))

@@ -73,7 +73,7 @@ class Transformer(nn.Module):
         if not self.config.causal:
             raise StateError("only a causal model can be run step by step; this one has causal: false")
         self._check_length(capacity)
-        return DecodingState(self.stack.init_states(batch, capacity))
+        return DecodingState(self.stack.init_states(batch, capacity), capacity)
 
     def _context(self, inputs: Tensor, context: Context | None, state: DecodingState | None) -> Context:
         """The caller's context, completed with what only the model knows."""

@@ -1,0 +1,176 @@
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from miniformer.checkpoint.store import digest, load_weights, read_model, unshared, write_model
+from miniformer.config.model_config import TransformerConfig
+from miniformer.kernel import Registry, RunError, UnknownComponent, UserError, discover, use_registry
+from miniformer.model.transformer import Transformer
+
+FAKES = str(Path(__file__).parents[1] / "kernel" / "fakes")
+SMALL = {"vocab_size": 11, "d_model": 8, "n_heads": 2, "n_layers": 1, "max_seq_len": 16}
+
+
+@pytest.fixture
+def model():
+    return Transformer(TransformerConfig(**SMALL)).eval()
+
+
+@pytest.fixture
+def folder(model, tmp_path):
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def rewrite(folder, change):
+    """The folder with other weights, and a manifest that fits them."""
+    weights = load_file(folder / "model.safetensors")
+    change(weights)
+    save_file(weights, folder / "model.safetensors")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["model.safetensors"] = digest(folder / "model.safetensors")
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+
+
+def refused(folder):
+    with pytest.raises(UserError) as error:
+        Transformer.from_pretrained(folder)
+    return str(error.value)
+
+
+def test_a_saved_model_is_its_config_its_weights_and_their_digests(folder):
+    assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors", "manifest.json"}
+    assert set(json.loads((folder / "manifest.json").read_text())) == {"config.json", "model.safetensors"}
+
+
+def test_a_saved_config_is_the_resolved_spec_with_its_providers(folder, model):
+    config = json.loads((folder / "config.json").read_text())
+    assert config["assembly"] == "transformer"
+    assert TransformerConfig.model_validate(config["model"]) == model.config
+    assert list(config["providers"]) == ["miniformer"]
+
+
+def test_a_tokenizer_is_saved_beside_the_model_and_checked(tmp_path):
+    write_model(tmp_path / "m", {"w": torch.zeros(1)}, {"model": {}}, tokenizer='{"version": "1.0"}')
+    assert (tmp_path / "m" / "tokenizer.json").read_text() == '{"version": "1.0"}'
+    assert "tokenizer.json" in json.loads((tmp_path / "m" / "manifest.json").read_text())
+
+
+def test_a_model_is_read_from_its_folder_and_from_a_run_folder(folder, model, tmp_path):
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    shutil.copytree(folder, tmp_path / "run" / "checkpoints" / "best_model")
+    row = torch.tensor([[1, 2, 3]])
+    for place in (folder, tmp_path / "run", str(folder)):
+        assert torch.equal(Transformer.from_pretrained(place)(row), model(row))
+
+
+@pytest.mark.parametrize("place", ["model", "run/checkpoints/best_model"])
+def test_a_replacement_that_was_interrupted_is_recovered(model, tmp_path, place):
+    model.save_pretrained(tmp_path / place)
+    (tmp_path / place).rename((tmp_path / place).with_name(f".{Path(place).name}.previous"))
+    named = tmp_path / place.removesuffix("/checkpoints/best_model")
+    assert Transformer.from_pretrained(named).config == model.config
+
+
+def test_a_model_is_read_from_the_folder_one_stands_in(folder, model, monkeypatch):
+    monkeypatch.chdir(folder)
+    assert Transformer.from_pretrained(".").config == model.config
+
+
+def test_saving_over_a_model_replaces_it(folder):
+    other = Transformer(TransformerConfig(**{**SMALL, "n_layers": 2}))
+    other.save_pretrained(folder)
+    assert Transformer.from_pretrained(folder).config == other.config
+
+
+@pytest.mark.parametrize("place", [".", "model", "/"])
+def test_a_folder_without_a_model_is_told(tmp_path, monkeypatch, place):
+    monkeypatch.chdir(tmp_path)
+    assert "no saved model here; expected a run folder, or a folder with config.json and" in refused(place)
+
+
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors"])
+def test_a_flipped_bit_is_found(folder, name):
+    data = bytearray((folder / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / name).write_bytes(data)
+    assert f"{name}: damaged" in refused(folder)
+
+
+def test_a_file_cut_short_is_found(folder):
+    data = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(data[:-1])
+    assert "model.safetensors: damaged" in refused(folder)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])
+def test_a_missing_file_is_told(folder, name):
+    (folder / name).unlink()
+    assert name in refused(folder)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "\udcff"])
+def test_a_manifest_that_is_none_is_told(folder, text):
+    (folder / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    assert "cannot be read as a saved model" in refused(folder)
+
+
+@pytest.mark.parametrize(("change", "text"), [
+    (lambda w: w.pop("stack.norm.weight"), "missing in the file: stack.norm.weight"),
+    (lambda w: w.update(other=torch.zeros(1)), "unknown to the model: other"),
+    (lambda w: w.update({"stack.norm.weight": torch.zeros(5)}), "stack.norm.weight: [5] in the file, [8] in the model"),
+])
+def test_weights_that_do_not_fit_are_named(folder, change, text):
+    rewrite(folder, change)
+    assert text in refused(folder)
+
+
+def test_both_directions_are_told_at_once(folder):
+    rewrite(folder, lambda w: w.update(other=w.pop("stack.norm.weight")))
+    text = refused(folder)
+    assert "missing in the file: stack.norm.weight" in text
+    assert "unknown to the model: other" in text
+
+
+def test_a_long_list_of_misfits_is_cut(folder):
+    rewrite(folder, lambda w: w.update({f"other{i}": torch.zeros(1) for i in range(20)}))
+    assert "and 12 more" in refused(folder)
+
+
+def test_weights_that_do_not_fit_change_nothing(folder, model):
+    rewrite(folder, lambda w: w.update({"embedding.weight": torch.zeros(11, 8), "other": torch.zeros(1)}))
+    before = model.embedding.weight.clone()
+    with pytest.raises(UserError):
+        load_weights(model, read_model(folder))
+    assert torch.equal(model.embedding.weight, before)
+
+
+def test_of_names_that_share_a_tensor_the_first_is_saved(folder):
+    names = set(load_file(folder / "model.safetensors"))
+    assert "embedding.weight" in names
+    assert "head.out.weight" not in names
+
+
+def test_different_tensors_are_all_kept():
+    weights = {"a": torch.zeros(4), "b": torch.zeros(4), "c": torch.zeros(0), "d": torch.zeros(0)}
+    assert list(unshared(weights)) == ["a", "b", "c", "d"]
+
+
+def test_a_place_that_cannot_be_written_is_a_failed_run(model, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(RunError, match="cannot be written"):
+        model.save_pretrained(tmp_path / "file" / "model")
+
+
+def test_a_component_of_a_package_that_is_not_installed_says_what_to_install(tmp_path, monkeypatch):
+    built_in = discover(plugins="none")
+    with monkeypatch.context() as patch, use_registry(Registry([*built_in, *discover([FAKES])])):
+        patch.syspath_prepend(FAKES)
+        Transformer(TransformerConfig(**SMALL, ffn="nested")).save_pretrained(tmp_path / "model")
+        assert Transformer.from_pretrained(tmp_path / "model").config.ffn.name == "fine-parts:nested"
+    with use_registry(Registry(built_in)), pytest.raises(UnknownComponent, match="pip install fine-parts\n"):
+        Transformer.from_pretrained(tmp_path / "model")

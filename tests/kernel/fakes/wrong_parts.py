@@ -1,0 +1,29 @@
+from torch import nn
+
+from miniformer.kernel import Norm
+
+not_a_class = 3
+
+
+class NotANorm(nn.Module):
+    pass
+
+
+class Unfinished(Norm):
+    pass
+
+
+class WrongSizes(Norm):
+    def __init__(self, d_model, eps):
+        super().__init__(d_model)
+
+    def forward(self, x):
+        return x
+
+
+class OptionCalledName(Norm):
+    def __init__(self, d_model, *, name="x"):
+        super().__init__(d_model)
+
+    def forward(self, x):
+        return x
