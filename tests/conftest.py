@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -32,3 +33,59 @@ def fresh_python():
         return done.stdout.strip()
 
     return run
+
+
+@pytest.fixture
+def texts(tmp_path):
+    """A JSONL file of short texts for language modelling."""
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": f"the {n} of {n * n} is a number, and {n} is {n % 7}"}) + "\n"
+                            for n in range(42)), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def labelled(tmp_path):
+    """A JSONL file of short texts with string labels."""
+    path = tmp_path / "labelled.jsonl"
+    words = {"tool": ("hammer", "saw", "drill"), "fruit": ("apple", "pear", "plum")}
+    path.write_text("".join(json.dumps({"input": f"a {words[label][n % 3]} of {n}", "label": label}) + "\n"
+                            for n in range(60) for label in words), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def cli(tmp_path):
+    """Run the command line as a process, in a folder of its own."""
+    def run(*args: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
+        done = subprocess.run([sys.executable, "-m", "miniformer", *args], cwd=tmp_path, capture_output=True, text=True,
+                              env={**os.environ, **environment}, timeout=300)
+        assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
+        return done
+
+    return run
+
+
+TINY = ("--d-model", "16", "--n-heads", "2", "--n-layers", "1", "--max-seq-len", "32", "--batch-size", "2",
+        "--tokenizer-vocab-size", "300")
+
+
+@pytest.fixture
+def tiny():
+    """Flags of a model that trains in a moment."""
+    return TINY
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The folder of a run that has learnt to go on with a repeated sentence."""
+    from miniformer.train.train_config import TrainConfig
+    from miniformer.train.trainer import train
+
+    folder = tmp_path_factory.mktemp("trained")
+    data = folder / "fox.jsonl"
+    data.write_text("".join(json.dumps({"text": "the quick brown fox jumps over the lazy dog. " * 3 + f"{n}"}) + "\n"
+                            for n in range(40)), encoding="utf-8")
+    model = {"d_model": 32, "n_heads": 2, "n_layers": 2, "max_seq_len": 64}
+    return train(TrainConfig(train_path=str(data), work_dir=str(folder / "runs"), max_steps=60, batch_size=4, lr=1e-2,
+                             tokenizer_vocab_size=320, precision=32, model_config=model)).folder

@@ -36,9 +36,8 @@ def load(path: str | Path) -> Trained:
     saved = read_model(Path(path))
     if not (saved.folder / TOKENIZER).is_file():
         raise UserError(f"{saved.folder}: no {TOKENIZER}; this model was not saved by a training run")
-    for part in ("model", "task"):
-        if part not in saved.config:
-            raise UserError(f"{saved.folder}: no {part!r} in {CONFIG}; this model was not saved by a training run")
+    if "task" not in saved.config:
+        raise UserError(f"{saved.folder}: no 'task' in {CONFIG}; this model was not saved by a training run")
     model = Transformer(TransformerConfig.model_validate(saved.config["model"]))
     task = build(Task, saved.config["task"])
     load_weights(model, saved)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -72,24 +72,26 @@ class Split(NamedTuple):
     examples: Sequence[Example]
 
 
-@dataclass(frozen=True, slots=True)
 class Batch:
     """What a model is given, and what the task expects of it.
 
-    Attributes:
+    Not a dataclass: Lightning takes those apart to convert what they hold, and cannot put a frozen one together again.
+
+    Args:
         inputs: `[B, T]` token ids, or `[B, T, F]` features.
         layout: where they sit.
         targets: tensors that only the task reads.
     """
 
-    inputs: Tensor
-    layout: Layout
-    targets: Mapping[str, Tensor]
+    __slots__ = ("inputs", "layout", "targets")
+
+    def __init__(self, inputs: Tensor, layout: Layout, targets: Mapping[str, Tensor]) -> None:
+        self.inputs, self.layout, self.targets = inputs, layout, targets
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
         """The batch on another device."""
-        return replace(self, inputs=self.inputs.to(device, **kwargs), layout=self.layout.to(device),
-                       targets={name: value.to(device, **kwargs) for name, value in self.targets.items()})
+        return Batch(self.inputs.to(device, **kwargs), self.layout.to(device),
+                     {name: value.to(device, **kwargs) for name, value in self.targets.items()})
 
 
 class Task(ABC):

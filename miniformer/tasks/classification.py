@@ -7,7 +7,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel, StrictInt, StrictStr
 from torch import Tensor
 from torchmetrics import Metric
@@ -19,7 +18,7 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
 
 from .collate import padded
-from .precision import full
+from .losses import cross_entropy, full_precision
 
 Label = StrictInt | StrictStr
 
@@ -83,9 +82,7 @@ class Classification(Task):
         return Batch(tokens, layout, {"label": torch.tensor([example.target for example in examples])})
 
     def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
-        labels = batch.targets["label"]
-        nats = F.cross_entropy(full(head.summary(hidden, batch.layout)), labels, reduction="sum")
-        return LossTerm(nats, torch.tensor(len(labels), device=hidden.device))
+        return cross_entropy(head.summary(hidden, batch.layout), batch.targets["label"])
 
     def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
         n = len(self.labels)
@@ -103,7 +100,7 @@ class Classification(Task):
 
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """The likeliest label of each row, and the probability of every label."""
-        probabilities = full(head.summary(hidden, batch.layout)).softmax(dim=-1)
+        probabilities = full_precision(head.summary(hidden, batch.layout)).softmax(dim=-1)
         return [{"label": self.labels[int(row.argmax())],
                  "probabilities": {str(label): round(float(p), 6) for label, p in zip(self.labels, row, strict=True)}}
                 for row in probabilities]

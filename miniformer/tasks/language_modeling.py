@@ -19,8 +19,8 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
 
 from .collate import packed
+from .losses import cross_entropy, full_precision
 from .metrics import BitsPerByte, Perplexity
-from .precision import full
 
 
 class TextRecord(BaseModel):
@@ -57,9 +57,7 @@ class LanguageModeling(Task):
     def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
         following = batch.targets["following"]
         chosen = following >= 0
-        targets = following[chosen]  # [N]
-        nats = F.cross_entropy(full(head(hidden, chosen)), targets, reduction="sum")
-        return LossTerm(nats, torch.tensor(len(targets), device=hidden.device))
+        return cross_entropy(head(hidden, chosen), following[chosen])
 
     def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
         lengths = torch.tensor(tokenizer.byte_lengths())
@@ -86,7 +84,7 @@ class LanguageModeling(Task):
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """The loss of each row in nats, and how many tokens it is the sum of."""
         following = batch.targets["following"]
-        nats = F.cross_entropy(full(head(hidden)).flatten(0, 1), following.flatten(), ignore_index=-1,
+        nats = F.cross_entropy(full_precision(head(hidden)).flatten(0, 1), following.flatten(), ignore_index=-1,
                                reduction="none").view_as(following)
         counts = (following >= 0).sum(dim=1)
         return [{"nats": float(row.sum()), "tokens": int(n)} for row, n in zip(nats, counts, strict=True)]

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from miniformer.checkpoint.store import BEST, write_model
+from miniformer.checkpoint.store import BEST, CONFIG, MANIFEST, digest, write_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.inference.generation import generate
@@ -28,10 +28,11 @@ def save(folder, task="language-modeling", tokenizer=TOKENIZER, **more):
 
 def edit(folder, change):
     """The same model, as another installation might have written it."""
-    config = json.loads((folder / "config.json").read_text())
+    config = json.loads((folder / CONFIG).read_text())
     change(config)
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "manifest.json").write_text("{}")
+    (folder / CONFIG).write_text(json.dumps(config))
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps({**manifest, CONFIG: digest(folder / CONFIG)}))
 
 
 def test_a_loaded_model_computes_what_the_saved_one_did(tmp_path):

@@ -1,0 +1,65 @@
+"""The command line as a whole: help, unknown commands, exit codes, plugins' commands and switches."""
+
+import pytest
+
+PLUGIN_COMMAND = """
+import click
+@click.command()
+def command():
+    \"\"\"Say hello.\"\"\"
+    click.echo("hello from a plugin")
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path):
+    """A distribution with a command, an available ffn and one that cannot be imported."""
+    folder = tmp_path / "site"
+    info = folder / "acme-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[miniformer.command]\nhello = acme_hello:command\nsick = acme_sick:command\n"
+                                           "[miniformer.ffn]\nsick-ffn = acme_sick:Thing\n")
+    (folder / "acme_hello.py").write_text(PLUGIN_COMMAND)
+    (folder / "acme_sick.py").write_text("raise RuntimeError('out of order')")
+    return str(folder)
+
+
+@pytest.mark.parametrize("args", [["--help"], ["-h"], ["train", "--help"], ["generate", "--help"], ["list-components"],
+                                  ["list_components"], ["--version"]])
+def test_help_and_listing_import_no_torch(cli, args):
+    done = cli(*args, PYTHONPROFILEIMPORTTIME="1")
+    assert "click" in done.stderr
+    assert " torch\n" not in done.stderr
+    assert done.stdout
+
+
+def test_an_unknown_command_names_the_nearest(cli):
+    assert "there is no command 'trian'; did you mean 'train'?" in cli("trian", code=2).stderr
+
+
+def test_a_plugin_adds_a_command(cli, plugin):
+    assert cli("hello", PYTHONPATH=plugin).stdout == "hello from a plugin\n"
+    assert "hello" in cli("--help", PYTHONPATH=plugin).stdout
+
+
+def test_a_broken_plugin_command_is_told_and_harms_no_other(cli, plugin):
+    assert "command 'sick' of acme_sick:command is broken: RuntimeError: out of order" in \
+        cli("sick", PYTHONPATH=plugin, code=2).stderr
+    assert cli("describe", "swiglu", PYTHONPATH=plugin).stdout
+
+
+def test_no_plugins_leaves_third_parties_out(cli, plugin):
+    assert "blocked" in cli("--no-plugins", "list-components", "ffn", PYTHONPATH=plugin).stdout
+    assert "there is no command 'hello'" in cli("hello", PYTHONPATH=plugin, MINIFORMER_PLUGINS="none", code=2).stderr
+
+
+def test_strict_plugins_makes_a_broken_one_fatal(cli, plugin):
+    assert "ffn sick-ffn of acme 1.0: import: RuntimeError: out of order" in \
+        cli("--strict-plugins", "list-components", PYTHONPATH=plugin, code=2).stderr
+    cli("--strict-plugins", "list-components")
+
+
+def test_a_mistake_shows_a_traceback_only_with_debug(cli):
+    assert "Traceback" not in cli("train", "--attention", "rope-mah", code=2).stderr
+    assert "Traceback" in cli("--debug", "train", "--attention", "rope-mah", code=1).stderr

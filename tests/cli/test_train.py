@@ -1,0 +1,155 @@
+"""`miniformer train`: what flags, files and defaults add up to, what it prints, and how it refuses."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from miniformer.cli.train import merged
+from miniformer.kernel import UserError
+
+# --- one config from everything that was said
+
+def test_flags_overrule_the_file_which_overrules_defaults(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("lr: 0.5\nseed: 7\nmodel_config: {d_model: 32, n_layers: 3}\n")
+    config = merged(str(file), '{"n_layers": 5, "n_heads": 2}', {"run_lr": "0.25", "model_n_heads": "8"})
+    assert (config.lr, config.seed, config.batch_size) == (0.25, 7, 16)
+    assert config.architecture == {"d_model": 32, "n_layers": 5, "n_heads": "8"}
+
+
+def test_set_reaches_any_option_by_its_path():
+    config = merged(None, None, {"model_ffn": "swiglu"}, (
+        "attention.n_kv_heads=2", "ffn.bias=true", "scheduler.floor=0", "task.labels=[\"a\", \"b\"]", "lr=1e-4",
+        "model_config.d_model=64", "position.name=learned"))
+    assert config.architecture == {"ffn": {"name": "swiglu", "bias": True}, "attention": {"name": "mha", "n_kv_heads": 2},
+                                   "d_model": 64, "position": {"name": "learned"}}
+    assert config.scheduler.options == {"floor": 0}
+    assert config.lr == 1e-4
+
+
+def test_set_keeps_the_options_that_the_file_gives(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("model_config: {attention: {name: mha, window: 8}}\n")
+    config = merged(str(file), None, {"model_attention": "mha"}, ("attention.n_kv_heads=1",))
+    assert config.architecture["attention"] == {"name": "mha", "window": 8, "n_kv_heads": 1}
+
+
+def test_another_component_on_the_command_line_drops_the_files_options(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("model_config: {ffn: {name: gelu, bias: true}}\n")
+    assert merged(str(file), None, {"model_ffn": "swiglu"}).architecture["ffn"] == "swiglu"
+
+
+def test_what_a_run_saved_is_a_config_file(tmp_path):
+    config = merged(None, '{"d_model": 64}', {"run_task": "classification"}, ("scheduler.floor=0.5",))
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(config.to_data()))
+    assert merged(str(file), None, {}) == config
+
+
+@pytest.mark.parametrize(("setting", "text"), [
+    ("attention.window", "expected PATH=VALUE"),
+    ("atention.window=3", "there is no 'atention'; did you mean 'attention'"),
+    ("head.tied=false", "name the head too"),
+])
+def test_a_set_that_reaches_nothing_is_refused(setting, text):
+    with pytest.raises(UserError, match=text):
+        merged(None, None, {}, (setting,))
+
+
+@pytest.mark.parametrize(("content", "text"), [
+    ("lr: [", "not YAML"), ("- 1", "expected a mapping of fields; found list"), ("lrr: 1", "did you mean 'lr'"),
+    ("task: classify", "there is no task named 'classify'"),
+])
+def test_a_config_file_that_says_nothing_usable_is_refused(tmp_path, content, text):
+    (tmp_path / "run.yaml").write_text(content)
+    with pytest.raises(UserError, match=text):
+        merged(str(tmp_path / "run.yaml"), None, {})
+
+
+# --- mistakes, from outside
+
+@pytest.mark.parametrize(("args", "text"), [
+    (["--attention", "rope-mah"], "there is no attention named 'rope-mah'\n  did you mean: rope-mha\n"),
+    (["--ffn", "moe"], "to get it: pip install miniformer-moe"),
+    (["--ffn", "mha"], "there is an attention of that name"),
+    (["--task", "classify"], "did you mean: classification"),
+    (["--optimizer", "adam"], "did you mean: adamw"),
+    (["--atention", "mha"], "'--attention'"),
+    (["--lr", "-1"], "lr: input should be greater than 0; found '-1'"),
+    (["--model-config", "{"], "--model-config: not JSON"),
+    (["--model-config", '{"d_modell": 3}'], "model_config.d_modell: there is no 'd_modell' here; did you mean 'd_model'"),
+    (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
+    (["--train-path", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+    (["--with", "lora"], "there is no extension named 'lora'"),
+])
+def test_a_typo_is_told_at_once_without_traceback(cli, args, text):
+    done = cli("train", *args, code=2, PYTHONPROFILEIMPORTTIME="1")
+    assert text in done.stderr
+    assert "Traceback" not in done.stderr
+    assert " torch\n" not in done.stderr
+
+
+@pytest.mark.parametrize(("content", "text"), [
+    (b'{"text": "a"}\n{"text": \n', "data.jsonl:2: not JSON"),
+    (b'{"text": "a"}\n\n{"txt": "b"}\n', "data.jsonl:3: field 'text' is missing; found 'txt'; did you mean 'txt'?"),
+    (b"", "data.jsonl: no records; expected one JSON object in each line"),
+    (b'{"text": "\xff"}\n', "data.jsonl:1: not UTF-8: byte 0xff at column 11"),
+    (None, "data.jsonl: a directory; expected a file of JSON lines"),
+])
+def test_a_file_that_cannot_be_used_is_one_clear_line_and_no_run_folder(cli, tmp_path, content, text):
+    path = tmp_path / "data.jsonl"
+    if content is None:
+        path.mkdir()
+    else:
+        path.write_bytes(content)
+    done = cli("train", "--train-path", "data.jsonl", code=2)
+    errors = [line for line in done.stderr.splitlines() if line]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"error: {text.partition(' ')[0]}")
+    assert text in errors[0]
+    assert not (tmp_path / "runs").exists()
+
+
+# --- real runs
+
+def test_a_run_on_a_file_says_what_it_reached_and_what_to_type_next(cli, texts, tiny, tmp_path):
+    text = cli("train", "--attention", "rope-mha", "--ffn", "swiglu", "--train-path", str(texts), "--max-steps", "4",
+               *tiny).stdout
+    assert "tokens/s" in text
+    assert "this model" in text
+    assert "unigram" in text
+    assert "xz -9" in text
+    assert "run folder: runs/texts-language-modeling-1" in text
+    following = text.partition("next: miniformer ")[2].splitlines()[0]
+    assert cli(*shlex.split(following)).stdout.startswith("def ")
+
+
+def test_underscores_and_dashes_are_the_same(cli, texts, tiny):
+    cli("train", "--train_path", str(texts), "--max_steps", "1", "--task", "language_modeling", *tiny)
+
+
+def test_the_module_of_the_brief_is_the_command(tmp_path, texts, tiny):
+    done = subprocess.run([sys.executable, "-m", "miniformer.train.trainer", "--train_path", str(texts), "--max_steps", "1",
+                           *tiny], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "run folder" in done.stdout
+
+
+def test_classification_on_string_labels_reports_accuracy_and_f1(cli, labelled, tiny):
+    text = cli("train", "--task", "classification", "--train-path", str(labelled), "--max-steps", "4", *tiny).stdout
+    assert "accuracy" in text
+    assert "f1" in text
+    assert "always '" in text
+
+
+@pytest.mark.slow
+def test_classification_on_the_standard_library_beats_always_saying_the_same(cli, tmp_path):
+    cli("train", "--task", "classification", "--max-steps", "150", "--d-model", "64", "--n-layers", "2", "--max-seq-len",
+        "64")
+    results = json.loads((tmp_path / "runs" / "stdlib-classification-1" / "run.json").read_text())["results"]
+    (baseline,) = results["baselines"].values()
+    assert results["best"]["val_accuracy"] > 2 * baseline["accuracy"]

@@ -1,0 +1,48 @@
+"""Signals and unwritable places, with real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+
+@pytest.fixture
+def running(tmp_path, texts, tiny):
+    """A run that would go on for hours, past its first steps."""
+    process = subprocess.Popen([sys.executable, "-m", "miniformer", "train", "--train-path", str(texts), "--max-steps",
+                                "2000", "--experiment-name", "long", *tiny], cwd=tmp_path, stdout=subprocess.PIPE,
+                               stderr=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if line.startswith("step "):
+            break
+    yield process
+    process.kill()
+    process.wait()
+
+
+@pytest.mark.parametrize(("signum", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+def test_a_signal_saves_and_stops_with_its_exit_code(running, tmp_path, signum, code, name):
+    running.send_signal(signum)
+    _, errors = running.communicate(timeout=60)
+    assert running.returncode == code
+    assert f"error: {name}: stopped at step " in errors
+    assert "Traceback" not in errors
+    step = int(errors.partition("stopped at step ")[2].partition(";")[0])
+    state = torch.load(tmp_path / "runs" / "long" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == step > 0
+
+
+def test_ctrl_c_before_training_ends_at_once(tmp_path, texts):
+    fifo = tmp_path / "slow.jsonl"
+    os.mkfifo(fifo)  # data that never comes
+    process = subprocess.Popen([sys.executable, "-m", "miniformer", "train", "--train-path", str(fifo)], cwd=tmp_path,
+                               stderr=subprocess.PIPE, text=True)
+    time.sleep(1.5)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert (process.returncode, errors.strip()) == (130, "interrupted")
+    assert not (tmp_path / "runs").exists()

@@ -1,0 +1,207 @@
+"""One division per optimizer step; extensions and auxiliary losses; a loss that is not finite ends the run."""
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch.utils.data import DataLoader
+
+from miniformer.kernel import (
+    Entry,
+    Example,
+    FeedForward,
+    LossTerm,
+    Registry,
+    RunError,
+    SpecError,
+    discover,
+    hookimpl,
+    use_registry,
+)
+from miniformer.train.module import MiniFormerLitModule
+from miniformer.train.train_config import TrainConfig
+
+MODEL = {"vocab_size": 30, "d_model": 16, "n_heads": 2, "n_layers": 2, "max_seq_len": 16}
+
+
+class Recording(MiniFormerLitModule):
+    """Notes the gradients of each optimizer step as they are when they would be clipped."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.gradients = []
+
+    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        self.gradients.append([p.grad.clone() for p in self.model.parameters()])
+
+
+def fit(module, batches, **options):
+    trainer = pl.Trainer(accelerator="cpu", devices=1, max_epochs=1, precision="64-true", logger=False,
+                         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, **options)
+    trainer.fit(module, DataLoader(batches, batch_size=None))
+    return module
+
+
+def lm_config(**fields):
+    return TrainConfig(model_config={**MODEL, **fields.pop("model", {})}, lr=1e-15, **fields)
+
+
+def row(documents):
+    """A packed row of 12 columns with documents of the given lengths and padding after them."""
+    numbers = [n + 1 for n, length in enumerate(documents) for _ in range(length)]
+    numbers += [0] * (12 - len(numbers))
+    tokens = torch.randint(0, 30, (12,))
+    last = [i == 11 or numbers[i] != numbers[i + 1] or numbers[i] == 0 for i in range(12)]
+    following = torch.tensor([-1 if last[i] else int(tokens[i + 1]) for i in range(12)])
+    return Example(tokens, documents=torch.tensor(numbers), following=following)
+
+
+def labelled(length):
+    return Example(torch.randint(0, 30, (length,)).tolist(), target=length % 3)
+
+
+def lm():
+    return lm_config(), [row([12]), row([5, 3]), row([2]), row([1, 1, 1]), row([4, 8])]
+
+
+def classification():
+    config = TrainConfig(task={"name": "classification", "labels": ["a", "b", "c"]}, lr=1e-15,
+                         model_config={**MODEL, "output_dim": 3})
+    return config, [labelled(length) for length in (3, 9, 2, 5, 7)]
+
+
+@pytest.mark.parametrize("case", [lm, classification])
+@pytest.mark.parametrize("cuts", [(1, 4), (3, 4), (2, 3)])
+def test_ragged_accumulated_batches_have_the_gradient_of_the_one_big_batch(case, cuts):
+    config, examples = case()
+    parts = [examples[a:b] for a, b in zip((0, *cuts), (*cuts, len(examples)), strict=True)]
+    torch.manual_seed(1)
+    whole = Recording(config)
+    torch.manual_seed(1)
+    micro = Recording(config)
+    fit(whole, [whole.task.collate(examples)])
+    fit(micro, [micro.task.collate(part) for part in parts], accumulate_grad_batches=3)
+    assert len(whole.gradients) == len(micro.gradients) == 1
+    for one, other in zip(whole.gradients[0], micro.gradients[0], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_the_gradient_is_that_of_the_mean_over_predicted_tokens():
+    config, examples = lm()
+    torch.manual_seed(1)
+    module = fit(Recording(config), [])
+    torch.manual_seed(1)
+    module = Recording(config)
+    batch = module.task.collate(examples)
+    fit(module, [batch])
+    torch.manual_seed(1)
+    naive = Recording(config).double()
+    term = naive._loss(batch)
+    (term.sum / term.weight).backward()
+    for got, parameter in zip(module.gradients[0], naive.model.parameters(), strict=True):
+        torch.testing.assert_close(got, parameter.grad, rtol=1e-9, atol=1e-12)
+
+
+def test_an_incomplete_last_step_is_divided_by_what_it_holds():
+    config, examples = lm()
+    torch.manual_seed(1)
+    module = Recording(config)
+    fit(module, [module.task.collate([e]) for e in examples], accumulate_grad_batches=4)
+    torch.manual_seed(1)
+    alone = Recording(config)
+    fit(alone, [alone.task.collate([e]) for e in examples[4:]])
+    assert len(module.gradients) == 2
+    for got, wanted in zip(module.gradients[1], alone.gradients[0], strict=True):
+        torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-9)  # the first step moved the weights by 1e-15
+
+
+def test_a_loss_that_is_not_finite_ends_the_run():
+    config, examples = lm()
+    module = Recording(config)
+    with torch.no_grad():
+        module.model.embedding.weight[3:] = float("nan")
+    with pytest.raises(RunError, match=r"the loss is nan at step 0, batch 0.*learning rate"):
+        fit(module, [module.task.collate(examples)])
+
+
+# --- auxiliary losses and extensions
+
+class Taxed(FeedForward):
+    """A feed-forward that records a loss of 0.5 in training."""
+
+    def __init__(self, d_model, d_ff):
+        super().__init__(d_model, d_ff)
+        self.weight = torch.nn.Parameter(torch.ones(d_model))
+
+    def forward(self, x, context):
+        context.record("tax", 0.5 * self.weight.mean(), loss=True)
+        return x * self.weight
+
+
+class Doubling:
+    """Doubles the loss and the batch's first token; notes what it was asked."""
+
+    def __init__(self, *, factor: float = 2.0):
+        self.factor, self.asked = factor, []
+
+    @hookimpl
+    def model_assembled(self, model):
+        self.asked.append(type(model).__name__)
+
+    @hookimpl
+    def optimizer_groups(self, groups):
+        groups[0]["lr"] = 0.125
+
+    @hookimpl(wrapper=True)
+    def loss(self, loss):
+        term = yield
+        return LossTerm(term.sum * self.factor, term.weight)
+
+
+@pytest.fixture
+def registry():
+    extra = [Entry("ffn", "taxed", f"{__name__}:Taxed", "acme", "1"),
+             Entry("extension", "doubling", f"{__name__}:Doubling", "acme", "1")]
+    with use_registry(Registry([*discover(), *extra])) as it:
+        it._classes.update({("ffn", "acme:taxed"): Taxed, ("extension", "acme:doubling"): Doubling})
+        yield it
+
+
+def loss_of(config, examples):
+    torch.manual_seed(1)
+    module = MiniFormerLitModule(config).double()
+    return module, module._loss(module.task.collate(examples))
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_a_recorded_loss_counts_as_much_as_the_batch_weighs(registry, recompute):
+    _, examples = lm()
+    plain = {"ffn": "taxed", "activation_checkpointing": recompute}
+    module, term = loss_of(lm_config(model=plain), examples)
+    module.eval()
+    task_only = module.task.loss
+    bare = module.model(module.task.collate(examples).inputs, None, readout=lambda h, head: 0)
+    assert bare == 0
+    batch = module.task.collate(examples)
+    from miniformer.kernel import Context
+    alone = module.model(batch.inputs, Context(batch.layout), readout=lambda h, head: task_only(h, head, batch))
+    torch.testing.assert_close(term.sum, alone.sum + 2 * 0.5 * term.weight)  # two layers, 0.5 each
+
+
+def test_an_extension_acts_where_it_is_named_and_only_there(registry):
+    _, examples = lm()
+    _, plain = loss_of(lm_config(), examples)
+    module, doubled = loss_of(lm_config(extensions={"doubling": {"factor": 3}}), examples)
+    torch.testing.assert_close(doubled.sum, 3 * plain.sum)
+    assert module.hooks.get_plugin("acme:doubling").asked == ["Transformer"]
+
+
+def test_an_extension_changes_the_parameter_groups(registry):
+    _, examples = lm()
+    module = Recording(lm_config(extensions={"doubling": None}))
+    fit(module, [module.task.collate(examples)])
+    assert [g["initial_lr"] for g in module.optimizers().param_groups] == [0.125, 1e-15]
+
+
+def test_an_unknown_option_of_an_extension_is_refused(registry):
+    with pytest.raises(SpecError, match="factr.*did you mean 'factor'"):
+        MiniFormerLitModule(lm_config(extensions={"doubling": {"factr": 3}}))

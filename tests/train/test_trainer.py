@@ -1,0 +1,167 @@
+"""What a run leaves, what it says, and what it refuses."""
+
+import csv
+import json
+import math
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from miniformer.kernel import DataError, RunError, SpecError, UserError
+from miniformer.model.transformer import Transformer
+from miniformer.train.train_config import TrainConfig
+from miniformer.train.trainer import train
+
+
+def run(folder, data, **fields):
+    model = {"d_model": 16, "n_heads": 2, "n_layers": 1, "max_seq_len": 32, **fields.pop("model_config", {})}
+    return train(TrainConfig(**{"train_path": str(data), "work_dir": str(folder / "runs"), "max_steps": 6, "batch_size": 2,
+                                "tokenizer_vocab_size": 300, "precision": 32, "model_config": model, **fields}))
+
+
+def losses(result):
+    with (result.folder / "metrics.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def best(result):
+    return result.folder / "checkpoints" / "best_model"
+
+
+def test_a_run_leaves_its_spec_its_metrics_and_its_checkpoints(tmp_path, texts):
+    result = run(tmp_path, texts)
+    assert result.folder == tmp_path / "runs" / "texts-language-modeling-1"
+    assert {p.name for p in result.folder.iterdir()} == {"run.json", "metrics.csv", "checkpoints"}
+    assert {p.name for p in best(result).iterdir()} == {"config.json", "manifest.json", "model.safetensors",
+                                                        "tokenizer.json"}
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record["train"]["scheduler"] == {"name": "cosine", "floor": 0.1}
+    assert record["model"]["vocab_size"] == result.data.tokenizer.vocab_size
+    assert record["data"]["train"]["records"] == 42
+    assert record["results"]["best"]["val_loss"] == result.metrics["val_loss"]
+    assert set(record["results"]["baselines"]) == {"unigram", "xz -9"}
+    assert losses(result)[-1]["val_loss"] == str(result.metrics["val_loss"])
+
+
+def test_the_next_run_of_the_same_data_gets_the_next_number(tmp_path, texts):
+    run(tmp_path, texts, max_steps=1)
+    assert run(tmp_path, texts, max_steps=1).folder.name == "texts-language-modeling-2"
+
+
+def test_a_named_run_never_overwrites_another(tmp_path, texts):
+    run(tmp_path, texts, experiment_name="mine", max_steps=1)
+    with pytest.raises(UserError, match=r"mine is there already; choose another --experiment-name"):
+        run(tmp_path, texts, experiment_name="mine")
+
+
+def test_the_model_is_rebuilt_from_run_json_alone_in_a_fresh_process(tmp_path, texts, fresh_python):
+    result = run(tmp_path, texts)
+    code = f"""
+import json
+from safetensors.torch import load_file
+from miniformer.config.model_config import TransformerConfig
+from miniformer.model.transformer import Transformer
+model = Transformer(TransformerConfig.model_validate(json.load(open({str(result.folder / 'run.json')!r}))["model"]))
+print(model.load_state_dict(load_file({str(best(result) / 'model.safetensors')!r}), strict=False).unexpected_keys)
+print(sorted(name for name, _ in model.named_parameters()))
+"""
+    unexpected, names = fresh_python(code).splitlines()
+    assert unexpected == "[]"
+    assert names == str(sorted(load_file(best(result) / "model.safetensors")))
+
+
+def test_rope_mha_is_mha_with_rope(tmp_path, texts):
+    one = run(tmp_path / "a", texts, model_config={"attention": "rope-mha"})
+    other = run(tmp_path / "b", texts, model_config={"attention": "mha", "position": "rope"})
+    records = [json.loads((result.folder / "run.json").read_text()) for result in (one, other)]
+    assert records[0]["model"] == records[1]["model"]
+    assert losses(one) == losses(other)
+
+
+def test_a_seed_decides_every_weight(tmp_path, texts):
+    weights = [load_file(best(run(tmp_path / name, texts, seed=seed)) / "model.safetensors")
+               for name, seed in (("a", 1), ("b", 1), ("c", 2))]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert not any(torch.equal(weights[0][name], weights[2][name]) for name in ["embedding.weight"])
+
+
+def test_the_saved_model_gives_the_loss_that_was_measured(tmp_path, texts):
+    result = run(tmp_path, texts)
+    model, task = Transformer.from_pretrained(result.folder), result.data.task
+    from miniformer.data.packing import PackedRows
+    from miniformer.kernel import Context
+    batch = task.collate(list(PackedRows(result.data.val.examples, 32)))
+    with torch.no_grad():
+        term = model(batch.inputs, Context(batch.layout), readout=lambda h, head: task.loss(h, head, batch))
+    assert float(term.sum / term.weight) == pytest.approx(result.metrics["val_loss"], rel=1e-5)
+    assert result.metrics["val_perplexity"] == pytest.approx(math.exp(result.metrics["val_loss"]), rel=1e-5)
+
+
+def test_classification_with_string_labels_reports_accuracy_and_f1(tmp_path, labelled):
+    result = run(tmp_path, labelled, task="classification", max_steps=40, lr=1e-2, batch_size=8)
+    assert {"val_accuracy", "val_f1", "val_loss"} <= set(result.metrics)
+    assert result.metrics["val_accuracy"] == 1.0  # the label is a word of the text
+    config = json.loads((best(result) / "config.json").read_text())
+    assert config["task"] == {"name": "classification", "labels": ["fruit", "tool"]}
+
+
+def test_the_last_state_is_loaded_without_running_code(tmp_path, texts):
+    state = torch.load(run(tmp_path, texts).folder / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["global_step"] == 6
+    assert state["optimizer_states"][0]["state"]
+
+
+def test_the_best_model_is_kept_when_later_ones_are_worse(tmp_path, texts):
+    result = run(tmp_path, texts, lr=3.0, gradient_clip_val=None, scheduler="none", max_steps=12, val_every=2)
+    measured = [float(row["val_loss"]) for row in losses(result) if row["val_loss"]]
+    assert len(measured) == 6
+    assert result.metrics["val_loss"] == min(measured) < measured[-1]
+
+
+def test_early_stopping_ends_a_run_that_does_not_get_better(tmp_path, texts):
+    result = run(tmp_path, texts, lr=0.5, gradient_clip_val=None, scheduler="none", max_steps=500, val_every=1,
+                 early_stopping_patience=2)
+    assert len([row for row in losses(result) if row["val_loss"]]) < 100
+
+
+def test_a_metric_that_is_not_measured_is_told_with_those_that_are(tmp_path, texts):
+    with pytest.raises(RunError, match=r"'val_accuracy' is not measured; measured are val_bits_per_byte, val_loss"):
+        run(tmp_path, texts, checkpoint_metric="val_accuracy")
+
+
+def test_epochs_bound_a_run_where_steps_do_not(tmp_path, texts):
+    result = run(tmp_path, texts, max_epochs=2, max_steps=None, batch_size=16)
+    assert result.metrics["step"] in (1, 2) or result.metrics["step"] <= 2 * len(result.data.train.examples)
+
+
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+def test_loggers_write_into_the_run_folder(tmp_path, texts, logger, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    result = run(tmp_path, texts, logger=logger, max_steps=2)
+    assert any(path.is_file() for path in (result.folder / logger).rglob("*"))
+    assert (result.folder / "metrics.csv").is_file()
+
+
+# --- what is refused, before anything is written
+
+@pytest.mark.parametrize(("fields", "error", "text"), [
+    ({"model_config": {"vocab_size": 10}}, SpecError, r"vocab_size is 10, and the tokenizer has \d+ tokens"),
+    ({"model_config": {"output_dim": 7}}, SpecError, r"output_dim is 7, and task 'language-modeling' has \d+ outputs"),
+    ({"model_config": {"causal": False}}, SpecError, r"trains a model with causal: true"),
+    ({"model_config": {"n_heads": 3}}, SpecError, r"d_model 16 must be a multiple of n_heads 3"),
+    ({"gpus": 1000}, UserError, r"gpus is 1000, and this machine has \d+"),
+    ({"val_path": "nowhere.jsonl"}, DataError, r"nowhere.jsonl: no such file"),
+    ({"tokenizer": "nowhere.json"}, DataError, r"nowhere.json: no such tokenizer file"),
+])
+def test_a_mistake_leaves_no_run_folder(tmp_path, texts, fields, error, text):
+    with pytest.raises(error, match=text):
+        run(tmp_path, texts, **fields)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_work_dir_that_is_a_file_is_refused(tmp_path, texts):
+    (tmp_path / "runs").write_text("")
+    with pytest.raises(UserError, match="a file; expected a folder"):
+        run(tmp_path, texts)
