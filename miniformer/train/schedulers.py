@@ -54,7 +54,8 @@ class OneCycle(SchedulerRecipe):
     """
 
     def build(self, optimizer: Optimizer) -> LRScheduler:
-        rise = self.warmup_steps / self.total_steps if self.warmup_steps else 0.3
+        steps, peak = self.total_steps + 1, self.warmup_steps or 0.3 * self.total_steps
+        rise = min((peak + 1) / steps, 1.0)  # torch has the peak at step rise * steps - 1
         # momentum is left alone: the schedule is the learning rate's
-        return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups],
-                          total_steps=self.total_steps + 1, pct_start=min(rise, 1.0), cycle_momentum=False)
+        return OneCycleLR(optimizer, max_lr=[group["lr"] for group in optimizer.param_groups], total_steps=steps,
+                          pct_start=rise, cycle_momentum=False)
