@@ -34,7 +34,7 @@ COMPONENTS = ("task", "optimizer", "scheduler")
 class TrainConfig(BaseModel):
     """The spec of a run. Steps are optimizer steps."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
     train_path: str = Field(default="stdlib", description="JSONL file, or stdlib: this Python's standard library")
     val_path: str | None = Field(default=None, description="JSONL file to measure on; none: hold records out")
@@ -65,7 +65,7 @@ class TrainConfig(BaseModel):
                                                            "has it, else 32")
     gpus: int | None = Field(default=None, ge=0, description="number of GPUs; none: what there is")
     num_workers: int = Field(default=0, ge=0, description="processes that make batches")
-    seed: int = Field(default=42, ge=0, description="of everything random")
+    seed: int = Field(default=42, ge=0, lt=2**32, description="of everything random")
     work_dir: str = Field(default="runs", description="folder of all runs")
     experiment_name: str | None = Field(default=None, description="folder of this run; none: named for task and data")
     logger: Literal["csv", "tensorboard", "wandb"] = Field(default="csv", description="beside metrics.csv, which is "
@@ -82,8 +82,10 @@ class TrainConfig(BaseModel):
                 name = name.get("name") if isinstance(name, Mapping) else getattr(name, "name", name)
                 if isinstance(name, str):
                     registry.find(kind, name)
-            for name in value.get("extensions") or {}:
-                registry.find("extension", name)
+            extensions = value.get("extensions")
+            for name in extensions if isinstance(extensions, Mapping) else ():
+                if isinstance(name, str):
+                    registry.find("extension", name)
         try:
             return handler(value)
         except ValidationError as error:
@@ -93,6 +95,8 @@ class TrainConfig(BaseModel):
     @field_validator(*COMPONENTS, mode="before")
     @classmethod
     def _spelt_with_dashes(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and isinstance(value.get("name"), str):
+            return {**value, "name": canonical(value["name"])}
         return canonical(value) if isinstance(value, str) else value
 
     @field_validator("precision", mode="before")

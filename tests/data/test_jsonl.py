@@ -59,7 +59,8 @@ def test_windows_line_ends_are_line_ends(path):
 
 
 def test_blank_lines_are_skipped_and_counted(path):
-    assert [where for where, _ in read(path, '\n  \n{"text": "a"}\n\t\n{"text": "b"}\n\n')] == [f"{path}:3", f"{path}:5"]
+    found = read(path, '\n  \n{"text": "a"}\n\t\n{"text": "b"}\n\n')
+    assert [where for where, _ in found] == [f"{path}:3", f"{path}:5"]
 
 
 def test_other_fields_are_passed_over(path):
@@ -97,7 +98,8 @@ def test_what_json_says_of_a_place_reads_as_a_sentence(path, line):
 
 
 def test_a_missing_field_is_told_with_what_is_near_it(path):
-    assert told(path, '{"txet": "a", "id": 1}') == ":1: field 'text' is missing; found 'txet', 'id'; did you mean 'txet'?"
+    assert told(path, '{"txet": "a", "id": 1}') == (
+        ":1: field 'text' is missing; found 'txet', 'id'; did you mean 'txet'?")
 
 
 def test_a_missing_field_of_an_empty_object(path):

@@ -136,7 +136,8 @@ class Noting(pl.LightningModule):
 
 def test_lightning_tells_the_epoch(tmp_path):
     sampler, module = EpochBatches(20, 3, 5), Noting()
-    pl.Trainer(accelerator="cpu", devices=1, max_epochs=3, logger=False, enable_checkpointing=False, default_root_dir=tmp_path,
-               enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False).fit(
-                   module, DataLoader(list(range(20)), batch_sampler=sampler))
+    trainer = pl.Trainer(accelerator="cpu", devices=1, max_epochs=3, logger=False, enable_checkpointing=False,
+                         enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False,
+                         default_root_dir=tmp_path)
+    trainer.fit(module, DataLoader(list(range(20)), batch_sampler=sampler))
     assert module.seen == [(epoch, batch) for epoch in range(3) for batch in sampler.batches(epoch)]

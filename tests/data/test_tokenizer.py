@@ -17,8 +17,8 @@ any_text = st.text() | st.text(alphabet="the cat\n🦜é \t\r\x00<eos>") | st.sa
 
 def words(*known):
     """A word-level tokenizer of the library, with a sequence start and end of its own."""
-    backend = tokenizers.Tokenizer(models.WordLevel({w: i for i, w in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *known])},
-                                                    unk_token="[UNK]"))
+    ids = {word: i for i, word in enumerate(["[PAD]", "[CLS]", "[SEP]", "[UNK]", *known])}
+    backend = tokenizers.Tokenizer(models.WordLevel(ids, unk_token="[UNK]"))
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.add_special_tokens(["[PAD]", "[CLS]", "[SEP]"])
     backend.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
@@ -166,7 +166,8 @@ def test_truncation_and_padding_that_a_tokenizer_was_saved_with_are_off():
 def test_an_end_token_that_a_tokenizer_adds_is_left_out():
     """A prompt would be over before it is gone on with."""
     backend = words("a")
-    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]",
+                                                           special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
     assert Tokenizer.of(backend).encode("a a") == [1, 4, 4]
 
 

@@ -19,8 +19,9 @@ PROMPT = torch.tensor([3, 1, 4, 1, 5])
 
 def model(**fields):
     torch.manual_seed(0)
-    one = Transformer(TransformerConfig(**{"vocab_size": V, "d_model": 16, "n_heads": 4, "n_layers": 2, "d_ff": 16,
-                                           "max_seq_len": 64, "causal": True, "head": {"name": "lm", "tied": False}, **fields}))
+    one = Transformer(TransformerConfig(**{
+        "vocab_size": V, "d_model": 16, "n_heads": 4, "n_layers": 2, "d_ff": 16, "max_seq_len": 64, "causal": True,
+        "head": {"name": "lm", "tied": False}, **fields}))
     for parameter in one.parameters():  # logits far enough apart that ties and uniform draws show
         if parameter.ndim == 2:
             torch.nn.init.normal_(parameter, std=0.5)

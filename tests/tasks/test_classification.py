@@ -43,7 +43,8 @@ def alone(model=MODEL):
 
 
 @pytest.mark.parametrize(("found", "labels"), [
-    (["b", "a", "b"], ["a", "b"]), ([10, 9, 10], [9, 10]), (["b", 2, "a", 1], [1, 2, "a", "b"]), (["", "a"], ["", "a"])])
+    (["b", "a", "b"], ["a", "b"]), ([10, 9, 10], [9, 10]), (["b", 2, "a", 1], [1, 2, "a", "b"]),
+    (["a", "", "a"], ["", "a"])])
 def test_labels_are_learnt_in_order(found, labels):
     assert Classification().fit(LabelledRecord(input="x", label=label) for label in found) == {"labels": labels}
 

@@ -1,4 +1,4 @@
-"""Language modelling: loss, metrics, baselines and predictions against direct computation, and no leak of what is next."""
+"""Language modelling: loss, metrics, baselines and predictions against direct computation; no leak of what is next."""
 
 import json
 import lzma
@@ -30,8 +30,8 @@ documents = st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=8), mi
 
 def model(vocab_size=V, **fields):
     torch.manual_seed(0)
-    return Transformer(TransformerConfig(**{"vocab_size": vocab_size, "d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 16,
-                                            "max_seq_len": 32, "causal": True, **fields})).double().eval()
+    return Transformer(TransformerConfig(**{"vocab_size": vocab_size, "d_model": 16, "n_heads": 2, "n_layers": 2,
+                                            "d_ff": 16, "max_seq_len": 32, "causal": True, **fields})).double().eval()
 
 
 MODEL = model()
@@ -188,8 +188,8 @@ def trained_on_noise(causal, vocab_size=16, steps=300):
     """The mean loss on fresh noise, after some training on noise."""
     noise = random.Random(0)
     torch.manual_seed(0)
-    one = Transformer(TransformerConfig(vocab_size=vocab_size, d_model=32, n_heads=2, n_layers=2, d_ff=32, max_seq_len=16,
-                                        causal=causal))
+    one = Transformer(TransformerConfig(vocab_size=vocab_size, d_model=32, n_heads=2, n_layers=2, d_ff=32,
+                                        max_seq_len=16, causal=causal))
     optimizer = torch.optim.AdamW(one.parameters(), lr=5e-3)
 
     def term(rows):

@@ -23,8 +23,8 @@ def decayed(one):
     """Names of the parameters by whether they decay, each as often as it is in a group."""
     names = {id(p): name for name, p in one.named_parameters()}
     found = groups(one)
-    return {decays: sorted(names[id(p)] for group in found if (group["weight_decay"] > 0) == decays for p in group["params"])
-            for decays in (True, False)}
+    return {decays: sorted(names[id(p)] for group in found if (group["weight_decay"] > 0) == decays
+                           for p in group["params"]) for decays in (True, False)}
 
 
 MODELS = {
@@ -53,11 +53,12 @@ def test_vectors_do_not_decay(fields):
 
 def test_matrices_decay_and_norms_and_embeddings_do_not():
     assert decayed(model(n_layers=1, norm="layernorm", position="learned")) == {
-        True: ["stack.blocks.0.attention.kv.weight", "stack.blocks.0.attention.out.weight", "stack.blocks.0.attention.q.weight",
-               "stack.blocks.0.ffn.down.weight", "stack.blocks.0.ffn.gate_up.weight"],
+        True: ["stack.blocks.0.attention.kv.weight", "stack.blocks.0.attention.out.weight",
+               "stack.blocks.0.attention.q.weight", "stack.blocks.0.ffn.down.weight",
+               "stack.blocks.0.ffn.gate_up.weight"],
         False: ["embedding.weight", "stack.blocks.0.norm_attention.bias", "stack.blocks.0.norm_attention.weight",
-                "stack.blocks.0.norm_ffn.bias", "stack.blocks.0.norm_ffn.weight", "stack.norm.bias", "stack.norm.weight",
-                "stack.positions.0.table.weight"]}
+                "stack.blocks.0.norm_ffn.bias", "stack.blocks.0.norm_ffn.weight", "stack.norm.bias",
+                "stack.norm.weight", "stack.positions.0.table.weight"]}
 
 
 def test_a_head_of_its_own_decays():

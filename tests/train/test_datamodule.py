@@ -1,0 +1,163 @@
+"""Datasets and loaders: the documented calls, and what they give."""
+
+import json
+
+import pytest
+import torch
+
+from miniformer.data.tokenizer import Tokenizer
+from miniformer.kernel import DataError
+from miniformer.kernel.task import Batch, Example
+from miniformer.train.datamodule import JSONLinesDataset, MiniFormerDataModule
+from miniformer.train.train_config import TrainConfig
+
+TOKENIZER = Tokenizer.train(["the number of a number", "a hammer, an apple"], 280)
+
+
+def module(path, **fields):
+    config = TrainConfig(**{"train_path": str(path), "batch_size": 4, "model_config": {"max_seq_len": 16}, **fields})
+    return MiniFormerDataModule(config=config, tokenizer=TOKENIZER)
+
+
+def tokens_of(loader):
+    return [batch.inputs.tolist() for batch in loader]
+
+
+def in_epoch(loader, epoch):
+    loader.batch_sampler.set_epoch(epoch)
+    return tokens_of(loader)
+
+
+def test_the_documented_dataset(texts):
+    dataset = JSONLinesDataset(path=str(texts), tokenizer=TOKENIZER, task="language_modeling")
+    assert len(dataset) == 42
+    assert isinstance(dataset[0], Example)
+    assert TOKENIZER.decode(dataset[1].tokens) == "the 1 of 1 is a number, and 1 is 1"
+
+
+def test_a_dataset_takes_a_path_and_trains_a_tokenizer(texts):
+    dataset = JSONLinesDataset(texts)
+    assert dataset.tokenizer.decode(dataset[0].tokens) == "the 0 of 0 is a number, and 0 is 0"
+
+
+def test_a_dataset_takes_a_tokenizer_of_the_library(texts):
+    raw, ours = (JSONLinesDataset(str(texts), tokenizer) for tokenizer in (TOKENIZER.backend, TOKENIZER))
+    assert raw[0].tokens == ours[0].tokens
+
+
+def test_a_dataset_of_labelled_texts_learns_the_labels(labelled):
+    dataset = JSONLinesDataset(str(labelled), TOKENIZER, task="classification")
+    assert dataset.task.labels == ("fruit", "tool")
+    assert {example.target for example in dataset} == {0, 1}
+
+
+def test_a_dataset_ends(texts):
+    assert len(list(JSONLinesDataset(str(texts), TOKENIZER))) == 42
+
+
+def test_a_dataset_tells_faults_with_file_and_line(tmp_path):
+    path = tmp_path / "bad.jsonl"
+    path.write_text('{"text": "a"}\n{"txt": "b"}\n')
+    with pytest.raises(DataError, match=r"bad\.jsonl:2: field 'text' is missing"):
+        JSONLinesDataset(str(path), TOKENIZER)
+
+
+def test_the_documented_data_module(texts):
+    data = module(texts)
+    loaders = [data.train_dataloader(), data.val_dataloader(), data.test_dataloader()]
+    batches = [next(iter(loader)) for loader in loaders]
+    assert all(isinstance(batch, Batch) and batch.inputs.dtype == torch.long for batch in batches)
+
+
+def test_a_data_module_reads_nothing_before_it_is_asked(tmp_path):
+    data = module(tmp_path / "missing.jsonl")
+    with pytest.raises(DataError, match="no such file"):
+        data.train_dataloader()
+
+
+def test_files_are_read_once(texts):
+    data = module(texts)
+    before = data.data
+    texts.unlink()
+    list(data.train_dataloader())
+    assert data.data is before
+
+
+def test_the_tokenizer_of_the_config_is_loaded(texts, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(TOKENIZER.to_json(), encoding="utf-8")
+    config = TrainConfig(train_path=str(texts), tokenizer=str(tmp_path / "tokenizer.json"))
+    assert MiniFormerDataModule(config).data.tokenizer.to_json() == TOKENIZER.to_json()
+
+
+@pytest.mark.parametrize(("fields", "size"), [
+    ({"tokenizer_vocab_size": 300}, 300), ({"model_config": {"vocab_size": 310}, "tokenizer_vocab_size": 300}, 310)])
+def test_a_tokenizer_is_trained_to_the_size_that_the_config_says(texts, fields, size):
+    assert MiniFormerDataModule(TrainConfig(train_path=str(texts), **fields)).data.tokenizer.vocab_size == size
+
+
+def test_packed_rows_are_as_long_as_the_model_sees(texts):
+    for batch in module(texts).train_dataloader():
+        assert batch.inputs.shape[1] == 16
+
+
+def test_packed_rows_hold_the_training_tokens_each_once(texts):
+    data = module(texts)
+    seen = sorted(int(t) for batch in data.train_dataloader() for t in batch.inputs[batch.layout.real])
+    assert seen == sorted(token for example in data.data.train.examples for token in example.tokens)
+
+
+def test_rows_of_their_own_are_cut_to_what_the_model_sees(labelled):
+    data = module(labelled, task="classification", model_config={"max_seq_len": 5})
+    shapes = [batch.inputs.shape for batch in data.train_dataloader()]
+    assert max(columns for _, columns in shapes) == 5
+    assert sum(rows for rows, _ in shapes) == len(data.data.train.examples)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 1000])
+def test_batches_per_epoch_are_those_of_the_loader(texts, batch_size):
+    data = module(texts, batch_size=batch_size)
+    assert data.batches_per_epoch == len(list(data.train_dataloader())) == len(data.train_dataloader())
+
+
+@pytest.mark.parametrize("task", ["language-modeling", "classification"])
+def test_batches_are_the_same_in_the_same_epoch_and_others_in_another(texts, labelled, task):
+    path = {"language-modeling": texts, "classification": labelled}[task]
+    loader, other = (module(path, task=task).train_dataloader() for _ in range(2))
+    assert in_epoch(loader, 3) == in_epoch(loader, 3) == in_epoch(other, 3)
+    assert in_epoch(loader, 3) != in_epoch(loader, 4)
+
+
+def test_another_seed_is_another_order(texts):
+    assert tokens_of(module(texts, seed=1).train_dataloader()) != tokens_of(module(texts, seed=2).train_dataloader())
+
+
+def test_shuffling_rows_changes_none_of_them(texts):
+    loader = module(texts, batch_size=1).train_dataloader()
+    assert sorted(in_epoch(loader, 0)) == sorted(in_epoch(loader, 1))
+
+
+def test_held_out_batches_are_in_a_fixed_order(texts):
+    loader = module(texts, val_fraction=0.5).val_dataloader()
+    assert in_epoch(loader, 0) == in_epoch(loader, 1)
+
+
+def test_held_out_records_are_each_measured_once(labelled):
+    data = module(labelled, task="classification", val_fraction=0.2)
+    labels = [int(label) for batch in data.val_dataloader() for label in batch.targets["label"]]
+    assert sorted(labels) == sorted(example.target for example in data.data.val.examples)
+
+
+def test_a_test_file_is_what_is_tested(texts, tmp_path):
+    test = tmp_path / "test.jsonl"
+    test.write_text(json.dumps({"text": "apple"}))
+    [batch] = module(texts, test_path=str(test)).test_dataloader()
+    assert TOKENIZER.decode(batch.inputs[batch.layout.real]) == "apple"
+
+
+def test_without_a_test_file_the_held_out_records_are_tested(texts):
+    data = module(texts)
+    assert tokens_of(data.test_dataloader()) == tokens_of(data.val_dataloader())
+
+
+def test_worker_processes_give_the_same_batches(texts):
+    assert tokens_of(module(texts, num_workers=1).train_dataloader()) == tokens_of(module(texts).train_dataloader())
