@@ -203,5 +203,5 @@ def test_an_extension_changes_the_parameter_groups(registry):
 
 
 def test_an_unknown_option_of_an_extension_is_refused(registry):
-    with pytest.raises(SpecError, match="factr.*did you mean 'factor'"):
+    with pytest.raises(SpecError, match=r"factr.*did you mean 'factor'"):
         MiniFormerLitModule(lm_config(extensions={"doubling": {"factr": 3}}))

@@ -1,0 +1,69 @@
+"""What README and docs show is run: Python blocks as they are, commands with a few steps instead of minutes."""
+
+import json
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+TINY = "--d-model 16 --n-heads 2 --n-layers 1 --max-seq-len 32 --batch-size 4"
+
+
+def blocks(language):
+    return [pytest.param(text, id=f"{page.name}:{page.read_text()[:found.start()].count(chr(10)) + 1}") for page in PAGES
+            for found in re.finditer(rf"^```{language}\n(.*?)^```", page.read_text(), flags=re.S | re.M)
+            for text in [found.group(1)]]
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder with the files that the pages speak of."""
+    rows = [json.dumps({"text": f"once upon a time there were {n} bears"}) for n in range(30)]
+    (tmp_path / "my.jsonl").write_text("\n".join(rows))
+    rows = [json.dumps({"input": f"{n} bears", "label": ("few", "many")[n > 15]}) for n in range(30)]
+    (tmp_path / "labelled.jsonl").write_text("\n".join(rows))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("code", blocks("python"))
+def test_python(folder, code):
+    exec(compile(code, "block", "exec"), {"__name__": "block"})
+
+
+@pytest.mark.parametrize("text", blocks("yaml"))
+def test_yaml_is_a_config_file(folder, text):
+    from miniformer.cli.train import merged
+    from miniformer.config.model_config import TransformerConfig
+    (folder / "run.yaml").write_text(text)
+    config = merged("run.yaml", None, {})
+    assert TransformerConfig.model_validate(config.architecture).n_layers == 4
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_readme_work_in_their_order(cli, folder):
+    commands = [line.split("  #")[0] for block in blocks("bash") for line in block.values[0].splitlines()
+                if line.startswith("miniformer ")]
+    assert len(commands) >= 6
+    for command in commands:
+        extra = f" --max-steps 2 {'' if '--d-model' in command else TINY}" if " train " in command else ""
+        args = shlex.split(command + extra)[1:]
+        assert cli(*args).stdout
+
+
+def test_the_pages_link_to_what_is_there():
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_table_of_components_is_what_is_registered():
+    from miniformer.kernel import Registry, discover
+    readme = (ROOT / "README.md").read_text()
+    rows = {row[0]: set(re.findall(r"`([\w-]+)`", row[1])) for row in re.findall(r"^\| (\w+) \| (.*) \|$", readme, flags=re.M)}
+    for entry in Registry(discover()).entries():
+        if entry.distribution == "miniformer":
+            assert entry.name in rows[entry.kind]

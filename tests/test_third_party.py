@@ -1,0 +1,94 @@
+"""A third party's wheel, built and installed with pip: listed, described, trained, saved, used, and missed when gone."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+PYPROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "acme-parts"
+version = "1.5"
+dependencies = ["miniformer"]
+[project.entry-points."miniformer.ffn"]
+sine = "acme_parts:Sine"
+[project.entry-points."miniformer.extension"]
+shout = "acme_parts:Shout"
+[tool.hatch.build.targets.wheel]
+only-include = ["acme_parts.py"]
+"""
+
+MODULE = '''
+import torch
+from miniformer.kernel import FeedForward, hookimpl
+
+class Sine(FeedForward):
+    """down(sin(frequency * up x))."""
+
+    def __init__(self, d_model: int, d_ff: int, *, frequency: float = 1.0):
+        super().__init__(d_model, d_ff)
+        self.up, self.down = torch.nn.Linear(d_model, d_ff), torch.nn.Linear(d_ff, d_model)
+        self.frequency = frequency
+
+    def forward(self, x, context):
+        return self.down(torch.sin(self.frequency * self.up(x)))
+
+class Shout:
+    """Says when a model is saved."""
+
+    def __init__(self, *, word: str = "SAVED"):
+        self.word = word
+
+    @hookimpl
+    def checkpoint_saved(self, folder):
+        print(self.word, folder.name)
+'''
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with the installed wheel."""
+    folder = tmp_path_factory.mktemp("acme")
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "acme_parts.py").write_text(MODULE)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder / "dist", folder], check=True)
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", folder / "site",
+                    *(folder / "dist").glob("*.whl")], check=True)
+    return str(folder / "site")
+
+
+@pytest.mark.slow
+def test_a_wheel_is_a_part_of_miniformer_as_long_as_it_is_installed(cli, site, texts, tiny, tmp_path):
+    assert any(line.split() == ["ffn", "sine", "acme-parts", "1.5", "available"]
+               for line in cli("list-components", PYTHONPATH=site).stdout.splitlines())
+    assert "frequency: number, default 1.0" in cli("describe", "sine", PYTHONPATH=site).stdout
+    done = cli("train", "--train-path", str(texts), "--ffn", "sine", "--set", "ffn.frequency=2", "--with", "shout",
+               "--set", "extensions.shout.word=KEPT", "--max-steps", "3", "--experiment-name", "mine", *tiny, PYTHONPATH=site)
+    assert "KEPT best_model" in done.stdout
+    record = json.loads((tmp_path / "runs" / "mine" / "run.json").read_text())
+    assert record["model"]["ffn"] == {"name": "acme-parts:sine", "frequency": 2.0}
+    assert record["train"]["extensions"] == {"acme-parts:shout": {"word": "KEPT"}}
+    assert record["providers"] == {"acme-parts": "1.5", "miniformer": record["miniformer"]}
+    assert cli("generate", "runs/mine", "--prompt", "the", "--greedy", PYTHONPATH=site).stdout.startswith("the")
+    gone = cli("generate", "runs/mine", "--prompt", "the", code=2).stderr
+    assert "there is no ffn named 'acme-parts:sine'" in gone
+    assert "to get it: pip install acme-parts" in gone
+
+
+@pytest.mark.slow
+def test_an_installed_extension_that_is_not_named_does_nothing(cli, site, texts, tiny):
+    done = cli("train", "--train-path", str(texts), "--max-steps", "1", *tiny, PYTHONPATH=site)
+    assert "SAVED" not in done.stdout
+
+
+def test_the_tests_run_on_the_package_that_is_installed():
+    """Otherwise a file that is missing from the wheel would not be missed."""
+    import miniformer
+    if os.environ.get("CI"):
+        assert "site-packages" in miniformer.__file__
