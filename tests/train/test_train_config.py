@@ -95,7 +95,8 @@ def test_an_unknown_field_is_told_with_what_is_near_it(field, near):
 
 
 @pytest.mark.parametrize(("kind", "name", "near"), [
-    ("task", "clasification", "classification"), ("optimizer", "adam", "adamw"), ("scheduler", {"name": "cosin"}, "cosine")])
+    ("task", "clasification", "classification"), ("optimizer", "adam", "adamw"),
+    ("scheduler", {"name": "cosin"}, "cosine")])
 def test_an_unknown_component_is_told_with_what_is_near_it(kind, name, near):
     with pytest.raises(UnknownComponent, match=rf"there is no {kind} named .*\n  did you mean: .*{near}"):
         TrainConfig(**{kind: name})
@@ -114,10 +115,11 @@ def test_an_unknown_extension_is_told():
 @pytest.mark.parametrize(("field", "value"), [
     ("batch_size", 0), ("batch_size", 1.5), ("lr", 0), ("lr", -1), ("lr", float("inf")), ("lr", float("nan")),
     ("lr", "fast"), ("val_fraction", 0), ("val_fraction", 1), ("weight_decay", -0.1), ("weight_decay", float("inf")),
-    ("warmup_steps", -1), ("gradient_clip_val", 0), ("accumulate_grad_batches", 0), ("gpus", -1), ("num_workers", -1), ("seed", -1),
-    ("seed", 2**32), ("max_epochs", 0), ("max_steps", -5), ("precision", 8), ("precision", "fp8"), ("model", "mamba"),
-    ("logger", "printf"), ("tokenizer_vocab_size", 10), ("model_config", [1]), ("task", 5), ("optimizer", None),
-    ("extensions", 5), ("extensions", ["lora"]), ("extensions", {1: {}}), ("early_stopping_patience", 0)])
+    ("warmup_steps", -1), ("gradient_clip_val", 0), ("accumulate_grad_batches", 0), ("gpus", -1), ("num_workers", -1),
+    ("seed", -1), ("seed", 2**32), ("max_epochs", 0), ("max_steps", -5), ("precision", 8), ("precision", "fp8"),
+    ("model", "mamba"), ("logger", "printf"), ("tokenizer_vocab_size", 10), ("model_config", [1]), ("task", 5),
+    ("optimizer", None), ("extensions", 5), ("extensions", ["lora"]), ("extensions", {1: {}}),
+    ("early_stopping_patience", 0)])
 def test_a_value_out_of_range_is_told_with_its_field(field, value):
     with pytest.raises(SpecError, match=rf"^{field}"):
         TrainConfig(**{field: value})
