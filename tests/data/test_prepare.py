@@ -109,7 +109,15 @@ def test_given_files_are_taken_whole(texts, tmp_path):
     assert data.test.records[0].text == "t"
 
 
-def test_a_tokenizer_is_trained_on_the_training_texts_only(tmp_path):
+def test_a_tokenizer_is_not_trained_on_what_is_held_out(tmp_path):
+    path = write(tmp_path / "all.jsonl", [{"text": f"{chr(97 + i)}{chr(98 + i)} " * 20} for i in range(20)])
+    data = prepare(LM, path, val_fraction=0.5, vocab_size=290)
+    parts = [[record.text for record in part.records] for part in (data.train, data.val)]
+    assert data.tokenizer.to_json() == Tokenizer.train(parts[0], 290).to_json()
+    assert data.tokenizer.to_json() != Tokenizer.train(parts[0] + parts[1], 290).to_json()
+
+
+def test_a_tokenizer_is_not_trained_on_the_file_to_measure_on(tmp_path):
     train = write(tmp_path / "train.jsonl", [{"text": "aaaa bbbb " * 50}] * 3)
     val = write(tmp_path / "val.jsonl", [{"text": "zyxw zyxw " * 500}])
     tokenizer = prepare(LM, train, val, vocab_size=300).tokenizer

@@ -81,11 +81,11 @@ def test_batches_by_length_waste_less_padding(seed):
 
 def test_batches_by_length_do_not_come_in_order_of_length():
     """Short ones first would be a curriculum that nobody asked for."""
-    lengths = some_lengths(2000)
+    lengths = some_lengths(400)
     means = torch.tensor([sum(lengths[i] for i in batch) / len(batch) for batch in
-                          EpochBatches(2000, 8, 0, lengths=lengths)])
+                          EpochBatches(400, 8, 0, lengths=lengths)])
     steps = torch.arange(len(means), dtype=means.dtype)
-    assert abs(torch.corrcoef(torch.stack([means, steps]))[0, 1]) < 0.3
+    assert abs(torch.corrcoef(torch.stack([means, steps]))[0, 1]) < 0.4
 
 
 @settings(max_examples=60, deadline=None)

@@ -113,6 +113,14 @@ def test_rows_of_their_own_are_cut_to_what_the_model_sees(labelled):
     assert sum(rows for rows, _ in shapes) == len(data.data.train.examples)
 
 
+def test_rows_of_their_own_are_batched_with_those_of_their_length(tmp_path):
+    path = tmp_path / "lengths.jsonl"
+    path.write_text("".join(json.dumps({"input": "x" * n, "label": n % 2}) + "\n" for n in range(1, 81)))
+    data = module(path, task="classification", val_path=str(path), model_config={"max_seq_len": 100})
+    for loader in (data.train_dataloader(), data.val_dataloader()):
+        assert max(int((~batch.layout.real).sum(dim=1).max()) for batch in loader) == 3
+
+
 @pytest.mark.parametrize("batch_size", [1, 4, 1000])
 def test_batches_per_epoch_are_those_of_the_loader(texts, batch_size):
     data = module(texts, batch_size=batch_size)
