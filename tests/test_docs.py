@@ -3,6 +3,8 @@
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -67,3 +69,11 @@ def test_the_table_of_components_is_what_is_registered():
     for entry in Registry(discover()).entries():
         if entry.distribution == "miniformer":
             assert entry.name in rows[entry.kind]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("script", sorted((ROOT / "examples").glob("*.py")), ids=lambda path: path.name)
+def test_examples(folder, script):
+    done = subprocess.run([sys.executable, script, "my.jsonl", "--steps", "2"], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("held-out loss") >= 2

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from miniformer.kernel.errors import UserError
+from miniformer.kernel.errors import StateError, UserError
 from miniformer.kernel.interfaces import Head
+from miniformer.model.state import DecodingState
 from miniformer.model.transformer import Transformer
 
 
@@ -34,7 +35,8 @@ def stream(model: Transformer, prompt: Tensor, max_new_tokens: int, *, temperatu
         top_p: only the likeliest tokens that together have this probability (Holtzman 2020, arXiv:1904.09751).
         seed: of the draws.
         eos_id: the token that ends a text.
-        use_state: keep what the layers remember between steps; without it every step computes everything again.
+        use_state: keep what the layers remember between steps. Without it, or where an attention has no state, every step
+            computes everything again.
 
     Raises:
         UserError: settings out of range, an empty prompt, or a model that is not causal.
@@ -49,17 +51,24 @@ def stream(model: Transformer, prompt: Tensor, max_new_tokens: int, *, temperatu
     generator = torch.Generator().manual_seed(seed) if seed is not None else None
     device = next(model.parameters()).device
     seen = len(prompt) + max(0, max_new_tokens - 1)  # nothing looks at the last one
-    state = model.init_state(1, seen) if use_state else None
+    state = _state(model, seen) if use_state else None
     tokens = prompt.to(device)[None]
     unseen = tokens
     for _ in range(max_new_tokens):
-        logits = model(unseen if use_state else tokens, state=state, readout=_last)[0]
+        logits = model(tokens if state is None else unseen, state=state, readout=_last)[0]
         token = choose(logits.float().cpu(), temperature, top_k, top_p, generator)
         if token == eos_id:
             return
         yield token
         unseen = torch.tensor([[token]], device=device)
         tokens = torch.cat([tokens, unseen], dim=1)
+
+
+def _state(model: Transformer, capacity: int) -> DecodingState | None:
+    try:
+        return model.init_state(1, capacity)
+    except StateError:
+        return None
 
 
 def _last(hidden: Tensor, head: Head) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from .context import Context, Role
+from .errors import StateError
 from .layout import Layout
 from .masks import MaskRule
 from .state import State
@@ -62,8 +63,12 @@ class Attention(Component):
         """`[B, T, D] -> [B, T, D]`; with `state`, the T tokens follow those that it remembers."""
 
     def init_state(self, batch: int, capacity: int) -> State | None:
-        """An empty state for `batch` rows of up to `capacity` columns; None: nothing to remember."""
-        return None
+        """An empty state for `batch` rows of up to `capacity` columns; None: there is nothing to remember.
+
+        Raises:
+            StateError: unless overridden, so that what mixes tokens and forgets them is never decoded step by step.
+        """
+        raise StateError(f"{type(self).__name__} defines no init_state, so it cannot be run step by step")
 
 
 class PositionEncoding(Component):

@@ -19,7 +19,7 @@ from miniformer.kernel.interfaces import Attention
 from miniformer.kernel.masks import Mask, MaskRule, Window
 from miniformer.kernel.state import State
 
-from .init import linear
+from .init import RESIDUAL, linear
 
 
 class MultiHeadAttention(Attention):
@@ -49,7 +49,7 @@ class MultiHeadAttention(Attention):
         self.rule: MaskRule | None = None if window is None else Window(window)
         self.q = linear(d_model, d_model, bias)
         self.kv = linear(d_model, 2 * self.n_kv_heads * self.d_head, bias)
-        self.out = linear(d_model, d_model, bias)
+        self.out = linear(d_model, d_model, bias, scale=RESIDUAL)
 
     def forward(self, x: Tensor, context: Context, state: State | None = None) -> Tensor:
         B, T, D = x.shape

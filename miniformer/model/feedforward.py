@@ -8,7 +8,7 @@ from torch import Tensor
 from miniformer.kernel.context import Context
 from miniformer.kernel.interfaces import FeedForward
 
-from .init import linear
+from .init import RESIDUAL, linear
 
 
 class GELU(FeedForward):
@@ -26,7 +26,7 @@ class GELU(FeedForward):
     def __init__(self, d_model: int, d_ff: int, *, bias: bool = False) -> None:
         super().__init__(d_model, d_ff)
         self.up = linear(d_model, d_ff, bias)
-        self.down = linear(d_ff, d_model, bias)
+        self.down = linear(d_ff, d_model, bias, scale=RESIDUAL)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         return self.down(self.activation(self.up(x)))
@@ -51,7 +51,7 @@ class SwiGLU(FeedForward):
     def __init__(self, d_model: int, d_ff: int, *, bias: bool = False) -> None:
         super().__init__(d_model, d_ff)
         self.gate_up = linear(d_model, 2 * d_ff, bias)
-        self.down = linear(d_ff, d_model, bias)
+        self.down = linear(d_ff, d_model, bias, scale=RESIDUAL)
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         gate, up = self.gate_up(x).chunk(2, dim=-1)

@@ -6,10 +6,12 @@ from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from miniformer.kernel.context import Role
 from miniformer.kernel.interfaces import PositionEncoding
+
+from .init import embedding
 
 
 class NoPosition(PositionEncoding):
@@ -20,6 +22,8 @@ class NoPosition(PositionEncoding):
 
 class Sinusoidal(PositionEncoding):
     """Fixed sines and cosines added to the embeddings (Vaswani 2017, arXiv:1706.03762).
+
+    The paper multiplies embeddings by sqrt(D) first; here the waves are divided by it instead, which says the same.
 
     Args:
         base: the longest wavelength is 2 pi base positions.
@@ -35,7 +39,8 @@ class Sinusoidal(PositionEncoding):
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         angles_BTW = angles(positions, (self.d_model + 1) // 2, self.base)
         waves_BTWx2 = torch.stack([angles_BTW.sin(), angles_BTW.cos()], dim=-1)
-        return x + waves_BTWx2.flatten(-2)[..., :self.d_model].to(x.dtype)  # [B, T, W, 2] -> [B, T, D]
+        waves_BTD = waves_BTWx2.flatten(-2)[..., :self.d_model]  # [B, T, W, 2] -> [B, T, D]
+        return x + (waves_BTD * self.d_model ** -0.5).to(x.dtype)
 
 
 class Learned(PositionEncoding):
@@ -43,8 +48,7 @@ class Learned(PositionEncoding):
 
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
         super().__init__(d_model, n_heads, max_seq_len)
-        self.table = nn.Embedding(max_seq_len, d_model)
-        nn.init.normal_(self.table.weight, std=0.02)
+        self.table = embedding(max_seq_len, d_model)
 
     def embed(self, x: Tensor, positions: Tensor) -> Tensor:
         return x + self.table(positions)

@@ -18,7 +18,7 @@ from miniformer.kernel.interfaces import Head, PositionEncoding
 from miniformer.kernel.spec import build
 
 from .block import Stack
-from .init import linear
+from .init import embedding, linear
 from .state import DecodingState
 
 Readout = Callable[[Tensor, Head], Any]
@@ -36,8 +36,7 @@ class Transformer(nn.Module):
         self.config = config
         self.embedding: nn.Embedding | nn.Linear
         if config.input_dim is None:
-            self.embedding = nn.Embedding(config.vocab_size, config.d_model)
-            nn.init.normal_(self.embedding.weight, std=0.02)
+            self.embedding = embedding(config.vocab_size, config.d_model)
         else:
             self.embedding = linear(config.input_dim, config.d_model)
         self.dropout = nn.Dropout(config.dropout)

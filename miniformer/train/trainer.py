@@ -192,7 +192,7 @@ def _trainer(config: TrainConfig, datamodule: MiniFormerDataModule, module: Mini
         **devices, max_epochs=max_epochs, max_steps=max_steps, precision=PRECISIONS[config.precision], logger=logger,
         callbacks=[*callbacks, LastState(folder), StopOnSignal(folder)], plugins=[AtomicCheckpointIO()],
         gradient_clip_val=config.gradient_clip_val, accumulate_grad_batches=config.accumulate_grad_batches,
-        val_check_interval=min(config.val_every or batches, batches * max(1, max_epochs)), check_val_every_n_epoch=None,
+        val_check_interval=config.val_every or batches, check_val_every_n_epoch=None,
         log_every_n_steps=10, use_distributed_sampler=False, num_sanity_val_steps=0, enable_checkpointing=False,
         enable_model_summary=False, default_root_dir=folder)
 

@@ -3,7 +3,7 @@ import torch
 from hypothesis import given
 from strategies import layouts
 
-from miniformer.kernel import Attention, Context, FeedForward, Head, Layout, PositionEncoding
+from miniformer.kernel import Attention, Context, FeedForward, Head, Layout, PositionEncoding, StateError
 
 
 class Mean(Attention):
@@ -56,8 +56,9 @@ def test_a_feed_forward_records_in_the_callers_context():
     assert [record.value for record in context.records] == [3.0]
 
 
-def test_an_attention_remembers_nothing_unless_it_says_so():
-    assert Mean(2, 1).init_state(1, 8) is None
+def test_an_attention_without_a_state_of_its_own_cannot_be_run_step_by_step():
+    with pytest.raises(StateError, match="Mean defines no init_state"):
+        Mean(8, 2).init_state(2, 4)
 
 
 @given(layouts(max_rows=3))

@@ -64,7 +64,7 @@ def test_rope_refuses_a_part_without_a_pair():
 
 
 @pytest.mark.parametrize("d_model", [6, 7])
-def test_sinusoidal_adds_the_published_waves(d_model):
+def test_sinusoidal_adds_the_published_waves_at_the_scale_of_an_embedding(d_model):
     found = Sinusoidal(d_model, 1, 32).embed(torch.ones(2, T, d_model, dtype=torch.float64), POSITIONS)
     pairs = (d_model + 1) // 2
     for b in range(2):
@@ -72,7 +72,7 @@ def test_sinusoidal_adds_the_published_waves(d_model):
             for i in range(d_model):
                 angle = int(POSITIONS[b, t]) / 10_000 ** (i // 2 / pairs)
                 wave = math.cos(angle) if i % 2 else math.sin(angle)
-                assert float(found[b, t, i]) == pytest.approx(1 + wave, abs=1e-6)
+                assert float(found[b, t, i]) == pytest.approx(1 + wave * d_model ** -0.5, abs=1e-6)
 
 
 def test_learned_adds_the_row_of_each_position():
