@@ -69,7 +69,8 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
     if test_path is not None and test is not None:
         fingerprint["test"] = _fingerprint(test_path, test)
     try:
-        learnt = task.fit([record for _, record in train])
+        # of one file all records are looked at, so that a rare label does not hang on being held out
+        learnt = task.fit([record for _, record in (records if val_path is None else train)])
     except ValueError as error:
         raise DataError(f"{train_path}: {error}") from None
     spec = resolve("task", {"name": task_spec.name, **task_spec.options, **learnt})

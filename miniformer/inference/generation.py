@@ -27,7 +27,7 @@ def stream(model: Transformer, prompt: Tensor, max_new_tokens: int, *, temperatu
     """The tokens that follow `prompt` `[T]`, one by one, until `eos_id`, which is not among them.
 
     Args:
-        model: a causal model.
+        model: a causal model, in eval mode unless its dropout is wanted.
         prompt: at least one token.
         max_new_tokens: at most so many.
         temperature: logits are divided by it; 0 takes the likeliest token (greedy).

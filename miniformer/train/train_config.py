@@ -25,7 +25,7 @@ from miniformer.kernel.options import explain
 from miniformer.kernel.registry import canonical, current_registry
 from miniformer.kernel.spec import ComponentSpec
 
-STDLIB_STEPS = 700
+STDLIB_STEPS = 450
 """Optimizer steps of a run on the embedded corpus that is not told how long to train: a few minutes on two cores."""
 DEFAULT_EPOCHS = 10
 COMPONENTS = ("task", "optimizer", "scheduler")
