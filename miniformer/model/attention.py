@@ -13,13 +13,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from miniformer.kernel.context import Context
+from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.errors import StateError
 from miniformer.kernel.interfaces import Attention
 from miniformer.kernel.masks import Mask, MaskRule, Window
 from miniformer.kernel.state import State
 
 from .init import RESIDUAL, linear
+from .state import MemoryState
 
 
 class MultiHeadAttention(Attention):
@@ -53,11 +54,13 @@ class MultiHeadAttention(Attention):
 
     def forward(self, x: Tensor, context: Context, state: State | None = None) -> Tensor:
         B, T, D = x.shape
-        source = x if context.memory is None else context.memory.hidden
-        q_BHTE = self.q(x).view(B, T, self.n_heads, self.d_head).transpose(1, 2)
-        k_BKSE, v_BKSE = self.kv(source).view(B, -1, 2, self.n_kv_heads, self.d_head).permute(2, 0, 3, 1, 4)
-        q_BHTE = context.rotate(q_BHTE, "q")
-        if context.memory is None:
+        q_BHTE = context.rotate(self.q(x).view(B, T, self.n_heads, self.d_head).transpose(1, 2), "q")
+        if context.memory is not None:
+            kept = self.remember(context.memory) if state is None else state
+            assert isinstance(kept, MemoryState)
+            k_BKSE, v_BKSE = kept.keys, kept.values
+        else:
+            k_BKSE, v_BKSE = self._keys_values(x)
             k_BKSE = context.rotate(k_BKSE, "k")
             if state is not None:
                 assert isinstance(state, KeyValueState)
@@ -68,6 +71,13 @@ class MultiHeadAttention(Attention):
 
     def init_state(self, batch: int, capacity: int) -> KeyValueState:
         return KeyValueState(self.kv.weight.new_empty(2, batch, self.n_kv_heads, capacity, self.d_head))
+
+    def remember(self, memory: Memory) -> MemoryState:
+        return MemoryState(*self._keys_values(memory.hidden))
+
+    def _keys_values(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        k_BKSE, v_BKSE = self.kv(source_BSD).unflatten(-1, (2, self.n_kv_heads, self.d_head)).permute(2, 0, 3, 1, 4)
+        return k_BKSE, v_BKSE
 
 
 class RotaryMultiHeadAttention(MultiHeadAttention):

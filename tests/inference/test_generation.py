@@ -133,7 +133,7 @@ def test_a_prompt_is_a_row_of_tokens(prompt):
 @pytest.mark.parametrize("settings", [{"max_new_tokens": -1}, {"temperature": -0.1}, {"temperature": math.nan},
                                       {"top_k": -1}, {"top_p": -0.1}, {"top_p": 1.1}])
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(UserError, match="not negative and top_p is from 0 to 1"):
+    with pytest.raises(UserError, match="not negative"):
         generate(MODEL, PROMPT, **{"max_new_tokens": 1, **settings})
 
 
