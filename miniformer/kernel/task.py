@@ -148,9 +148,13 @@ class Task(ABC):
         """The example that a record gives."""
 
     def examples(self, record: Any, tokenizer: Tokenizer, limit: int | None) -> Sequence[Example]:
-        """The examples of at most `limit` tokens that a record gives: that of `encode`, cut, unless overridden."""
+        """The examples that a record gives, each of at most `limit` tokens: that of `encode`, cut, unless overridden."""
         example = self.encode(record, tokenizer)
-        return [example if limit is None else replace(example, tokens=example.tokens[:limit])]
+        return [example if limit is None else self.cut(example, limit)]
+
+    def cut(self, example: Example, length: int) -> Example:
+        """The example with its first `length` tokens only; called where the task does not pack."""
+        return replace(example, tokens=example.tokens[:length])
 
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:
