@@ -92,7 +92,8 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         record = {"miniformer": __version__, **spec, "train": config.to_data(), **provenance([spec, config.to_data()]),
                   "packages": environment(), "data": {**data.fingerprint, "train_tokens": counts["tokens"]}}
         write_json(folder / "run.json", record)
-        best = BestModel(folder, config.checkpoint_metric, {"assembly": config.model, "extensions": config.extensions, **spec}, data.tokenizer.to_json())
+        saved = {"assembly": config.model, "extensions": config.extensions, **spec}
+        best = BestModel(folder, config.checkpoint_metric, saved, data.tokenizer.to_json())
         trainer = _trainer(config, datamodule, module, devices, logger, [best, RunProgress(console)])
         trainer.fit(module, datamodule=datamodule)
         if best.measured_at != trainer.global_step:  # the run ended between two measurements
