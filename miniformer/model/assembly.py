@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from miniformer.checkpoint.store import SavedModel, load_weights, read_model, write_model
+from miniformer.checkpoint.store import SavedModel, read_model, restore, write_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import SpecError, StateError, UserError
@@ -106,7 +106,7 @@ class Assembly(nn.Module, ABC):
             raise UserError(f"{saved.folder}: this model is a {found}; load it with {assembly_of(found).__name__}, not with "
                             f"{cls.__name__}")
         model = cls(TransformerConfig.model_validate(saved.config["model"]))
-        load_weights(model, saved)
+        restore(model, saved)
         return model.eval()
 
     def _context(self, inputs: Tensor, context: Context | None, state: DecodingState | None, stack: Stack,
