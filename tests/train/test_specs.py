@@ -42,7 +42,7 @@ def test_a_task_without_source_is_refused_with_those_that_have_one():
 
 
 def test_a_task_with_a_source_is_refused_for_a_model_without_encoder():
-    with pytest.raises(SpecError, match="task 'seq2seq' has a source for an encoder .* it trains model 'seq2seq'"):
+    with pytest.raises(SpecError, match=r"task 'seq2seq' has a source for an encoder .* it trains model 'seq2seq'"):
         meant(task="seq2seq", model="transformer")
 
 
