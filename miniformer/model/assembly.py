@@ -78,7 +78,7 @@ class Assembly(nn.Module, ABC):
             UserError: settings out of range, an empty prompt, or a model that cannot write.
         """
         sampling = Sampling(temperature if do_sample else 0.0, top_k, top_p, repetition_penalty)
-        eos_id = self.config.eos_id if eos_id is None else None if eos_id < 0 else eos_id
+        eos_id = self.config.eos_id if eos_id is None else eos_id  # no token is -1
         feed = self.feed(input_ids, max_new_tokens, layout=layout, use_state=use_state, bos_id=bos_id)
         steps = [input_ids.new_tensor(tokens) for tokens in decode(feed, max_new_tokens, sampling, eos_id=eos_id, seed=seed)]
         written = torch.stack(steps, dim=1) if steps else input_ids[:, :0]

@@ -80,8 +80,8 @@ def test_greedy_rows_are_those_of_whole_passes_over_each_alone(model, use_state)
 @pytest.mark.parametrize("use_state", [True, False])
 def test_padded_prompts_go_on_as_they_do_alone(model, side, use_state):
     layout = Layout.from_lengths([5, 2, 3], side=side)
-    found = new(model, layout=layout, do_sample=False, use_state=use_state)
-    assert found == [naive(model, row[real].tolist(), 12) for row, real in zip(PROMPTS, layout.real)]
+    found = new(model, layout=layout, do_sample=False, repetition_penalty=1.3, use_state=use_state)
+    assert found == [naive(model, row[real].tolist(), 12, penalty=1.3) for row, real in zip(PROMPTS, layout.real)]
 
 
 @MODELS
@@ -99,8 +99,8 @@ def test_a_row_that_ended_is_filled_with_the_end_and_disturbs_no_other(model):
     lengths = [row.index(end) if end in row else None for row in whole]
     found = new(model, do_sample=False, eos_id=end)
     for row, ended, length in zip(whole, found, lengths):
-        assert ended == (row[:len(ended)] if length is None else (row[:length] + [end] * 12)[:len(ended)])
-    assert any(length is not None for length in lengths)
+        assert ended == (row if length is None else row[:length] + [end] * (12 - length))
+    assert any(length is not None for length in lengths) and None in lengths
 
 
 @MODELS
@@ -138,6 +138,10 @@ def test_a_penalty_divides_what_is_above_zero_and_multiplies_what_is_below(value
     chosen = Sampling(temperature=0, repetition_penalty=penalty)(logits, seen, None)
     assert expected[chosen] == pytest.approx(max(expected))
     assert logits.tolist() == values
+
+
+def test_a_penalty_makes_a_negative_logit_less_likely_too():
+    assert Sampling(temperature=0, repetition_penalty=3.0)(torch.tensor([-1.0, -2.0]), [0], None) == 1
 
 
 @MODELS

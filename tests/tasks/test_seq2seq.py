@@ -17,7 +17,8 @@ from miniformer.tasks.seq2seq import PairRecord, Seq2Seq, SourceInput
 TASK = Seq2Seq()
 TOKENIZER = Tokenizer.train(["the cat sat on the mat", "naïve café 🦜"] * 20, 290)
 V = TOKENIZER.vocab_size
-PAIRS = [("the cat", "cat"), ("on", "the mat"), ("naïve 🦜", ""), ("the mat sat on", "naïve café")]
+PAIRS = [("the cat", "cat"), ("on", "the mat"), ("naïve 🦜", ""), ("the mat sat on", "naïve café"),
+         ("sat", "the cat sat on the mat 🦜")]
 
 
 def model():

@@ -91,6 +91,13 @@ def test_ragged_accumulated_batches_have_the_gradient_of_the_one_big_batch(case,
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
 
 
+def test_tokens_of_sources_count_in_the_rate():
+    config, examples = seq2seq()
+    module = Recording(config)
+    fit(module, [module.task.collate(examples)])
+    assert module.tokens == sum(len(e.tokens) - 1 + len(e.source) for e in examples)
+
+
 def test_the_gradient_is_that_of_the_mean_over_predicted_tokens():
     config, examples = lm()
     torch.manual_seed(1)
