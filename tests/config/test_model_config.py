@@ -67,7 +67,7 @@ def test_every_default_is_filled_in():
     found = config()
     assert {slot: getattr(found, slot).name for slot in ("attention", "position", "ffn", "norm", "head")} == {
         "attention": "mha", "position": "rope", "ffn": "swiglu", "norm": "rmsnorm", "head": "lm"}
-    assert found.position.options == {"pct": 1.0, "base": 10_000.0}
+    assert found.ffn.options == {"bias": False}
 
 
 @pytest.mark.parametrize(("fields", "d_ff"), [

@@ -8,8 +8,8 @@ from strategies import layouts, seeds
 from miniformer.kernel import Context, Layout, Memory, StateError
 from miniformer.kernel.context import Signal
 from miniformer.kernel.masks import Mask
-from miniformer.model.attention import MultiHeadAttention, RotaryMultiHeadAttention, attend
-from miniformer.model.position import Rotary
+from miniformer.model.attention import MultiHeadAttention, RotaryMultiHeadAttention
+from miniformer.model.rotary import Rotary
 
 D, H, E = 8, 4, 2
 heads = st.sampled_from([4, 2, 1])

@@ -20,14 +20,16 @@ from miniformer.kernel import (
     discover,
     use_registry,
 )
-from miniformer.model.position import Rotary
+from miniformer.model.rotary import Rotary
 from miniformer.model.transformer import Transformer
 
 V = 11
 SMALL = {"vocab_size": V, "d_model": 8, "n_heads": 2, "n_layers": 2, "max_seq_len": 16}
 VARIANTS = {
     "plain": {},
-    "post-norm": {"pre_norm": False, "norm": "layernorm"},
+    "post-norm": {"norm_placement": "post", "norm": "layernorm"},
+    "sandwich": {"norm_placement": "sandwich"},
+    "parallel": {"parallel": True},
     "learned": {"position": "learned"},
     "sinusoidal": {"position": "sinusoidal"},
     "grouped": {"attention": {"name": "mha", "n_kv_heads": 1}},
