@@ -95,7 +95,7 @@ def flex(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tenso
     Raises:
         RunError: gradients are wanted on a CPU.
     """
-    from torch.nn.attention.flex_attention import create_block_mask
+    from torch.nn.attention.flex_attention import AuxRequest, create_block_mask
 
     B, H, T, _ = q_BHTE.shape
     device, S = q_BHTE.device, k_BKSE.shape[2]
@@ -113,11 +113,11 @@ def flex(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tenso
         return score if rows is None else score + rows[b, h, t, s]
 
     plain = softcap is None and bias is None
-    out, logsumexp_BHT = _flex_attention(device.type)(
+    out, extra = _flex_attention(device.type)(
         q_BHTE, k_BKSE, v_BKSF, score_mod=None if plain else score, block_mask=blocks, scale=scale,
-        enable_gqa=k_BKSE.shape[1] != H, return_lse=True)
+        enable_gqa=k_BKSE.shape[1] != H, return_aux=AuxRequest(lse=sinks is not None))
     if sinks is not None:  # the share of the weight that the keys have beside the sink
-        out = out * torch.sigmoid(logsumexp_BHT - sinks[:, None])[..., None].to(out.dtype)
+        out = out * torch.sigmoid(extra.lse - sinks[:, None])[..., None].to(out.dtype)
     return out
 
 

@@ -68,10 +68,10 @@ class BufferState(State):
         stop, capacity = self._length + parts_BKTE[0].shape[2], self.buffer.shape[3]
         if stop > capacity:
             raise StateError(f"the state holds {capacity} tokens, and {stop} were given; make it with a larger capacity")
-        for column, part_BKTE in zip(self.buffer, parts_BKTE, strict=True):
-            column[:, :, self._length:stop] = part_BKTE
+        for n, part_BKTE in enumerate(parts_BKTE):
+            self.buffer[n, :, :, self._length:stop] = part_BKTE
         self._length = stop
-        return tuple(self.buffer[:, :, :, :stop])
+        return tuple(self.buffer[n, :, :, :stop] for n in range(len(parts_BKTE)))
 
     @property
     def length(self) -> int:

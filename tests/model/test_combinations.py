@@ -102,7 +102,8 @@ def test_every_parameter_is_trained(combination):
 @decoders
 @pytest.mark.parametrize("cuts", [[], [1], [3, 4], [1, 2, 3, 4, 5]])
 @pytest.mark.parametrize("layout", [Layout.full(2, T), Layout.from_lengths([2, 4], T, "left"),
-                                    Layout.from_lengths([2, 4], T), Layout.from_documents(torch.tensor([[1, 1, 2, 2, 2, 3]] * 2))],
+                                    Layout.from_lengths([2, 4], T),
+                                    Layout.from_documents(torch.tensor([[1, 1, 2, 2, 2, 3], [1, 2, 2, 3, 3, 3]]))],
                          ids=["full", "left", "right", "packed"])
 @torch.no_grad()
 def test_fed_in_pieces_it_gives_what_it_gives_at_once(combination, layout, cuts):
