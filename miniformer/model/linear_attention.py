@@ -5,7 +5,8 @@ Shapes: B batch, T tokens, H heads, E head width, F width of what is summed (E f
 
 from __future__ import annotations
 
-from typing import ClassVar
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -50,7 +51,7 @@ class LinearAttention(Attention):
         B, T, D = x.shape
         assert state is None or isinstance(state, LinearState)
         qkv_3BHTE = self.qkv(x).view(B, T, 3, self.n_heads, self.d_head).permute(2, 0, 3, 1, 4)
-        with torch.autocast(x.device.type, enabled=False):  # sums over many tokens need float32
+        with _without_autocast(x.device.type):  # sums over many tokens need float32
             q_BHTE, k_BHTE, v_BHTE = qkv_3BHTE.to(_wide(x.dtype))
             out_BHTE = self._mixed(q_BHTE, k_BHTE, v_BHTE, context, state)
         return self.out(out_BHTE.to(qkv_3BHTE.dtype).transpose(1, 2).reshape(B, T, D))
@@ -117,6 +118,10 @@ def _filled(documents_BT: Tensor, before_B: Tensor) -> Tensor:
     columns = torch.arange(documents_BT.shape[1], device=documents_BT.device)
     latest_BT = torch.where(documents_BT != 0, columns, -1).cummax(dim=1).values
     return torch.where(latest_BT < 0, before_B[:, None], documents_BT.gather(1, latest_BT.clamp(min=0)))
+
+
+def _without_autocast(device: str) -> AbstractContextManager[Any]:
+    return torch.autocast(device, enabled=False) if torch.amp.is_autocast_available(device) else nullcontext()
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
