@@ -24,7 +24,9 @@ if TYPE_CHECKING:
     from miniformer.kernel.interfaces import Attention, PositionEncoding
 
 LAYER_SLOTS = ("attention", "position", "ffn", "norm")
-DEFAULTS = {"attention": "mha", "position": "rope", "ffn": "swiglu", "norm": "rmsnorm"}
+DEFAULTS = {"attention": "mha", "position": "rope", "ffn": "swiglu", "norm": "rmsnorm", "cross_attention": "mha"}
+KIND_OF = {"cross_attention": "attention"}
+"""The kind of a slot that is not called like it."""
 SHORTHANDS = {"activation": "ffn", "rotary_pct": "position", "pre_norm": "norm_placement"}
 UNNAMED = ComponentSpec(name="")
 """Stands for a slot's default until validation has put it there."""
@@ -68,6 +70,10 @@ class TransformerConfig(BaseModel):
     layers: tuple[LayerSpec, ...] = Field(default=(), description="a pattern of layers that differ; empty: all alike")
     input_dim: int | None = Field(default=None, ge=1, description="width of feature inputs, instead of tokens")
     output_dim: int | None = Field(default=None, ge=1, description="width of the outputs; none: vocab_size")
+    cross_attention: ComponentSpec = Field(default=UNNAMED, description="how a decoder looks at its source (seq2seq)")
+    share_embeddings: bool = Field(default=True, description="one token table for source and target (seq2seq)")
+    bos_id: int = Field(default=1, ge=0, description="token that a generated target starts from (seq2seq)")
+    eos_id: int | None = Field(default=None, ge=0, description="token that ends a generated text; none: nothing does")
     activation_checkpointing: bool = Field(default=False, description="recompute blocks in backward to save memory")
 
     @model_validator(mode="wrap")
@@ -128,6 +134,9 @@ class TransformerConfig(BaseModel):
             build(Head, self.head, self.d_model, self.n_outputs)
         if self.input_dim is not None and self.output_dim is None:
             raise SpecError("input_dim: feature inputs have no vocabulary to predict; give output_dim")
+        if not registry.load("attention", self.cross_attention.name).cross:  # type: ignore[attr-defined]
+            raise SpecError(f"cross_attention: attention {self.cross_attention.name!r} cannot look at another sequence; one "
+                            "that can has `cross`, such as 'mha'")
         for layer in self.layers:
             if layer.position is None or layer.position == self.position:
                 continue
@@ -206,17 +215,17 @@ def _expanded(fields: dict[str, Any]) -> dict[str, Any]:
 def _find_names(fields: dict[str, Any]) -> None:
     """Look up every name, so that a typo is told before anything is imported."""
     registry = current_registry()
-    for kind in (*LAYER_SLOTS, "head"):
-        for value in [fields.get(kind), *(one.get(kind) for one in fields.get("layers") or ())]:
+    for slot in (*DEFAULTS, "head"):
+        for value in [fields.get(slot), *(one.get(slot) for one in fields.get("layers") or ())]:
             if value is not None and isinstance(_name(value), str):
-                registry.find(kind, _name(value))
+                registry.find(KIND_OF.get(slot, slot), _name(value))
 
 
 def _resolved(fields: dict[str, Any]) -> dict[str, Any]:
     """Component slots in their explicit form."""
     fields = {**fields, **_slots(fields)}
-    for kind, default in DEFAULTS.items():
-        fields[kind] = resolve(kind, fields.get(kind) or default)
+    for slot, default in DEFAULTS.items():
+        fields[slot] = resolve(KIND_OF.get(slot, slot), fields.get(slot) or default)
     fields["head"] = resolve("head", fields["head"])
     if fields.get("layers"):
         fields["layers"] = [{**one, **{kind: resolve(kind, value) for kind, value in _slots(one).items()}}

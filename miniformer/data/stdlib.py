@@ -44,13 +44,34 @@ def docstrings() -> Iterator[tuple[str, str, str]]:
     return ((path, package, text) for path, package, text in found if counts[package] >= 60)
 
 
+def described() -> Iterator[tuple[str, str, str]]:
+    """Place, name and first paragraph of the docstring of each function whose name is not Python's own, as `__init__`."""
+    for path, source in sources():
+        for node in _functions(source):
+            text = _paragraph(node)
+            if len(text) >= 20 and not node.name.startswith("__"):
+                yield f"{path}:{node.lineno}", node.name, text
+
+
+def _functions(source: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in _nodes(source) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+def _paragraph(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module) -> str:
+    return " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+
+
 def _paragraphs(source: str) -> Iterator[str]:
+    for node in _nodes(source):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)):
+            text = _paragraph(node)
+            if len(text) >= 20:
+                yield text
+
+
+def _nodes(source: str) -> Iterator[ast.AST]:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)):
-            text = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
-            if len(text) >= 20:
-                yield text
+    yield from ast.walk(tree)

@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .context import Context, Role
+from .context import Context, Memory, Role
 from .errors import StateError
 from .layout import Layout
 from .masks import MaskRule
@@ -76,6 +76,10 @@ class Attention(Component):
             StateError: unless overridden, so that what mixes tokens and forgets them is never decoded step by step.
         """
         raise StateError(f"{type(self).__name__} defines no init_state, so it cannot be run step by step")
+
+    def remember(self, memory: Memory) -> State | None:
+        """What a cross-attention keeps of `memory` between steps, such as keys and values; None: it looks anew each time."""
+        return None
 
 
 class PositionEncoding(Component):

@@ -12,7 +12,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from miniformer.kernel.context import Context
+from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.interfaces import Attention, Norm
 from miniformer.kernel.masks import MaskRule, Window
 from miniformer.kernel.spec import Slot, build
@@ -20,7 +20,7 @@ from miniformer.kernel.state import State
 
 from .init import RESIDUAL, linear
 from .kernels import KernelName, choose
-from .state import BufferState
+from .state import BufferState, MemoryState
 
 
 class MultiHeadAttention(Attention):
@@ -65,13 +65,14 @@ class MultiHeadAttention(Attention):
 
     def forward(self, x: Tensor, context: Context, state: State | None = None) -> Tensor:
         B, T, D = x.shape
-        source = x if context.memory is None else context.memory.hidden
         q_BHTE = self.q(x).view(B, T, self.n_heads, self.d_head).transpose(1, 2)
-        k_BKSE, v_BKSE = self.kv(source).view(B, -1, 2, self.n_kv_heads, self.d_head).permute(2, 0, 3, 1, 4)
-        if self.q_norm is not None and self.k_norm is not None:
-            q_BHTE, k_BKSE = self.q_norm(q_BHTE), self.k_norm(k_BKSE)
-        q_BHTE = context.rotate(q_BHTE, "q")
-        if context.memory is None:
+        q_BHTE = context.rotate(q_BHTE if self.q_norm is None else self.q_norm(q_BHTE), "q")
+        if context.memory is not None:
+            kept = self.remember(context.memory) if state is None else state
+            assert isinstance(kept, MemoryState)
+            k_BKSE, v_BKSE = kept.keys, kept.values
+        else:
+            k_BKSE, v_BKSE = self._keys_values(x)
             k_BKSE = context.rotate(k_BKSE, "k")
             if state is not None:
                 assert isinstance(state, KeyValueState)
@@ -86,6 +87,13 @@ class MultiHeadAttention(Attention):
 
     def init_state(self, batch: int, capacity: int) -> KeyValueState:
         return KeyValueState(self.kv.weight.new_empty(2, batch, self.n_kv_heads, capacity, self.d_head))
+
+    def remember(self, memory: Memory) -> MemoryState:
+        return MemoryState(*self._keys_values(memory.hidden))
+
+    def _keys_values(self, source_BSD: Tensor) -> tuple[Tensor, Tensor]:
+        k_BKSE, v_BKSE = self.kv(source_BSD).unflatten(-1, (2, self.n_kv_heads, self.d_head)).permute(2, 0, 3, 1, 4)
+        return k_BKSE if self.k_norm is None else self.k_norm(k_BKSE), v_BKSE
 
 
 class KeyValueState(BufferState):

@@ -1,9 +1,10 @@
-"""What is remembered between decoding steps: a buffer of columns, and for a whole model the states of its layers."""
+"""What is remembered between decoding steps: buffers of columns, and of a whole model its layers' states and memory."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
+from miniformer.kernel.context import Memory
 from miniformer.kernel.errors import StateError
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.state import State
@@ -86,3 +87,43 @@ class BufferState(State):
 
     def truncate(self, length: int) -> None:
         self._length = min(length, self._length)
+
+
+class EncoderDecoderState(DecodingState):
+    """The state of a decoder with what it looks at: the memory, and what each cross-attention keeps of it."""
+
+    def __init__(self, layers: list[State | None], cross: list[State | None], memory: Memory, capacity: int) -> None:
+        super().__init__(layers, capacity)
+        self.cross, self.memory = cross, memory
+
+    @property
+    def nbytes(self) -> int:
+        return super().nbytes + self.memory.hidden.nbytes + sum(state.nbytes for state in self.cross if state is not None)
+
+    def reorder(self, index: Tensor) -> None:
+        super().reorder(index)
+        self.memory = Memory(self.memory.hidden[index], self.memory.layout.rows(index))
+        for state in self.cross:
+            if state is not None:
+                state.reorder(index)
+
+
+class MemoryState(State):
+    """Keys and values `[B, K, S, E]` of a memory, which no step changes."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        self.keys, self.values = keys, values
+
+    @property
+    def length(self) -> int:
+        return self.keys.shape[2]
+
+    @property
+    def nbytes(self) -> int:
+        return self.keys.nbytes + self.values.nbytes
+
+    def reorder(self, index: Tensor) -> None:
+        self.keys, self.values = self.keys[index], self.values[index]
+
+    def truncate(self, length: int) -> None:
+        """Nothing is forgotten: the memory is of no step."""

@@ -4,21 +4,53 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from miniformer.kernel.layout import Layout
-from miniformer.kernel.task import Example
+from miniformer.kernel.task import Batch, Example, Source, Tokenizer
 
 
 def padded(examples: Sequence[Example]) -> tuple[Tensor, Layout]:
     """Token ids `[B, T]`, padded on the right with 0, and their layout."""
-    layout = Layout.from_lengths([len(example.tokens) for example in examples])
-    tokens = torch.zeros(layout.shape, dtype=torch.long)
-    for row, example in zip(tokens, examples, strict=True):
-        row[:len(example.tokens)] = torch.as_tensor(example.tokens)
+    return padded_rows([example.tokens for example in examples])
+
+
+def padded_rows(rows: Sequence[Sequence[int] | Tensor], fill: int = 0) -> tuple[Tensor, Layout]:
+    """Rows of numbers as `[B, T]`, padded on the right with `fill`, and their layout."""
+    layout = Layout.from_lengths([len(row) for row in rows])
+    tokens = torch.full(layout.shape, fill)
+    for padded_row, row in zip(tokens, rows, strict=True):
+        padded_row[:len(row)] = torch.as_tensor(row)
     return tokens, layout
+
+
+def with_source(examples: Sequence[Example]) -> Batch:
+    """The batch of examples that have a source.
+
+    The decoder is given the tokens of each but the last, and `following` is the token after each; an example of one token,
+    of which no more is known, has nothing following.
+    """
+    sources = [example.source for example in examples if example.source is not None]
+    tokens, layout = padded_rows([example.tokens[:max(1, len(example.tokens) - 1)] for example in examples])
+    following, _ = padded_rows([example.tokens[1:] if len(example.tokens) > 1 else [-1] for example in examples], fill=-1)
+    return Batch(tokens, layout, {"following": following}, Source(*padded_rows(sources)))
+
+
+def written(model: Any, batch: Batch, tokenizer: Tokenizer) -> list[str]:
+    """The text that the model writes for each row's source, greedily, until it ends it or its positions end."""
+    assert batch.source is not None
+    eos_id = tokenizer.eos_id
+    rows = model.generate(batch.source.inputs, model.config.max_seq_len, do_sample=False, eos_id=eos_id,
+                          layout=batch.source.layout).tolist()
+    return [tokenizer.decode(row[:row.index(eos_id)] if eos_id in row else row) for row in rows]
+
+
+def start_of(tokenizer: Tokenizer) -> int:
+    """The token that a decoder's text starts from where it does not go on from another: the start token, or padding."""
+    return tokenizer.pad_id if tokenizer.bos_id is None else tokenizer.bos_id
 
 
 def packed(rows: Sequence[Example]) -> tuple[Tensor, Layout, Tensor]:

@@ -69,7 +69,13 @@ def classification():
     return config, [labelled(length) for length in (3, 9, 2, 5, 7)]
 
 
-@pytest.mark.parametrize("case", [lm, classification])
+def seq2seq():
+    config = TrainConfig(task="seq2seq", lr=1e-15, model_config=MODEL)
+    return config, [Example(torch.randint(0, 30, (n + 2,)).tolist(), source=torch.randint(0, 30, (9 - n,)).tolist())
+                    for n in (3, 8, 2, 5, 7)]
+
+
+@pytest.mark.parametrize("case", [lm, classification, seq2seq])
 @pytest.mark.parametrize("cuts", [(1, 4), (3, 4), (2, 3)])
 def test_ragged_accumulated_batches_have_the_gradient_of_the_one_big_batch(case, cuts):
     config, examples = case()
