@@ -230,7 +230,7 @@ def _report(console: Any, config: TrainConfig, result: RunResult) -> None:
         console.print(_sample(result), markup=False, highlight=False)
         following = f'miniformer generate {run} --prompt "def "'
     else:
-        following = f"miniformer train --help   (the model is in {run}/checkpoints/best_model)"
+        following = f"miniformer predict {run} --input FILE.jsonl"
     console.print(f"\nrun folder: {run}", highlight=False)
     console.print(f"next: {following}", highlight=False, markup=False)
 

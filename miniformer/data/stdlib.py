@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import sysconfig
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,13 +45,49 @@ def docstrings() -> Iterator[tuple[str, str, str]]:
     return ((path, package, text) for path, package, text in found if counts[package] >= 60)
 
 
+def functions(longest: int = 400) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef, str]]:
+    """Place, syntax tree and source of each function of at most `longest` characters, its docstring left out."""
+    for path, source in sources():
+        lines = source.splitlines(keepends=True)
+        for node in _functions(source):
+            first, last = node.lineno - 1, node.end_lineno
+            documented = ast.get_docstring(node, clean=False) is not None
+            if documented and len(node.body) == 1:
+                continue
+            start, stop = (node.body[0].lineno - 1, node.body[0].end_lineno) if documented else (first, first)
+            text = textwrap.dedent("".join(lines[first:start] + lines[stop:last]))
+            if len(text) <= longest and not text[0].isspace():  # as where a string of many lines stands at its margin
+                yield f"{path}:{node.lineno}", node, text
+
+
+def described() -> Iterator[tuple[str, str, str]]:
+    """Place, name and first paragraph of the docstring of each function whose name is not Python's own, as `__init__`."""
+    for path, source in sources():
+        for node in _functions(source):
+            text = _paragraph(node)
+            if len(text) >= 20 and not node.name.startswith("__"):
+                yield f"{path}:{node.lineno}", node.name, text
+
+
+def _functions(source: str) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    return (node for node in _nodes(source) if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)))
+
+
+def _paragraph(node: ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module) -> str:
+    return " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+
+
 def _paragraphs(source: str) -> Iterator[str]:
+    for node in _nodes(source):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)):
+            text = _paragraph(node)
+            if len(text) >= 20:
+                yield text
+
+
+def _nodes(source: str) -> Iterator[ast.AST]:
     try:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return
-    for node in ast.walk(tree):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Module)):
-            text = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
-            if len(text) >= 20:
-                yield text
+    yield from ast.walk(tree)

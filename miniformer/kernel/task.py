@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -29,6 +29,7 @@ class Tokenizer(Protocol):
     pad_id: int
     bos_id: int | None
     eos_id: int | None
+    mask_id: int | None
 
     @property
     def vocab_size(self) -> int:
@@ -53,16 +54,18 @@ class Example:
     """One record ready for a batch.
 
     Attributes:
-        tokens: T token ids.
-        target: what the task wants to be said of them.
+        tokens: T token ids, or features `[T, F]`.
+        target: what the task wants to be said of them; None: nothing is known, as in what is to be predicted.
         documents: T document numbers, in a row packed from several examples; None: one document.
         following: T ids, the token that follows each in its document, or -1; set in packed rows.
+        draw: decides all that is random about it. In training a function of seed, epoch and place; of held-out data 0.
     """
 
     tokens: Sequence[int] | Tensor
     target: Any = None
     documents: Tensor | None = None
     following: Tensor | None = None
+    draw: int = 0
 
 
 class Split(NamedTuple):
@@ -102,12 +105,19 @@ class Task(ABC):
         causal: the direction of the model that it trains.
         head: the head that it takes unless the spec names one.
         packs: rows may be filled with several examples; otherwise each gets a row, padded.
+        Input: pydantic model of a line that a prediction is wanted for, without what is to be predicted; None: `Record`.
+        additive: the losses of the parts of a batch add up to that of the whole.
     """
 
     Record: ClassVar[type[BaseModel]]
+    Input: ClassVar[type[BaseModel] | None] = None
     causal: ClassVar[bool] = False
     head: ClassVar[str]
     packs: ClassVar[bool] = False
+    additive: ClassVar[bool] = True
+
+    input_dim: int | None = None
+    """Width of the features that it was fitted to; None: texts."""
 
     def stdlib(self) -> Iterable[tuple[str, Any]]:
         """Records, each with where it stands, from Python's standard library: what `--train-path stdlib` means."""
@@ -115,6 +125,10 @@ class Task(ABC):
 
     def fit(self, records: Iterable[Any]) -> Mapping[str, Any]:
         """Options learnt from the training records, such as the labels that occur; they are saved with the run."""
+        return {}
+
+    def fit_tokenizer(self, tokenizer: Tokenizer) -> Mapping[str, Any]:
+        """Options learnt from the tokenizer, such as the id of a special token; saved like those of `fit`."""
         return {}
 
     @abstractmethod
@@ -128,6 +142,14 @@ class Task(ABC):
     @abstractmethod
     def encode(self, record: Any, tokenizer: Tokenizer) -> Example:
         """The example that a record gives."""
+
+    def question(self, record: Any, tokenizer: Tokenizer) -> Example:
+        """The example of an `Input`, whose target is not known."""
+        return self.encode(record, tokenizer)
+
+    def cut(self, example: Example, length: int) -> Example:
+        """The example with its first `length` tokens only; called where it has more and the task does not pack."""
+        return replace(example, tokens=example.tokens[:length])
 
     @abstractmethod
     def collate(self, examples: Sequence[Example]) -> Batch:
@@ -152,3 +174,7 @@ class Task(ABC):
     @abstractmethod
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """One JSON object for each row of the batch, in order."""
+
+    def join(self, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The prediction of a record that took several rows, as one may if the task packs; sums unless overridden."""
+        return {name: sum(part[name] for part in parts) for name in parts[0]}

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.task import Example
 
 
 def padded(examples: Sequence[Example]) -> tuple[Tensor, Layout]:
-    """Token ids `[B, T]`, padded on the right with 0, and their layout."""
-    layout = Layout.from_lengths([len(example.tokens) for example in examples])
-    tokens = torch.zeros(layout.shape, dtype=torch.long)
-    for row, example in zip(tokens, examples, strict=True):
-        row[:len(example.tokens)] = torch.as_tensor(example.tokens)
-    return tokens, layout
+    """Token ids `[B, T]` or features `[B, T, F]`, padded on the right with 0, and their layout."""
+    rows = [torch.as_tensor(example.tokens) for example in examples]
+    return pad_sequence(rows, batch_first=True), Layout.from_lengths([len(row) for row in rows])
+
+
+def targets(**columns: Sequence[Any]) -> dict[str, Tensor]:
+    """Tensors of the targets that are known: a column with None in it, as of what is to be predicted, is left out."""
+    return {name: torch.as_tensor(values) for name, values in columns.items() if not any(v is None for v in values)}
 
 
 def packed(rows: Sequence[Example]) -> tuple[Tensor, Layout, Tensor]:
