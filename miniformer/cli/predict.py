@@ -50,5 +50,5 @@ def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int
             count += 1
             bar.update(shown, advance=len(line.text.encode()) + 1, rate=f"{count / (time.monotonic() - started):,.0f}/s")
     seconds = time.monotonic() - started
-    where = "" if output == STDOUT else f" in {output}"
-    click.echo(f"{count:,} predictions{where}, {count / seconds:,.0f} a second", err=True)
+    where = "" if output == STDOUT else f"; {output}"
+    click.echo(f"predictions: {count:,}, {count / seconds:,.0f} a second{where}", err=True)

@@ -77,9 +77,9 @@ def _write(trained: Trained, lines: Iterator[Line], file: BinaryIO, output: Path
     except KeyboardInterrupt:
         if output != STDOUT:
             file.truncate(whole)
-        raise Interrupted(f"Ctrl-C: stopped after {count:,} predictions{go_on}", signal.SIGINT) from None
+        raise Interrupted(f"Ctrl-C: predictions written: {count:,}{go_on}", signal.SIGINT) from None
     except DataError as error:
-        raise DataError(f"{error}\n  stopped after {count:,} predictions{go_on}") from None
+        raise DataError(f"{error}\n  predictions written before that: {count:,}{go_on}") from None
 
 
 def _completed(line: Line, prediction: dict[str, object]) -> bytes:

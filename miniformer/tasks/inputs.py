@@ -24,9 +24,9 @@ def _sequence(value: Any) -> Any:
         return value
     if isinstance(value, (list, tuple)) and value:
         if all(map(_is_number, value)):
-            return list(value)
+            return [float(number) for number in value]
         if all(isinstance(step, (list, tuple)) and step and all(map(_is_number, step)) for step in value):
-            return [list(step) for step in value]
+            return [[float(number) for number in step] for step in value]
     raise ValueError("expected a text, a list of numbers, or a list of lists of numbers")
 
 

@@ -74,7 +74,7 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
     folder = _free_folder(config)
     with _quiet_lightning():
         devices = _devices(config)
-        model_spec(config, build(Task, config.task))  # a model that cannot be built is told before the data is read
+        _check_model(config)
         pl.seed_everything(config.seed, verbose=False)
         console.print(f"reading {config.train_path}", highlight=False)
         datamodule = MiniFormerDataModule(config, tokenizer)
@@ -103,6 +103,14 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         baselines = data.task.baselines(data.train, data.val, data.tokenizer)
         write_json(folder / "run.json", {**record, "results": {"best": metrics, "baselines": baselines}})
     return RunResult(folder, metrics, baselines, module, data)
+
+
+def _check_model(config: TrainConfig) -> None:
+    """Refuse a model that cannot be built before the data is read, which decides how many outputs there are."""
+    fields = config.architecture
+    if fields.get("input_dim") is not None:
+        config = config.with_fields(model_config={"output_dim": 1, **fields})
+    model_spec(config, build(Task, config.task))
 
 
 def resolved(config: TrainConfig, data: PreparedData) -> TrainConfig:
