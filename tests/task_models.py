@@ -10,7 +10,8 @@ from miniformer.model.transformer import Transformer
 def model_for(task, vocab_size, **fields):
     """A model with random weights, its head's matrix included, whatever that starts with."""
     torch.manual_seed(0)
-    outputs = {} if task.n_outputs(vocab_size) == vocab_size else {"output_dim": task.n_outputs(vocab_size)}
+    tokens = task.input_dim is None and task.n_outputs(vocab_size) == vocab_size
+    outputs = {} if tokens else {"output_dim": task.n_outputs(vocab_size)}
     config = TransformerConfig(**{"vocab_size": vocab_size, "d_model": 16, "n_heads": 2, "n_layers": 1, "d_ff": 16,
                                   "max_seq_len": 64, "causal": task.causal, "head": task.head, "input_dim": task.input_dim,
                                   **outputs, **fields})

@@ -130,7 +130,7 @@ def resolved(config: TrainConfig, data: PreparedData) -> TrainConfig:
     if fields.get("output_dim") not in (None, n_outputs):
         raise SpecError(f"model_config.output_dim is {fields['output_dim']}, and task {data.task_spec.name!r} has "
                         f"{n_outputs} outputs with this data")
-    if n_outputs != fields.get("vocab_size"):
+    if n_outputs != fields.get("vocab_size") or data.task.input_dim is not None:
         fields["output_dim"] = n_outputs
     if fields.get("causal") not in (None, data.task.causal):
         raise SpecError(f"task {data.task_spec.name!r} trains a model with causal: {str(data.task.causal).lower()}")

@@ -99,6 +99,6 @@ def test_the_baseline_is_the_mean_of_the_training_records():
 
 
 def test_the_embedded_numbers_are_counts_of_parameters():
-    records = dict((record.input.partition("\n")[0], record.value) for _, record in Regression().stdlib())
+    records = {record.input.partition("\n")[0]: record.value for _, record in Regression().stdlib()}
     assert records["def popitem(self):"] == 1
     assert next(value for line, value in records.items() if line.startswith("def ") and "(self, a, b)" in line) == 3
