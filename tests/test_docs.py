@@ -31,9 +31,13 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("code", blocks("python"))
-def test_python(folder, code):
-    exec(compile(code, "block", "exec"), {"__name__": "block"})
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_python(folder, page):
+    """The blocks of a page, one after the other, as a reader would type them."""
+    names = {"__name__": "block"}
+    for block in blocks("python"):
+        if block.id.startswith(f"{page.name}:"):
+            exec(compile(block.values[0], block.id, "exec", dont_inherit=True), names)
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))

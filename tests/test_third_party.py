@@ -39,14 +39,22 @@ class Sine(FeedForward):
         return self.down(torch.sin(self.frequency * self.up(x)))
 
 class Shout:
-    """Says when a model is saved."""
+    """Adds a parameter to the model, and says when it is saved and loaded."""
 
     def __init__(self, *, word: str = "SAVED"):
         self.word = word
 
     @hookimpl
+    def model_assembled(self, model):
+        model.shout = torch.nn.Parameter(torch.zeros(3))
+
+    @hookimpl
     def checkpoint_saved(self, folder):
         print(self.word, folder.name)
+
+    @hookimpl
+    def checkpoint_loaded(self, model):
+        print("LOADED", len(model.shout))
 '''
 
 
@@ -75,7 +83,8 @@ def test_a_wheel_is_a_part_of_miniformer_as_long_as_it_is_installed(cli, site, t
     assert record["model"]["ffn"] == {"name": "acme-parts:sine", "frequency": 2.0}
     assert record["train"]["extensions"] == {"acme-parts:shout": {"word": "KEPT"}}
     assert record["providers"] == {"acme-parts": "1.5", "miniformer": record["miniformer"]}
-    assert cli("generate", "runs/mine", "--prompt", "the", "--greedy", PYTHONPATH=site).stdout.startswith("the")
+    said = cli("generate", "runs/mine", "--prompt", "the", "--greedy", PYTHONPATH=site).stdout
+    assert said.startswith("LOADED 3\nthe")  # the extension that shaped the model is there again
     gone = cli("generate", "runs/mine", "--prompt", "the", code=2).stderr
     assert "there is no ffn named 'acme-parts:sine'" in gone
     assert "to get it: pip install acme-parts" in gone

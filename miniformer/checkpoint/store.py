@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from miniformer.kernel.errors import UserError
+from miniformer.kernel.hooks import activate
 
 from .atomic import settled, write_folder, write_json
 from .provenance import provenance
@@ -78,6 +79,18 @@ def read_model(path: Path) -> SavedModel:
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder}: cannot be read as a saved model: {error}") from error
     return SavedModel(folder, config)
+
+
+def restore(module: nn.Module, saved: SavedModel) -> None:
+    """Make a newly built `module` the one that was saved: with the extensions that shaped it, and its weights.
+
+    Raises:
+        UserError: an extension is not installed, or the weights do not fit.
+    """
+    hooks = activate(saved.config.get("extensions", {})).hook
+    hooks.model_assembled(model=module)
+    load_weights(module, saved)
+    hooks.checkpoint_loaded(folder=saved.folder, model=module)
 
 
 def load_weights(module: nn.Module, saved: SavedModel) -> None:

@@ -13,10 +13,14 @@ from miniformer.kernel.registry import State, current_registry
 @click.command("list-components")
 @click.argument("kind", required=False, type=click.Choice(list(KINDS)))
 @click.option("--load", is_flag=True, help="Import every component and say which are broken, and why.")
+@click.option("--matrix", is_flag=True, help="Show which attention goes with which position encoding, and why not.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-def command(kind: str | None, load: bool, as_json: bool) -> None:
+def command(kind: str | None, load: bool, matrix: bool, as_json: bool) -> None:
     """List components: kind, name, provider and version, state."""
     registry = current_registry()
+    if matrix:
+        _print_matrix()
+        return
     if load:
         registry.load_all()
     entries = registry.entries(kind)
@@ -31,6 +35,29 @@ def command(kind: str | None, load: bool, as_json: bool) -> None:
         click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
     if broken := sum(e.state is not State.AVAILABLE for e in entries):
         click.echo(f"\n{broken} of {len(entries)} cannot be used as they are.")
+
+
+def _print_matrix() -> None:
+    """A grid of attention and position, E where they make an encoder and D a decoder; then every refused pair."""
+    from miniformer.config.matrix import DIRECTIONS, names, refusal, refused_pairs
+
+    positions = names("position")
+    rows = [("attention", *positions)]
+    for attention in names("attention"):
+        rows.append((attention, *("".join("-" if refusal(direction, attention=attention, position=position)
+                                          else direction[0].upper() for direction in DIRECTIONS) for position in positions)))
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    for row in rows:
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    click.echo("\nE: encoder, D: decoder, -: refused. " + f"Any ffn ({', '.join(names('ffn'))}) and norm "
+               f"({', '.join(names('norm'))}) goes with them, but for:")
+    reasons: dict[str, list[str]] = {}
+    for pair, why in refused_pairs():
+        reasons.setdefault(_line(why), []).append(pair)
+    for why, pairs in reasons.items():
+        click.echo(f"  {why}\n" + "\n".join(f"    {pair}" for pair in pairs))
+    if not reasons:
+        click.echo("  nothing")
 
 
 def _line(text: str) -> str:

@@ -213,13 +213,16 @@ def _report(console: Any, config: TrainConfig, result: RunResult) -> None:
     """What the run reached, beside what is trivial; a sample; where it is; what to type next."""
     from rich.table import Table
 
-    held = {name.removeprefix("val_"): value for name, value in result.metrics.items() if name != "step"}
+    held, test = ({name.removeprefix(prefix): value for name, value in result.metrics.items() if name.startswith(prefix)}
+                  for prefix in ("val_", "test_"))
     table = Table(title=f"held-out records ({len(result.data.val.examples)}), best model of step "
                         f"{result.metrics['step']:.0f}", title_justify="left")
     table.add_column("")
     for name in held:
         table.add_column(name.replace("_", " "), justify="right")
     table.add_row("this model", *(f"{value:.4g}" for value in held.values()), style="bold")
+    if test:
+        table.add_row("on the test file", *(f"{value:.4g}" for value in test.values()))
     for name, values in result.baselines.items():
         table.add_row(name, *(f"{values[metric]:.4g}" if metric in values else "" for metric in held))
     console.print()
@@ -242,6 +245,6 @@ def _sample(result: RunResult) -> str:
 
     tokenizer = result.data.tokenizer
     prompt = torch.tensor(tokenizer.encode("def " if result.folder.name.startswith("stdlib") else ""))
-    tokens = generate(result.module.model.eval(), prompt, 60, temperature=0.7, top_p=0.9, seed=result.module.config.seed,
+    tokens = generate(result.module.model, prompt, 60, temperature=0.7, top_p=0.9, seed=result.module.config.seed,
                       eos_id=tokenizer.eos_id)
     return tokenizer.decode(tokens)

@@ -6,7 +6,7 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from miniformer.checkpoint.store import CONFIG, TOKENIZER, load_weights, read_model
+from miniformer.checkpoint.store import CONFIG, TOKENIZER, read_model, restore
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.tokenizer import NoTokenizer, Tokenizer
 from miniformer.kernel.errors import UserError
@@ -41,7 +41,7 @@ def load(path: str | Path) -> Trained:
         raise UserError(f"{saved.folder}: no 'task' in {CONFIG}; this model was not saved by a training run")
     model = Transformer(config)
     task = build(Task, saved.config["task"])
-    load_weights(model, saved)
+    restore(model, saved)
     notes = []
     for name, version in saved.config.get("providers", {}).items():
         if (now := importlib.metadata.version(name)) != version:

@@ -10,7 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from miniformer.checkpoint.store import load_weights, read_model, write_model
+from miniformer.checkpoint.store import read_model, restore, write_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import SpecError, StateError
@@ -111,5 +111,5 @@ class Transformer(nn.Module):
         """
         saved = read_model(Path(folder))
         model = cls(TransformerConfig.model_validate(saved.config["model"]))
-        load_weights(model, saved)
+        restore(model, saved)
         return model.eval()

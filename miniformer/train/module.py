@@ -74,11 +74,29 @@ class MiniFormerLitModule(pl.LightningModule):
         self._weight = None
 
     def on_validation_epoch_start(self) -> None:
+        self._start_measuring()
+
+    def validation_step(self, batch: Batch, batch_index: int) -> None:
+        self._measure(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_measured("val")
+
+    def on_test_epoch_start(self) -> None:
+        self._start_measuring()
+
+    def test_step(self, batch: Batch, batch_index: int) -> None:
+        self._measure(batch)
+
+    def on_test_epoch_end(self) -> None:
+        self._log_measured("test")
+
+    def _start_measuring(self) -> None:
         mean = {"loss": _WeightedMean().to(self.device)}
         self.held_out = {**mean, **({} if self.tokenizer is None else
                                     {n: m.to(self.device) for n, m in self.task.metrics(self.tokenizer).items()})}
 
-    def validation_step(self, batch: Batch, batch_index: int) -> None:
+    def _measure(self, batch: Batch) -> None:
         batch = self.hooks.hook.batch(batch=batch, training=False)
 
         def measure(hidden: Tensor, head: Any) -> LossTerm:
@@ -89,9 +107,9 @@ class MiniFormerLitModule(pl.LightningModule):
         term = self.model(batch.inputs, Context(batch.layout), readout=measure)
         self.held_out["loss"].update(term.sum, term.weight)
 
-    def on_validation_epoch_end(self) -> None:
+    def _log_measured(self, prefix: str) -> None:
         values = self.hooks.hook.metrics(values={name: metric.compute() for name, metric in self.held_out.items()})
-        self.log_dict({f"val_{name}": value.float() for name, value in values.items()})
+        self.log_dict({f"{prefix}_{name}": value.float() for name, value in values.items()})
 
     def configure_optimizers(self) -> Any:
         recipe = build(OptimizerRecipe, self.config.optimizer, self.config.lr, self.config.weight_decay)

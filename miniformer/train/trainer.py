@@ -23,6 +23,7 @@ from rich.console import Console
 from miniformer import __version__
 from miniformer.checkpoint.atomic import write_json
 from miniformer.checkpoint.provenance import environment, provenance
+from miniformer.checkpoint.store import BEST, load_weights, read_model
 from miniformer.data.prepare import PreparedData, token_counts
 from miniformer.kernel.errors import SpecError, UserError
 from miniformer.kernel.hooks import resolve_extensions
@@ -44,9 +45,9 @@ class RunResult:
 
     Attributes:
         folder: the run folder.
-        metrics: what the best model reached on the held-out records, and the `step` it is from.
+        metrics: what the best model reached on the held-out records (`val_`) and the test file (`test_`), and its `step`.
         baselines: what trivial predictors reach on the same records.
-        module: the model in its last state.
+        module: the best model, in eval mode.
         data: what it was trained on.
     """
 
@@ -93,13 +94,20 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         record = {"miniformer": __version__, **spec, "train": config.to_data(), **provenance([spec, config.to_data()]),
                   "packages": environment(), "data": {**data.fingerprint, "train_tokens": counts["tokens"]}}
         write_json(folder / "run.json", record)
+        saved = {"assembly": config.model, "extensions": config.extensions, **spec}
         tokens = data.tokenizer.to_json() if data.task.input_dim is None else None
-        best = BestModel(folder, config.checkpoint_metric, {"assembly": config.model, **spec}, tokens)
+        best = BestModel(folder, config.checkpoint_metric, saved, tokens)
         trainer = _trainer(config, datamodule, module, devices, logger, [best, RunProgress(console)])
         trainer.fit(module, datamodule=datamodule)
         if best.measured_at != trainer.global_step:  # the run ended between two measurements
             trainer.validate(module, datamodule=datamodule, verbose=False)
         metrics = dict(best.best)
+        load_weights(module.model, read_model(folder))
+        module.hooks.hook.checkpoint_loaded(folder=folder / BEST, model=module.model)
+        module.eval()
+        if data.test is not None:
+            trainer.test(module, datamodule=datamodule, verbose=False)
+            metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test_")}
         baselines = data.task.baselines(data.train, data.val, data.tokenizer)
         write_json(folder / "run.json", {**record, "results": {"best": metrics, "baselines": baselines}})
     return RunResult(folder, metrics, baselines, module, data)

@@ -130,6 +130,15 @@ def test_a_metric_that_is_not_measured_is_told_with_those_that_are(tmp_path, tex
         run(tmp_path, texts, checkpoint_metric="val_accuracy")
 
 
+def test_the_best_model_is_measured_on_the_test_file(tmp_path, texts):
+    result = run(tmp_path, texts, test_path=str(texts), val_path=str(texts), lr=3.0, gradient_clip_val=None,
+                 scheduler="none", max_steps=12, val_every=2)
+    assert result.metrics["test_loss"] == pytest.approx(result.metrics["val_loss"])
+    assert result.metrics["step"] < 12
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record["results"]["best"]["test_loss"] == result.metrics["test_loss"]
+
+
 def test_epochs_bound_a_run_where_steps_do_not(tmp_path, texts):
     result = run(tmp_path, texts, max_epochs=2, max_steps=None, batch_size=16)
     assert result.metrics["step"] in (1, 2) or result.metrics["step"] <= 2 * len(result.data.train.examples)

@@ -1,0 +1,47 @@
+"""Two processes, each with ragged accumulated batches, have the gradient of the one big batch."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import os, sys, torch
+sys.path.insert(0, {tests!r})
+import pytorch_lightning as pl
+from torch.utils.data import DataLoader
+from test_module import Recording, lm
+
+rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+torch.manual_seed(0)
+config, examples = lm()
+
+def gradient(parts, devices):
+    torch.manual_seed(1)
+    module = Recording(config)
+    trainer = pl.Trainer(accelerator="cpu", devices=devices, strategy="ddp", max_epochs=1, precision="64-true", logger=False,
+                         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+                         accumulate_grad_batches=len(parts), use_distributed_sampler=False)
+    trainer.fit(module, DataLoader([module.task.collate(part) for part in parts], batch_size=None))
+    return module, module.gradients[0]
+
+module, shared = gradient([[examples[:1], examples[1:2]], [examples[2:4], examples[4:]]][rank], world)
+torch.manual_seed(1)
+whole = Recording(config).double()
+term = whole._loss(whole.task.collate(examples))
+(term.sum / term.weight).backward()
+for got, parameter in zip(shared, whole.model.parameters(), strict=True):
+    torch.testing.assert_close(got, parameter.grad, rtol=1e-9, atol=1e-12)
+print("equal on", rank)
+"""
+
+
+@pytest.mark.slow
+def test_ragged_batches_of_two_processes_have_the_gradient_of_the_one_big_batch(tmp_path):
+    script = tmp_path / "two.py"
+    script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
+    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
+                           str(script)], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert {"equal on 0", "equal on 1"} <= set(done.stdout.replace("equal", "\nequal").split("\n"))
