@@ -239,7 +239,7 @@ def _report(console: Any, config: TrainConfig, result: RunResult) -> None:
         console.print(text, markup=False, highlight=False)
         following = f"miniformer generate {run} --prompt {shlex.quote(prompt)}"
     else:
-        following = f"miniformer train --help   (the model is in {run}/checkpoints/best_model)"
+        following = f"miniformer predict {run} --input FILE.jsonl"
     console.print(f"\nrun folder: {run}", highlight=False)
     console.print(f"next: {following}", highlight=False, markup=False)
 
