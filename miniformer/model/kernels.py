@@ -84,8 +84,12 @@ def sdpa(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tenso
     if bias is not None:
         allowed, bias = _allowed(mask, q_BHTE), bias.to(q_BHTE.dtype)
         attend = bias if allowed is None else bias.masked_fill(~allowed, -math.inf)
-    return F.scaled_dot_product_attention(q_BHTE, k_BKSE, v_BKSF, attn_mask=attend, is_causal=causal, dropout_p=dropout,
-                                          scale=scale, enable_gqa=k_BKSE.shape[1] != q_BHTE.shape[1])
+    width = v_BKSF.shape[-1]
+    if width < q_BHTE.shape[-1]:  # the fused kernels take one width only
+        v_BKSF = F.pad(v_BKSF, (0, q_BHTE.shape[-1] - width))
+    out = F.scaled_dot_product_attention(q_BHTE, k_BKSE, v_BKSF, attn_mask=attend, is_causal=causal, dropout_p=dropout,
+                                         scale=scale, enable_gqa=k_BKSE.shape[1] != q_BHTE.shape[1])
+    return out[..., :width]
 
 
 def flex(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tensor | None = None, *,

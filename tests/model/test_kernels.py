@@ -37,12 +37,12 @@ def trains(kernel, device):
 def cases(draw):
     """Arguments for a kernel: a mask from a layout and a rule, a bias or none, and shared heads or not."""
     layout, rule, seed = draw(layouts()), draw(st.none() | st.integers(1, 3).map(Window)), draw(seeds)
-    (B, T), K = layout.shape, draw(st.sampled_from([4, 2, 1]))
+    (B, T), K, width = layout.shape, draw(st.sampled_from([4, 2, 1])), draw(st.sampled_from([2, E, F]))
     bias = None
     if draw(st.booleans()):
         bias = torch.randn(draw(st.sampled_from([1, B])), H, T, T, dtype=torch.float64)
     torch.manual_seed(seed)
-    return layout, rule, draw(st.booleans()), inputs(B, T, T, K, seed=seed), bias, draw(st.sampled_from([None, 0.3]))
+    return layout, rule, draw(st.booleans()), inputs(B, T, T, K, width, seed), bias, draw(st.sampled_from([None, 0.3]))
 
 
 @given(cases(), st.none() | st.floats(0.5, 3), st.booleans())
