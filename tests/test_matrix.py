@@ -131,8 +131,8 @@ def examples_of(task_name):
     """The task fitted to a few of its embedded records, their examples, and the tokenizer."""
     task = build(Task, task_name)
     records = [record for _, record in itertools.islice(task.stdlib(), 400)][::40]
-    task = build(Task, {"name": task_name, **task.fit(records)})
     tokenizer = Tokenizer.train((text for record in records for text in task.texts(record)), 300)
+    task = build(Task, {"name": task_name, **task.fit(records), **task.fit_tokenizer(tokenizer)})
     found = [example for record in records for example in task.examples(record, tokenizer, None if task.packs else 24)]
     return task, list(PackedRows(found, 24))[:4] if task.packs else found[:16], tokenizer
 

@@ -29,14 +29,18 @@ if TYPE_CHECKING:
 RUN_SLOTS = ("task", "optimizer", "scheduler")
 MODEL_SLOTS = ("attention", "position", "ffn", "norm", "cross_attention", "head")
 NOT_FLAGS = {"architecture", "extensions", "layers", "bos_id", "eos_id"}
-MODEL_SHORTHANDS = {"activation": "short for --ffn (gelu, relu, swiglu)", "rotary_pct": "short for --position rope with pct"}
+MODEL_SHORTHANDS: dict[str, tuple[type, str]] = {
+    "activation": (str, "short for --ffn (gelu, relu, swiglu, geglu, relu2)"),
+    "rotary_pct": (float, "short for --position rope with pct"),
+    "pre_norm": (bool, "short for --norm-placement pre, or with --no-pre-norm post"),
+}
 
 
 def flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `train`, from the fields of the specs."""
-    for name, help_text in reversed(MODEL_SHORTHANDS.items()):
-        command = click.option(_flag(name), f"model_{name}", type=float if name == "rotary_pct" else str,
-                               help=f"Model: {help_text}.")(command)
+    for name, (kind, text) in reversed(MODEL_SHORTHANDS.items()):
+        flag = f"{_flag(name)}/--no-{name.replace('_', '-')}" if kind is bool else _flag(name)
+        command = click.option(flag, f"model_{name}", type=kind, default=None, help=f"Model: {text}.")(command)
     for prefix, model in (("model", TransformerConfig), ("run", TrainConfig)):
         for name, field in reversed(model.model_fields.items()):
             if name not in NOT_FLAGS:
@@ -235,7 +239,7 @@ def _report(console: Any, config: TrainConfig, result: RunResult) -> None:
         console.print(text, markup=False, highlight=False)
         following = f"miniformer generate {run} --prompt {shlex.quote(prompt)}"
     else:
-        following = f"miniformer train --help   (the model is in {run}/checkpoints/best_model)"
+        following = f"miniformer predict {run} --input FILE.jsonl"
     console.print(f"\nrun folder: {run}", highlight=False)
     console.print(f"next: {following}", highlight=False, markup=False)
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
 
@@ -27,10 +27,10 @@ LAYER_SLOTS = ("attention", "position", "ffn", "norm")
 DEFAULTS = {"attention": "mha", "position": "rope", "ffn": "swiglu", "norm": "rmsnorm", "cross_attention": "mha"}
 KIND_OF = {"cross_attention": "attention"}
 """The kind of a slot that is not called like it."""
-SHORTHANDS = {"activation": "ffn", "rotary_pct": "position"}
+SHORTHANDS = {"activation": "ffn", "rotary_pct": "position", "pre_norm": "norm_placement"}
 UNNAMED = ComponentSpec(name="")
 """Stands for a slot's default until validation has put it there."""
-ACTIVATIONS = ("gelu", "relu", "swiglu")
+ACTIVATIONS = ("gelu", "relu", "swiglu", "geglu", "relu2")
 
 
 class LayerSpec(BaseModel):
@@ -58,7 +58,10 @@ class TransformerConfig(BaseModel):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the embedding and on each residual branch")
     max_seq_len: int = Field(default=256, ge=1, description="longest sequence")
     causal: bool = Field(default=False, description="no token sees a later one (a decoder)")
-    pre_norm: bool = Field(default=True, description="normalise before each branch (True) or after each sum (False)")
+    norm_placement: Literal["pre", "post", "sandwich"] = Field(
+        default="pre", description="normalise before each branch (pre), after each sum (post), or before and after each "
+                                   "branch (sandwich)")
+    parallel: bool = Field(default=False, description="attention and feed-forward on one residual branch, side by side")
     attention: ComponentSpec = Field(default=UNNAMED, description="how tokens look at each other")
     position: ComponentSpec = Field(default=UNNAMED, description="how tokens know where they are")
     ffn: ComponentSpec = Field(default=UNNAMED, description="what is done to each position")
@@ -102,6 +105,12 @@ class TransformerConfig(BaseModel):
         """Width of the head."""
         return self.output_dim or self.vocab_size
 
+    def position_sizes(self, position: ComponentSpec, mixer: Attention | None = None) -> tuple[int, int, int]:
+        """The sizes of the position encoding that serves `mixer`, whose rotated heads may have a width of their own."""
+        encoding: Any = current_registry().load("position", position.name)
+        width = None if mixer is None or "rotate" not in encoding.hooks() else mixer.rotary_width
+        return self.d_model if width is None else width * self.n_heads, self.n_heads, self.max_seq_len
+
     def with_fields(self, **fields: Any) -> TransformerConfig:
         """The same config with some fields changed, validated again; a shorthand replaces what it is short for."""
         kept = self.model_dump(mode="json", exclude={slot for name, slot in SHORTHANDS.items() if name in fields})
@@ -120,7 +129,7 @@ class TransformerConfig(BaseModel):
                 build(FeedForward, layer.ffn, self.d_model, self.d_ff)
                 build(Norm, layer.norm, self.d_model)
                 mixer = build(Attention, layer.attention, self.d_model, self.n_heads)
-                encoding = build(PositionEncoding, layer.position, self.d_model, self.n_heads, self.max_seq_len)
+                encoding = build(PositionEncoding, layer.position, *self.position_sizes(layer.position, mixer))
                 self._check_pair(mixer, encoding, layer)
             build(Head, self.head, self.d_model, self.n_outputs)
         if self.input_dim is not None and self.output_dim is None:
@@ -144,6 +153,10 @@ class TransformerConfig(BaseModel):
         if lost := encoding.hooks() - mixer.applies - {"embed"}:
             raise SpecError(f"position {layer.position.name!r} needs {' and '.join(sorted(lost))}, which attention "
                             f"{layer.attention.name!r} does not apply")
+        if encoding.learns_bias and not mixer.trains_bias:
+            kernel = layer.attention.options.get("kernel")
+            raise SpecError(f"position {layer.position.name!r} learns a bias, to which attention {layer.attention.name!r}"
+                            f"{f' with kernel {kernel!r}' if kernel else ''} gives no gradient")
 
 
 def unique(specs: list[LayerSpec]) -> list[LayerSpec]:
@@ -172,6 +185,14 @@ def _expanded(fields: dict[str, Any]) -> dict[str, Any]:
             raise SpecError(f"rotary_pct={pct!r} is short for position={meant}, and position is {given!r}; "
                             "give one of them")
         fields["position"] = {**options, **meant}
+    pre_norm = fields.pop("pre_norm", None)
+    if pre_norm is not None:
+        if not isinstance(pre_norm, bool):
+            raise SpecError(f"pre_norm: expected true or false; found {pre_norm!r:.80}")
+        placement = "pre" if pre_norm else "post"
+        if fields.setdefault("norm_placement", placement) != placement:
+            raise SpecError(f"pre_norm={pre_norm} is short for norm_placement={placement!r}, and norm_placement is "
+                            f"{fields['norm_placement']!r}; give one of them")
     if layers := fields.get("layers"):
         if not isinstance(layers, (list, tuple)) or not all(isinstance(one, (Mapping, LayerSpec)) for one in layers):
             raise SpecError(f"layers: expected a list of mappings such as {{repeat: 2, attention: mha}}; found {layers!r:.80}")
@@ -219,11 +240,13 @@ def _slots(fields: dict[str, Any]) -> dict[str, Any]:
     for kind, value in list(slots.items()):
         if isinstance(_name(value), str):
             meaning = getattr(registry.load(kind, _name(value)), "stands_for", None)
-            for slot, name in (meaning or {}).items():
+            for slot, meant in (meaning or {}).items():
+                spec = ComponentSpec.model_validate(meant)
                 if slot == kind:
-                    slots[kind] = ComponentSpec(name=name, options=ComponentSpec.model_validate(value).options)
+                    given = ComponentSpec.model_validate(value).options
+                    slots[kind] = ComponentSpec(name=spec.name, options={**spec.options, **given})
                 else:
-                    slots.setdefault(slot, name)
+                    slots.setdefault(slot, spec)
     return slots
 
 

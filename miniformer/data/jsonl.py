@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from miniformer.kernel.errors import DataError, did_you_mean
 
 R = TypeVar("R", bound=BaseModel)
+STDIN = Path("-")
+
+
+class Line(NamedTuple):
+    """A line of a file: where it stands (`file:line`), its text, the object in it, and the record that it makes."""
+
+    where: str
+    text: str
+    data: dict[str, Any]
+    record: Any
 
 
 def read_records(path: str | Path, record: type[R]) -> Iterator[tuple[str, R]]:
@@ -21,10 +33,15 @@ def read_records(path: str | Path, record: type[R]) -> Iterator[tuple[str, R]]:
         DataError: no such file, a directory, not UTF-8, not JSON, not an object, a field missing or of the wrong type,
             or no records at all.
     """
-    path = Path(path)
+    for line in read_lines(Path(path), record):
+        yield line.where, line.record
+
+
+def read_lines(path: Path, record: type[BaseModel]) -> Iterator[Line]:
+    """The lines of a file, or with the path `-` of standard input, as `read_records` reads them; the same errors."""
     empty = True
-    for where, line in _lines(path):
-        yield where, _record(where, line, record)
+    for where, text in _lines(path):
+        yield _parsed(where, text, record)
         empty = False
     if empty:
         raise DataError(f"{path}: no records; expected one JSON object in each line, such as {_sketch(record)}")
@@ -37,10 +54,11 @@ def check_file(path: Path) -> None:
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:
     """Lines that are not blank. Bytes are split at newlines only: JSON text may hold other separators."""
+    name = "standard input" if path == STDIN else path
     try:
-        with path.open("rb") as file:
+        with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
-                where = f"{path}:{number}"
+                where = f"{name}:{number}"
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip()
                 except UnicodeDecodeError as error:  # whose places are those after a byte order mark
@@ -57,7 +75,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _record(where: str, line: str, record: type[R]) -> R:
+def _parsed(where: str, line: str, record: type[BaseModel]) -> Line:
     try:
         data = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique)
         if "\\u" in line:  # an escape can be half of a surrogate pair, which no file can hold
@@ -69,6 +87,15 @@ def _record(where: str, line: str, record: type[R]) -> R:
         raise DataError(f"{where}: not usable JSON: {error}") from None
     if not isinstance(data, dict):
         raise DataError(f"{where}: expected a JSON object such as {_sketch(record)}; found {_cut(line)}")
+    return Line(where, line, data, validated(where, data, record))
+
+
+def validated(where: str, data: dict[str, Any], record: type[R]) -> R:
+    """The record that an object makes.
+
+    Raises:
+        DataError: with `where`, the field, what was found and what was expected.
+    """
     try:
         return record.model_validate(data)
     except ValidationError as error:
@@ -82,6 +109,8 @@ def _first_fault(error: ValidationError, data: dict[str, Any]) -> str:
         found = _cut(", ".join(map(repr, data))) or "no fields"
         return f"field {field!r} is missing; found {found}{did_you_mean(field, data)}"
     message = fault["msg"].removeprefix("Value error, ")
+    if not field:  # a fault of the record as a whole
+        return message
     return f"field {field!r}: {message[:1].lower()}{message[1:]}; found {_cut(json.dumps(data.get(field)))}"
 
 

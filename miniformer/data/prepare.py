@@ -15,7 +15,7 @@ from miniformer.kernel.task import Example, Split, Task
 
 from . import stdlib
 from .jsonl import read_records
-from .tokenizer import Tokenizer
+from .tokenizer import NoTokenizer, Tokenizer
 
 Located = list[tuple[str, Any]]
 TOKENIZER_BYTES = 8_000_000
@@ -28,7 +28,7 @@ class PreparedData:
 
     Attributes:
         task_spec, task: the task, with the options that the training records decide (its labels).
-        tokenizer: given, or trained on the training texts.
+        tokenizer: given, or trained on the training texts; one without tokens where the inputs are features.
         train, val, test: records and their examples.
         fingerprint: digests and counts, to tell whether two runs saw the same data.
     """
@@ -73,9 +73,16 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
         learnt = task.fit([record for _, record in (records if val_path is None else train)])
     except ValueError as error:
         raise DataError(f"{train_path}: {error}") from None
-    spec = resolve("task", {"name": task_spec.name, **task_spec.options, **learnt})
-    task = build(Task, spec)
+    task, spec = _with(task_spec, learnt)
+    if task.input_dim is not None:
+        if tokenizer is not None:
+            raise DataError(f"{train_path}: the inputs are numbers, which need no tokenizer; leave it out")
+        tokenizer = NoTokenizer()
     tokenizer = tokenizer or Tokenizer.train(_some_text(task, train), vocab_size)
+    try:
+        task, spec = _with(spec, task.fit_tokenizer(tokenizer))
+    except ValueError as error:
+        raise DataError(f"tokenizer: {error}") from None
     limit = None if task.packs else max_len
     return PreparedData(spec, task, tokenizer, _encoded(task, train, tokenizer, limit),
                         _encoded(task, val, tokenizer, limit),
@@ -96,6 +103,12 @@ def hold_out(records: Located, fraction: float, source: str) -> tuple[Located, L
     held = set(different[:min(math.ceil(fraction * len(different)), len(different) - 1)])
     return ([item for item, key in zip(records, keys, strict=True) if key not in held],
             [item for item, key in zip(records, keys, strict=True) if key in held])
+
+
+def _with(spec: ComponentSpec, learnt: Mapping[str, Any]) -> tuple[Task, ComponentSpec]:
+    """A task with more of its options known, and its spec."""
+    spec = resolve("task", {"name": spec.name, **spec.options, **learnt})
+    return build(Task, spec), spec
 
 
 def _read(path: str, task: Task) -> Located:

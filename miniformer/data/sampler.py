@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import zlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
 
 import torch
-from torch.utils.data import Sampler
+from torch.utils.data import Dataset, Sampler
+
+from miniformer.kernel.task import Example
 
 POOL = 50
 """Batches that are sorted by length together: enough to waste little padding, few enough to stay random."""
@@ -59,3 +64,29 @@ class EpochBatches(Sampler[list[int]]):
         if self.lengths is not None:
             batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
         return batches
+
+
+class DrawnBatches(EpochBatches):
+    """The same batches as keys (epoch, index) of `Drawn`, since processes that make batches are not told the epoch."""
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter([[(self.epoch, index) for index in batch] for batch in super().__iter__()])
+
+
+class Drawn(Dataset[Example]):
+    """Examples of an epoch, each with the `draw` that decides what is random about it.
+
+    Args:
+        rows: the examples.
+        seed: with the epoch and the place of a row, it decides the draw.
+    """
+
+    def __init__(self, rows: Any, seed: int) -> None:
+        self.rows, self.seed = rows, seed
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> Example:
+        epoch, index = key
+        return replace(self.rows[index], draw=zlib.crc32(f"{self.seed} {epoch} {index}".encode()))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import sysconfig
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,6 +43,21 @@ def docstrings() -> Iterator[tuple[str, str, str]]:
              for text in _paragraphs(source)]
     counts = Counter(package for _, package, _ in found)
     return ((path, package, text) for path, package, text in found if counts[package] >= 60)
+
+
+def functions(longest: int = 400) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef, str]]:
+    """Place, syntax tree and source of each function of at most `longest` characters, its docstring left out."""
+    for path, source in sources():
+        lines = source.splitlines(keepends=True)
+        for node in _functions(source):
+            first, last = node.lineno - 1, node.end_lineno
+            documented = ast.get_docstring(node, clean=False) is not None
+            if documented and len(node.body) == 1:
+                continue
+            start, stop = (node.body[0].lineno - 1, node.body[0].end_lineno) if documented else (first, first)
+            text = textwrap.dedent("".join(lines[first:start] + lines[stop:last]))
+            if len(text) <= longest and not text[0].isspace():  # as where a string of many lines stands at its margin
+                yield f"{path}:{node.lineno}", node, text
 
 
 def described() -> Iterator[tuple[str, str, str]]:

@@ -17,6 +17,7 @@ ROLES = {
     "pad": ("<pad>", "[PAD]", "<|pad|>", "<|endoftext|>"),
     "bos": ("<bos>", "<s>", "[CLS]", "<|begin_of_text|>", "<|startoftext|>"),
     "eos": ("<eos>", "</s>", "[SEP]", "<|end_of_text|>", "<|endoftext|>"),
+    "mask": ("<mask>", "[MASK]", "<|mask|>"),
 }
 
 
@@ -28,7 +29,8 @@ class Tokenizer:
 
     Attributes:
         backend: the library's tokenizer, from now on this one's own.
-        pad_id, bos_id, eos_id: ids of padding, start and end; None where there is no such token (pad: 0).
+        pad_id, bos_id, eos_id, mask_id: ids of padding, start, end and a masked token; None where there is no such token
+            (pad: 0).
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -39,7 +41,7 @@ class Tokenizer:
         ids = {role: next((i for name in names if (i := backend.token_to_id(name)) is not None), None)
                for role, names in ROLES.items()}
         self.pad_id: int = ids["pad"] or 0
-        self.bos_id, self.eos_id = ids["bos"], ids["eos"]
+        self.bos_id, self.eos_id, self.mask_id = ids["bos"], ids["eos"], ids["mask"]
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> Tokenizer:
@@ -134,3 +136,13 @@ class Tokenizer:
         """The text of `tokenizer.json`."""
         text: str = self.backend.to_str()
         return text
+
+
+class NoTokenizer(Tokenizer):
+    """Stands where a tokenizer would in a run on features: it has no tokens."""
+
+    def __init__(self) -> None:
+        from tokenizers import Tokenizer as Backend
+        from tokenizers import models
+
+        super().__init__(Backend(models.WordLevel({})))

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from miniformer.checkpoint.store import CONFIG, TOKENIZER, read_model
-from miniformer.data.tokenizer import Tokenizer
+from miniformer.config.model_config import TransformerConfig
+from miniformer.data.tokenizer import NoTokenizer, Tokenizer
 from miniformer.kernel.errors import UserError
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Task
@@ -17,7 +18,7 @@ from miniformer.model.assembly import Assembly
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A model in eval mode with the tokenizer and the task that it was trained with."""
+    """A model in eval mode with the tokenizer (one without tokens if it reads features) and the task of its training."""
 
     model: Assembly
     tokenizer: Tokenizer
@@ -34,7 +35,8 @@ def load(path: str | Path) -> Trained:
         UserError: no model is there, it is damaged, or a component of it is not installed.
     """
     saved = read_model(Path(path))
-    if not (saved.folder / TOKENIZER).is_file():
+    config = TransformerConfig.model_validate(saved.config["model"])
+    if config.input_dim is None and not (saved.folder / TOKENIZER).is_file():
         raise UserError(f"{saved.folder}: no {TOKENIZER}; this model was not saved by a training run")
     if "task" not in saved.config:
         raise UserError(f"{saved.folder}: no 'task' in {CONFIG}; this model was not saved by a training run")
@@ -44,4 +46,5 @@ def load(path: str | Path) -> Trained:
     for name, version in saved.config.get("providers", {}).items():
         if (now := importlib.metadata.version(name)) != version:
             notes.append(f"trained with {name} {version}; this is {now}")
-    return Trained(model, Tokenizer.load(saved.folder), task, tuple(notes))
+    tokenizer = Tokenizer.load(saved.folder) if config.input_dim is None else NoTokenizer()
+    return Trained(model, tokenizer, task, tuple(notes))

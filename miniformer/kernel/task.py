@@ -29,6 +29,7 @@ class Tokenizer(Protocol):
     pad_id: int
     bos_id: int | None
     eos_id: int | None
+    mask_id: int | None
 
     @property
     def vocab_size(self) -> int:
@@ -56,11 +57,12 @@ class Example:
     """One record ready for a batch.
 
     Attributes:
-        tokens: T token ids.
-        target: what the task wants to be said of them.
+        tokens: T token ids, or features `[T, F]`.
+        target: what the task wants to be said of them; None: nothing is known, as in what is to be predicted.
         documents: T document numbers, in a row packed from several examples; None: one document.
         following: T ids, the token that follows each in its document, or -1; set in packed rows.
         source: S token ids for the encoder of a model that has encoder and decoder; `tokens` are the decoder's then.
+        draw: decides all that is random about it. In training a function of seed, epoch and place; of held-out data 0.
     """
 
     tokens: Sequence[int] | Tensor
@@ -68,6 +70,7 @@ class Example:
     documents: Tensor | None = None
     following: Tensor | None = None
     source: Sequence[int] | Tensor | None = None
+    draw: int = 0
 
 
 class Split(NamedTuple):
@@ -118,14 +121,21 @@ class Task(ABC):
         packs: rows may be filled with several examples; otherwise each gets a row, padded.
         has_source: its batches have a source, so that it trains a model with encoder and decoder.
         with_source: the task that takes its place where such a model is asked for; none: no such model can be trained.
+        Input: pydantic model of a line that a prediction is wanted for, without what is to be predicted; None: `Record`.
+        additive: the losses of the parts of a batch add up to that of the whole.
     """
 
     Record: ClassVar[type[BaseModel]]
+    Input: ClassVar[type[BaseModel] | None] = None
     causal: ClassVar[bool] = False
     head: ClassVar[str]
     packs: ClassVar[bool] = False
     has_source: ClassVar[bool] = False
     with_source: ClassVar[str | None] = None
+    additive: ClassVar[bool] = True
+
+    input_dim: int | None = None
+    """Width of the features that it was fitted to; None: texts."""
 
     def stdlib(self) -> Iterable[tuple[str, Any]]:
         """Records, each with where it stands, from Python's standard library: what `--train-path stdlib` means."""
@@ -133,6 +143,10 @@ class Task(ABC):
 
     def fit(self, records: Iterable[Any]) -> Mapping[str, Any]:
         """Options learnt from the training records, such as the labels that occur; they are saved with the run."""
+        return {}
+
+    def fit_tokenizer(self, tokenizer: Tokenizer) -> Mapping[str, Any]:
+        """Options learnt from the tokenizer, such as the id of a special token; saved like those of `fit`."""
         return {}
 
     @abstractmethod
@@ -151,6 +165,10 @@ class Task(ABC):
         """The examples that a record gives, each of at most `limit` tokens: that of `encode`, cut, unless overridden."""
         example = self.encode(record, tokenizer)
         return [example if limit is None else self.cut(example, limit)]
+
+    def question(self, record: Any, tokenizer: Tokenizer) -> Example:
+        """The example of an `Input`, whose target is not known."""
+        return self.encode(record, tokenizer)
 
     def cut(self, example: Example, length: int) -> Example:
         """The example with its first `length` tokens only; called where the task does not pack."""
@@ -184,3 +202,7 @@ class Task(ABC):
         """The predictions for a batch: those of `predict`, unless a task has the model write them token by token."""
         rows: list[dict[str, Any]] = model.read(batch, readout=lambda hidden, head: self.predict(hidden, head, batch))
         return rows
+
+    def join(self, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        """The prediction of a record that took several rows, as one may if the task packs; sums unless overridden."""
+        return {name: sum(part[name] for part in parts) for name in parts[0]}

@@ -1,16 +1,22 @@
 """A block (attention, then feed-forward, each on a residual branch) and the stack of them.
 
-    pre-norm:   x = x + drop(attention(norm(x)));   x = x + drop(ffn(norm(x)))
-    post-norm:  x = norm(x + drop(attention(x)));   x = norm(x + drop(ffn(x)))
+A branch f, which is attention or feed-forward, changes the residual stream x by where its norms are placed:
 
-In a decoder beside an encoder a third branch, the cross-attention to the encoder's output, stands between the two.
+    pre:       x + drop(f(norm(x)))             as in GPT-2 and Llama
+    post:      norm(x + drop(f(x)))             as in the first transformer and BERT
+    sandwich:  x + drop(norm_out(f(norm(x))))   as in Gemma 2
+
+A parallel block has one branch instead of two, f = attention + feed-forward, as in GPT-J.
+
+In a decoder beside an encoder another branch, the cross-attention to the encoder's output, stands between the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,29 +32,49 @@ from miniformer.kernel.state import State
 class Block(nn.Module):
     """One layer, from the parts it is given: `[B, T, D] -> [B, T, D]`.
 
-    With `cross` and its norm, the layer also looks at the memory of the context `reading` (`Context.reading`).
+    Args:
+        attention, ffn: what its branches compute.
+        norm: makes a fresh norm, as often as the arrangement has one.
+        cross: looks at the memory of the context `reading` (`Context.reading`), between the two.
+        dropout: on each branch, in training.
+        norm_placement, parallel: the arrangement; see the module.
     """
 
-    def __init__(self, attention: Attention, ffn: FeedForward, norm_attention: Norm, norm_ffn: Norm, *,
-                 cross: Attention | None = None, norm_cross: Norm | None = None, dropout: float = 0.0,
-                 pre_norm: bool = True) -> None:
+    def __init__(self, attention: Attention, ffn: FeedForward, norm: Callable[[], Norm], *, cross: Attention | None = None,
+                 dropout: float = 0.0, norm_placement: Literal["pre", "post", "sandwich"] = "pre",
+                 parallel: bool = False) -> None:
         super().__init__()
-        self.attention, self.cross, self.ffn = attention, cross, ffn
-        self.norm_attention, self.norm_cross, self.norm_ffn = norm_attention, norm_cross, norm_ffn
-        self.dropout, self.pre_norm = nn.Dropout(dropout), pre_norm
+        self.attention, self.cross, self.ffn, self.dropout = attention, cross, ffn, nn.Dropout(dropout)
+        self.norm_placement, self.parallel = norm_placement, parallel
+        sandwich = norm_placement == "sandwich"
+        self.norm_attention = norm()
+        self.norm_attention_out = norm() if sandwich else None
+        self.norm_cross = None if cross is None or parallel else norm()
+        self.norm_cross_out = norm() if sandwich and self.norm_cross is not None else None
+        self.norm_ffn = None if parallel else norm()
+        self.norm_ffn_out = norm() if sandwich and not parallel else None
 
     def forward(self, x: Tensor, context: Context, state: State | None = None, reading: Context | None = None,
                 cross_state: State | None = None) -> Tensor:
-        x = self._branch(x, self.norm_attention, self.attention, context, state)
+        branches: list[Callable[[Tensor], Tensor]] = [lambda h: self.attention(h, context, state)]
         if self.cross is not None:
-            x = self._branch(x, self.norm_cross, self.cross, reading, cross_state)
-        return self._branch(x, self.norm_ffn, self.ffn, context)
+            cross = self.cross
+            branches.append(lambda h: cross(h, reading, cross_state))
+        branches.append(lambda h: self.ffn(h, context))
+        if self.parallel:
+            return self._branch(x, lambda h: sum(f(h) for f in branches), self.norm_attention, self.norm_attention_out)
+        norms = [(self.norm_attention, self.norm_attention_out), (self.norm_cross, self.norm_cross_out),
+                 (self.norm_ffn, self.norm_ffn_out)]
+        for f, (norm, norm_out) in zip(branches, [pair for pair in norms if pair[0] is not None], strict=True):
+            assert norm is not None
+            x = self._branch(x, f, norm, norm_out)
+        return x
 
-    def _branch(self, x: Tensor, norm: Any, part: Any, *given: Any) -> Tensor:
-        if self.pre_norm:
-            return x + self.dropout(part(norm(x), *given))
-        out: Tensor = norm(x + self.dropout(part(x, *given)))
-        return out
+    def _branch(self, x: Tensor, f: Callable[[Tensor], Any], norm: Norm, norm_out: Norm | None) -> Tensor:
+        if self.norm_placement == "post":
+            return norm(x + self.dropout(f(x)))
+        y = f(norm(x))
+        return x + self.dropout(y if norm_out is None else norm_out(y))
 
 
 class Stack(nn.Module):
@@ -62,22 +88,22 @@ class Stack(nn.Module):
     def __init__(self, config: TransformerConfig, cross: bool = False) -> None:
         super().__init__()
         specs = config.layer_specs()
-        encodings = [config.position]
-        for layer in specs:
+        mixers = [build(Attention, layer.attention, config.d_model, config.n_heads) for layer in specs]
+        wanted = [(config.position, config.position_sizes(config.position))]
+        for layer, mixer in zip(specs, mixers):
             assert layer.position
-            if layer.position not in encodings:
-                encodings.append(layer.position)
-        self.which = [encodings.index(layer.position) for layer in specs if layer.position]
-        self.positions = nn.ModuleList(
-            build(PositionEncoding, spec, config.d_model, config.n_heads, config.max_seq_len) for spec in encodings)
+            wanted.append((layer.position, config.position_sizes(layer.position, mixer)))
+        encodings = [one for i, one in enumerate(wanted) if one not in wanted[:i]]
+        self.which = [encodings.index(one) for one in wanted[1:]]
+        self.positions = nn.ModuleList(build(PositionEncoding, spec, *sizes) for spec, sizes in encodings)
         self.blocks = nn.ModuleList(
-            Block(build(Attention, layer.attention, config.d_model, config.n_heads),
-                  build(FeedForward, layer.ffn, config.d_model, config.d_ff),
-                  build(Norm, layer.norm, config.d_model), build(Norm, layer.norm, config.d_model),
+            Block(mixer, build(FeedForward, layer.ffn, config.d_model, config.d_ff),
+                  partial(build, Norm, layer.norm, config.d_model),
                   cross=build(Attention, config.cross_attention, config.d_model, config.n_heads) if cross else None,
-                  norm_cross=build(Norm, layer.norm, config.d_model) if cross else None, dropout=config.dropout,
-                  pre_norm=config.pre_norm) for layer in specs)
-        self.norm = build(Norm, config.norm, config.d_model) if config.pre_norm else nn.Identity()
+                  dropout=config.dropout, norm_placement=config.norm_placement, parallel=config.parallel)
+            for layer, mixer in zip(specs, mixers))
+        ends_normalised = config.norm_placement == "post"
+        self.norm = nn.Identity() if ends_normalised else build(Norm, config.norm, config.d_model)
         self.activation_checkpointing = config.activation_checkpointing
 
     def init_states(self, batch: int, capacity: int) -> list[State | None]:
@@ -100,7 +126,8 @@ class Stack(nn.Module):
         signals = context.signals(list(self.positions))  # type: ignore[arg-type]
         x = signals[0].encoding.embed(x, context.layout.positions)
         for block in self.layers:  # before the blocks, so that a recomputed block finds what it found at first
-            context.mask(block.attention.rule)
+            if block.attention.masked:
+                context.mask(block.attention.rule)
         if reading is not None:
             reading.mask()
         for i, block in enumerate(self.layers):

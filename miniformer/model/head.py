@@ -1,9 +1,12 @@
-"""Heads: language modelling (tied to the embedding or not) and classification."""
+"""Heads: language modelling (tied to the embedding or not), classification of sequences and tokens, regression, embedding."""
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
+import torch
+import torch.nn.functional as F
+from pydantic import Field
 from torch import Tensor, nn
 
 from miniformer.kernel.interfaces import Head
@@ -11,21 +14,41 @@ from miniformer.kernel.layout import Layout
 
 from .init import linear
 
+Pool = Literal["cls", "mean", "last"]
+
+
+def pooled(x: Tensor, layout: Layout, pool: Pool) -> Tensor:
+    """One hidden state `[B, D]` for each row of `[B, T, D]`, blind to padding.
+
+    Args:
+        x: hidden states.
+        layout: where they sit.
+        pool: `cls` takes the first token's, `last` the last one's (what has seen all in a decoder), `mean` the mean of all.
+    """
+    if pool == "mean":
+        real_BT1 = layout.real[..., None]
+        return torch.where(real_BT1, x, 0).sum(dim=1) / real_BT1.sum(dim=1).clamp(min=1).to(x.dtype)
+    columns_B = layout.first() if pool == "cls" else layout.last()
+    return x[torch.arange(len(x), device=x.device), columns_B]
+
 
 class LanguageModelHead(Head):
     """A score for each token of the vocabulary.
 
     Args:
         tied: share the matrix of the token embedding (Press & Wolf 2017, arXiv:1608.05859), where the widths agree.
+        softcap: bound of the scores, softcap x tanh(score / softcap) (Gemma 2, arXiv:2408.00118); none: unbounded.
     """
 
-    def __init__(self, d_model: int, n_outputs: int, *, tied: bool = True) -> None:
+    def __init__(self, d_model: int, n_outputs: int, *, tied: bool = True,
+                 softcap: Annotated[float, Field(gt=0)] | None = None) -> None:
         super().__init__(d_model, n_outputs)
-        self.tied = tied
+        self.tied, self.softcap = tied, softcap
         self.out = linear(d_model, n_outputs)
 
     def forward(self, x: Tensor, select: Tensor | None = None) -> Tensor:
-        return self.out(x if select is None else x[select])
+        scores: Tensor = self.out(x if select is None else x[select])
+        return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
     def tie(self, table: nn.Parameter) -> bool:
         if not self.tied or table.shape != self.out.weight.shape:
@@ -34,23 +57,61 @@ class LanguageModelHead(Head):
         return True
 
 
-class ClassificationHead(Head):
-    """A score for each class, at every position or for the whole sequence.
+class TokenClassificationHead(Head):
+    """A score for each class, at every position."""
 
-    Args:
-        pool: whose hidden state stands for the sequence: `cls` its first token's, `mean` the mean of all.
-    """
-
-    def __init__(self, d_model: int, n_outputs: int, *, pool: Literal["cls", "mean"] = "cls") -> None:
+    def __init__(self, d_model: int, n_outputs: int) -> None:
         super().__init__(d_model, n_outputs)
-        self.pool = pool
         self.out = linear(d_model, n_outputs, bias=True)
 
     def forward(self, x: Tensor, select: Tensor | None = None) -> Tensor:
         return self.out(x if select is None else x[select])
 
+
+class ClassificationHead(TokenClassificationHead):
+    """A score for each class, at every position or for the whole sequence.
+
+    Args:
+        pool: whose hidden state stands for the sequence: `cls` its first token's, `mean` the mean of all, `last` its last
+            token's.
+    """
+
+    def __init__(self, d_model: int, n_outputs: int, *, pool: Pool = "cls") -> None:
+        super().__init__(d_model, n_outputs)
+        self.pool = pool
+
     def summary(self, x: Tensor, layout: Layout) -> Tensor:
-        if self.pool == "cls":
-            return super().summary(x, layout)
-        real_BT1 = layout.real[..., None].to(x.dtype)
-        return self.out((x * real_BT1).sum(dim=1) / real_BT1.sum(dim=1).clamp(min=1))
+        return self(pooled(x, layout, self.pool))
+
+
+class RegressionHead(ClassificationHead):
+    """Numbers for the whole sequence. Its matrix starts at 0, so that a model starts at its target's mean.
+
+    Args:
+        pool: whose hidden state stands for the sequence: `mean` the mean of all, `cls` its first token's, `last` its last
+            token's.
+    """
+
+    def __init__(self, d_model: int, n_outputs: int, *, pool: Pool = "mean") -> None:
+        super().__init__(d_model, n_outputs, pool=pool)
+        nn.init.zeros_(self.out.weight)
+
+
+class EmbeddingHead(Head):
+    """A vector of length 1 for the whole sequence: its pooled hidden state, projected and normalised.
+
+    Args:
+        pool: whose hidden state stands for the sequence: `mean` the mean of all (Reimers & Gurevych 2019,
+            arXiv:1908.10084), `cls` its first token's, `last` its last token's.
+    """
+
+    def __init__(self, d_model: int, n_outputs: int, *, pool: Pool = "mean") -> None:
+        super().__init__(d_model, n_outputs)
+        self.pool = pool
+        self.out = linear(d_model, n_outputs)
+
+    def forward(self, x: Tensor, select: Tensor | None = None) -> Tensor:
+        return F.normalize(self.out(x if select is None else x[select]), dim=-1)
+
+    def summary(self, x: Tensor, layout: Layout) -> Tensor:
+        return self(pooled(x, layout, self.pool))

@@ -1,4 +1,4 @@
-"""What a whole model remembers between decoding steps: its layers' states, where every token so far sits, its memory."""
+"""What is remembered between decoding steps: buffers of columns, and of a whole model its layers' states and memory."""
 
 from __future__ import annotations
 
@@ -44,10 +44,49 @@ class DecodingState(State):
                 state.reorder(index)
 
     def truncate(self, length: int) -> None:
+        for state in self.layers:  # first, so that no layer is ahead of another
+            if state is not None and not state.truncates and length < state.length:
+                raise StateError(f"{type(state).__name__} cannot go back from {state.length} tokens to {length}; start again "
+                                 "with an empty state")
         self.layout = None if self.layout is None or length == 0 else self.layout.columns(length)
         for state in self.layers:
             if state is not None:
                 state.truncate(length)
+
+
+class BufferState(State):
+    """N tensors of the columns so far, one buffer `[N, B, K, C, E]` for C columns."""
+
+    def __init__(self, buffer: Tensor) -> None:
+        self.buffer, self._length = buffer, 0
+
+    def append(self, *parts_BKTE: Tensor) -> tuple[Tensor, ...]:
+        """Remember T more columns; returns all S columns of each of the N tensors, `[B, K, S, E]`.
+
+        Raises:
+            StateError: they are more than the buffer holds; it stays as it was.
+        """
+        stop, capacity = self._length + parts_BKTE[0].shape[2], self.buffer.shape[3]
+        if stop > capacity:
+            raise StateError(f"the state holds {capacity} tokens, and {stop} were given; make it with a larger capacity")
+        for n, part_BKTE in enumerate(parts_BKTE):
+            self.buffer[n, :, :, self._length:stop] = part_BKTE
+        self._length = stop
+        return tuple(self.buffer[n, :, :, :stop] for n in range(len(parts_BKTE)))
+
+    @property
+    def length(self) -> int:
+        return self._length
+
+    @property
+    def nbytes(self) -> int:
+        return self.buffer.nbytes
+
+    def reorder(self, index: Tensor) -> None:
+        self.buffer = self.buffer.index_select(1, index)
+
+    def truncate(self, length: int) -> None:
+        self._length = min(length, self._length)
 
 
 class EncoderDecoderState(DecodingState):

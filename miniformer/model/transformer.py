@@ -57,6 +57,8 @@ class Transformer(Assembly):
             SpecError: the sequence is longer than the position encoding goes.
         """
         context = self._context(inputs, context, state, self.stack, self.config.causal)
+        if inputs.is_floating_point():
+            inputs = inputs.to(self.embedding.weight.dtype)
         x = self.dropout(self.embedding(inputs))
         x = self.stack(x, context, None if state is None else state.layers)
         return self.head(x) if readout is None else readout(x, self.head)

@@ -1,4 +1,4 @@
-"""`classification`: one of several labels for a text, with an encoder."""
+"""`classification`: one of several labels for a text or a series, with an encoder."""
 
 from __future__ import annotations
 
@@ -6,80 +6,68 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
-from pydantic import BaseModel, StrictInt, StrictStr
+from pydantic import BaseModel
 from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from miniformer.data import stdlib
-from miniformer.kernel.errors import did_you_mean
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
 
-from .collate import padded
+from .collate import padded, targets
+from .inputs import Features, SequenceInput, encode_input, learn_features, texts_of
+from .labels import Label, LabelIndex, learn_labels, rounded
 from .losses import cross_entropy, full_precision
 
-Label = StrictInt | StrictStr
 
+class LabelledRecord(SequenceInput):
+    """A text or a series and its label, a whole number or a string."""
 
-class LabelledRecord(BaseModel):
-    """A text and its label, a whole number or a string."""
-
-    input: str
     label: Label
 
 
 class Classification(Task):
-    """Say which of several labels a text has (an encoder); labels are numbers or strings.
+    """Say which of several labels a text or a series has (an encoder); labels are numbers or strings.
 
     Args:
         labels: the labels, in the order of the outputs; empty: those that the training records have, sorted.
+        features: mean and deviation of each feature of a series; learnt from the training records, empty for texts.
     """
 
     Record: ClassVar[type[BaseModel]] = LabelledRecord
+    Input: ClassVar[type[BaseModel] | None] = SequenceInput
     head: ClassVar[str] = "classification"
 
-    def __init__(self, *, labels: tuple[Label, ...] = ()) -> None:
-        if len(set(labels)) < len(labels):
-            raise ValueError(f"labels: {Counter(labels).most_common(1)[0][0]!r} occurs twice")
-        self.labels = labels
-        self.index = {label: i for i, label in enumerate(labels)}
-        for label in labels:
-            if isinstance(label, int) and str(label) in self.index:  # predictions are keyed by what is written
-                raise ValueError(f"labels: {label!r} and {str(label)!r} are written alike")
+    def __init__(self, *, labels: tuple[Label, ...] = (), features: Features = ()) -> None:
+        self.labels, self.features = labels, features
+        self.index = LabelIndex(labels)
+        self.input_dim = len(features) or None
 
     def stdlib(self) -> Iterable[tuple[str, LabelledRecord]]:
         """Docstrings, labelled with the package that they are from."""
         return ((path, LabelledRecord(input=text, label=package)) for path, package, text in stdlib.docstrings())
 
     def fit(self, records: Iterable[LabelledRecord]) -> Mapping[str, Any]:
-        if self.labels:
-            return {}
-        labels = sorted({record.label for record in records}, key=lambda label: (isinstance(label, str), label))
-        if len(labels) < 2:
-            raise ValueError(f"every record has the label {labels[0]!r}; expected at least two different labels")
-        Classification(labels=tuple(labels))  # refuses what cannot be told apart
-        return {"labels": labels}
+        records = list(records)
+        labels = {} if self.labels else {"labels": learn_labels(record.label for record in records)}
+        return {**labels, **({} if self.features else learn_features(records))}
 
     def texts(self, record: LabelledRecord) -> Iterator[str]:
-        yield record.input
+        return texts_of(record)
 
     def n_outputs(self, vocab_size: int) -> int:
         return len(self.labels)
 
     def encode(self, record: LabelledRecord, tokenizer: Tokenizer) -> Example:
-        if record.label not in self.index:
-            near = did_you_mean(str(record.label), map(str, self.labels))
-            raise ValueError(f"label {record.label!r} is not one of the {len(self.labels)} in the training data{near}")
-        ids = tokenizer.encode(record.input)
-        if not ids:
-            raise ValueError("field 'input' has no tokens; expected some text")
-        return Example(ids, self.index[record.label])
+        return Example(encode_input(record, tokenizer, self.features), self.index[record.label])
+
+    def question(self, record: SequenceInput, tokenizer: Tokenizer) -> Example:
+        return Example(encode_input(record, tokenizer, self.features))
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        tokens, layout = padded(examples)
-        return Batch(tokens, layout, {"label": torch.tensor([example.target for example in examples])})
+        inputs, layout = padded(examples)
+        return Batch(inputs, layout, targets(label=[example.target for example in examples]))
 
     def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
         return cross_entropy(head.summary(hidden, batch.layout), batch.targets["label"])
@@ -101,6 +89,4 @@ class Classification(Task):
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """The likeliest label of each row, and the probability of every label."""
         probabilities = full_precision(head.summary(hidden, batch.layout)).softmax(dim=-1)
-        return [{"label": self.labels[int(row.argmax())],
-                 "probabilities": {str(label): round(float(p), 6) for label, p in zip(self.labels, row, strict=True)}}
-                for row in probabilities]
+        return [{"label": self.labels[int(row.argmax())], "probabilities": rounded(self.labels, row)} for row in probabilities]

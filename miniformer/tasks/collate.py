@@ -8,23 +8,27 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.task import Batch, Example, Source, Tokenizer
 
 
 def padded(examples: Sequence[Example]) -> tuple[Tensor, Layout]:
-    """Token ids `[B, T]`, padded on the right with 0, and their layout."""
+    """Token ids `[B, T]` or features `[B, T, F]`, padded on the right with 0, and their layout."""
     return padded_rows([example.tokens for example in examples])
 
 
 def padded_rows(rows: Sequence[Sequence[int] | Tensor], fill: int = 0) -> tuple[Tensor, Layout]:
-    """Rows of numbers as `[B, T]`, padded on the right with `fill`, and their layout."""
-    layout = Layout.from_lengths([len(row) for row in rows])
-    tokens = torch.full(layout.shape, fill)
-    for padded_row, row in zip(tokens, rows, strict=True):
-        padded_row[:len(row)] = torch.as_tensor(row)
-    return tokens, layout
+    """Rows of numbers as `[B, T]`, or of vectors as `[B, T, F]`, padded on the right with `fill`, and their layout."""
+    tensors = [torch.as_tensor(row) for row in rows]
+    return (pad_sequence(tensors, batch_first=True, padding_value=fill),
+            Layout.from_lengths([len(tensor) for tensor in tensors]))
+
+
+def targets(**columns: Sequence[Any]) -> dict[str, Tensor]:
+    """Tensors of the targets that are known: a column with None in it, as of what is to be predicted, is left out."""
+    return {name: torch.as_tensor(values) for name, values in columns.items() if not any(v is None for v in values)}
 
 
 def with_source(examples: Sequence[Example]) -> Batch:

@@ -32,10 +32,10 @@ class BestModel(Callback):
         run: the run folder.
         metric: what is compared.
         config: what `config.json` says.
-        tokenizer: text of `tokenizer.json`.
+        tokenizer: text of `tokenizer.json`; None: there is none.
     """
 
-    def __init__(self, run: Path, metric: str, config: dict[str, Any], tokenizer: str) -> None:
+    def __init__(self, run: Path, metric: str, config: dict[str, Any], tokenizer: str | None) -> None:
         self.run, self.metric, self.config, self.tokenizer = run, metric, config, tokenizer
         self.best: dict[str, float] = {}
         self.measured_at = -1

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.packing import PackedRows
 from miniformer.data.prepare import PreparedData, n_tokens, prepare
-from miniformer.data.sampler import EpochBatches
+from miniformer.data.sampler import Drawn, DrawnBatches, EpochBatches
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel.spec import resolve
 from miniformer.kernel.task import Batch, Example, Split
@@ -102,10 +102,12 @@ class MiniFormerDataModule(pl.LightningDataModule):
         rows = self._rows(split)
         common: dict[str, Any] = {"collate_fn": self.data.task.collate, "num_workers": self.config.num_workers,
                                   "persistent_workers": self.config.num_workers > 0}
-        return DataLoader(rows, batch_sampler=self._batches(rows, shuffle=shuffle), **common)  # type: ignore[arg-type]
+        data: Any = Drawn(rows, self.config.seed) if shuffle else rows
+        return DataLoader(data, batch_sampler=self._batches(rows, shuffle=shuffle), **common)
 
     def _batches(self, rows: Any, *, shuffle: bool) -> EpochBatches:
         trainer = self.trainer
-        return EpochBatches(len(rows), self.config.batch_size, self.config.seed if shuffle else None,
-                            lengths=None if isinstance(rows, PackedRows) else [n_tokens(row) for row in rows],
-                            rank=trainer.global_rank if trainer else 0, world_size=trainer.world_size if trainer else 1)
+        batches = DrawnBatches if shuffle else EpochBatches
+        return batches(len(rows), self.config.batch_size, self.config.seed if shuffle else None,
+                       lengths=None if isinstance(rows, PackedRows) else [n_tokens(row) for row in rows],
+                       rank=trainer.global_rank if trainer else 0, world_size=trainer.world_size if trainer else 1)

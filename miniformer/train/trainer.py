@@ -77,17 +77,17 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
     folder = _free_folder(config)
     with _quiet_lightning():
         devices = _devices(config)
-        task = build(Task, task_spec(config))
-        with torch.device("meta"):  # a model that cannot be built is told before the data is read
-            model_class(task)(model_spec(config, task))
+        _check_model(config)
         pl.seed_everything(config.seed, verbose=False)
         console.print(f"reading {config.train_path}", highlight=False)
         datamodule = MiniFormerDataModule(config, tokenizer)
         data = datamodule.data
         config = resolved(config, data)
         counts = token_counts(data.train.examples)
-        console.print(f"{counts['examples']:,} examples, {counts['tokens']:,} tokens; held out: "
-                      f"{len(data.val.examples):,} examples; vocabulary: {data.tokenizer.vocab_size:,}", highlight=False)
+        unit, inputs = (("tokens", f"vocabulary: {data.tokenizer.vocab_size:,}") if data.task.input_dim is None
+                        else ("steps", f"features: {data.task.input_dim}"))
+        console.print(f"{counts['examples']:,} examples, {counts['tokens']:,} {unit}; held out: "
+                      f"{len(data.val.examples):,} examples; {inputs}", highlight=False)
         module = MiniFormerLitModule(config, data.tokenizer)
         console.print(f"model: {sum(p.numel() for p in module.model.parameters()):,} parameters, "
                       f"precision {config.precision}", highlight=False)
@@ -97,7 +97,8 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
                   "packages": environment(), "data": {**data.fingerprint, "train_tokens": counts["tokens"]}}
         write_json(folder / "run.json", record)
         saved = {"assembly": module.model.assembly, "extensions": config.extensions, **spec}
-        best = BestModel(folder, config.checkpoint_metric, saved, data.tokenizer.to_json())
+        tokens = data.tokenizer.to_json() if data.task.input_dim is None else None
+        best = BestModel(folder, config.checkpoint_metric, saved, tokens)
         trainer = _trainer(config, datamodule, module, devices, logger, [best, RunProgress(console)])
         trainer.fit(module, datamodule=datamodule)
         if best.measured_at != trainer.global_step:  # the run ended between two measurements
@@ -114,6 +115,16 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
     return RunResult(folder, metrics, baselines, module, data)
 
 
+def _check_model(config: TrainConfig) -> None:
+    """Refuse a model that cannot be built before the data is read, which decides how many outputs there are."""
+    fields = config.architecture
+    if fields.get("input_dim") is not None:
+        config = config.with_fields(model_config={"output_dim": 1, **fields})
+    task = build(Task, task_spec(config))
+    with torch.device("meta"):
+        model_class(task)(model_spec(config, task))
+
+
 def resolved(config: TrainConfig, data: PreparedData) -> TrainConfig:
     """The config with what the data and the machine decide filled in.
 
@@ -121,14 +132,17 @@ def resolved(config: TrainConfig, data: PreparedData) -> TrainConfig:
         SpecError: the model cannot hold what the data has.
     """
     fields = dict(config.architecture)
+    if fields.setdefault("input_dim", data.task.input_dim) != data.task.input_dim:
+        there = "texts" if data.task.input_dim is None else f"series of {data.task.input_dim} numbers a step"
+        raise SpecError(f"model_config.input_dim is {fields['input_dim']}, and the inputs are {there}")
     size = data.tokenizer.vocab_size
-    if fields.setdefault("vocab_size", size) < size:
+    if data.task.input_dim is None and fields.setdefault("vocab_size", size) < size:
         raise SpecError(f"model_config.vocab_size is {fields['vocab_size']}, and the tokenizer has {size} tokens")
-    n_outputs = data.task.n_outputs(fields["vocab_size"])
+    n_outputs = data.task.n_outputs(fields.get("vocab_size", size))
     if fields.get("output_dim") not in (None, n_outputs):
         raise SpecError(f"model_config.output_dim is {fields['output_dim']}, and task {data.task_spec.name!r} has "
                         f"{n_outputs} outputs with this data")
-    if n_outputs != fields["vocab_size"]:
+    if n_outputs != fields.get("vocab_size") or data.task.input_dim is not None:
         fields["output_dim"] = n_outputs
     if fields.get("causal") not in (None, data.task.causal):
         raise SpecError(f"task {data.task_spec.name!r} trains a model with causal: {str(data.task.causal).lower()}")

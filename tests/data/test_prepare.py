@@ -140,7 +140,7 @@ def test_a_given_tokenizer_is_used(texts):
 
 def test_labels_are_learnt_and_saved_in_the_spec(labelled):
     data = prepare(LABELS, labelled, tokenizer=TOKENIZER)
-    assert data.task_spec.options == {"labels": ["a", "b"]}
+    assert data.task_spec.options == {"labels": ["a", "b"], "features": []}
     assert data.task.labels == ("a", "b")
 
 

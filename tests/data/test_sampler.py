@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from miniformer.data.sampler import EpochBatches
+from miniformer.data.sampler import Drawn, DrawnBatches, EpochBatches
+from miniformer.kernel.task import Example
 
 counts, sizes, seeds, worlds = st.integers(1, 60), st.integers(1, 9), st.integers(0, 2**32 - 1), st.integers(1, 5)
 maybe_lengths = st.booleans()
@@ -141,3 +142,32 @@ def test_lightning_tells_the_epoch(tmp_path):
                          default_root_dir=tmp_path)
     trainer.fit(module, DataLoader(list(range(20)), batch_sampler=sampler))
     assert module.seen == [(epoch, batch) for epoch in range(3) for batch in sampler.batches(epoch)]
+
+
+def draws(seed, epoch, count=12, workers=0):
+    """The draw of each example in an epoch, by what it holds."""
+    sampler = DrawnBatches(count, 5, seed)
+    sampler.set_epoch(epoch)
+    loader = DataLoader(Drawn([Example([i]) for i in range(count)], seed), batch_sampler=sampler, num_workers=workers,
+                        collate_fn=lambda examples: [(example.tokens[0], example.draw) for example in examples])
+    return dict(pair for batch in loader for pair in batch)
+
+
+def test_draws_are_a_function_of_seed_epoch_and_place():
+    one = draws(1, 0)
+    torch.rand(3)
+    assert draws(1, 0) == one
+    others = [one, draws(1, 1), draws(2, 0)]
+    assert len({draw for drawn in others for draw in drawn.values()}) == 36, "no two alike"
+
+
+def test_processes_that_make_batches_draw_alike():
+    assert draws(1, 3, workers=2) == draws(1, 3)
+
+
+def test_drawn_batches_are_the_same_batches():
+    plain, drawn = EpochBatches(12, 5, 1), DrawnBatches(12, 5, 1)
+    for sampler in (plain, drawn):
+        sampler.set_epoch(2)
+    assert [[(2, i) for i in batch] for batch in plain] == list(drawn)
+    assert len(plain) == len(drawn)

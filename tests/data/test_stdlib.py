@@ -1,7 +1,9 @@
 """The embedded corpus: Python's own library."""
 
 import ast
-from pathlib import PurePosixPath
+import sysconfig
+from itertools import islice
+from pathlib import Path, PurePosixPath
 
 import pytest
 
@@ -69,3 +71,24 @@ def test_a_source_that_does_not_parse_has_no_docstrings(monkeypatch, tmp_path):
     (tmp_path / "bad.py").write_text(functions + "\ndef (:\n")
     monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
     assert {package for _, package, _ in stdlib.docstrings()} == {"good"}
+
+
+def test_functions_are_short_and_stand_alone():
+    for where, node, source in islice(stdlib.functions(longest=200), 300):
+        assert len(source) <= 200
+        [again] = ast.parse(source).body
+        assert again.name == node.name
+        assert ast.get_docstring(again) is None, where
+
+
+def test_a_function_is_what_stands_at_its_place():
+    root = Path(sysconfig.get_path("stdlib"))
+    for where, node, _ in islice(stdlib.functions(), 50):
+        path, _, line = where.partition(":")
+        assert f"def {node.name}" in (root / path).read_text(encoding="utf-8").splitlines()[int(line) - 1]
+
+
+def test_described_functions_have_a_name_and_a_sentence():
+    found = {name: text for _, name, text in stdlib.described()}
+    assert found["to_eng_string"] == "Convert to a string, using engineering notation if an exponent is needed."
+    assert all(len(text) >= 20 and not name.startswith("__") for name, text in found.items())

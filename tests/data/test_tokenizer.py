@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors
 
-from miniformer.data.tokenizer import Tokenizer
+from miniformer.data.tokenizer import NoTokenizer, Tokenizer
 from miniformer.kernel.errors import DataError
 
 CORPUS = ["the cat sat on the mat\n", "def f(x):\n    return x + 1\n", "naïve café 🦜🦜\n"] * 20
@@ -180,3 +180,13 @@ def test_a_tokenizer_that_is_given_is_not_changed():
 
 def test_words_count_their_bytes():
     assert Tokenizer.of(words("cat", "é")).byte_lengths()[4:] == [3, 2]
+
+
+def test_the_mask_token_is_found_by_its_usual_names():
+    assert TRAINED.mask_id == 3
+    assert Tokenizer.of(tokenizers.Tokenizer(models.WordLevel({"[PAD]": 0, "[MASK]": 1}))).mask_id == 1
+    assert Tokenizer.of(tokenizers.Tokenizer(models.WordLevel({"a": 0}))).mask_id is None
+
+
+def test_where_a_tokenizer_is_not_needed_there_is_one_without_tokens():
+    assert (NoTokenizer().vocab_size, NoTokenizer().byte_lengths()) == (0, [])

@@ -1,14 +1,24 @@
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from strategies import layouts
 from torch import nn
 
-from miniformer.kernel import Layout
-from miniformer.model.head import ClassificationHead, LanguageModelHead
+from miniformer.kernel import Head, Layout, SpecError, build
+from miniformer.model.head import (
+    ClassificationHead,
+    EmbeddingHead,
+    LanguageModelHead,
+    RegressionHead,
+    TokenClassificationHead,
+)
+
+POOLED = [ClassificationHead, RegressionHead, EmbeddingHead]
 
 
-@pytest.mark.parametrize("cls", [LanguageModelHead, ClassificationHead])
+@pytest.mark.parametrize("cls", [LanguageModelHead, TokenClassificationHead, *POOLED])
 def test_a_selection_gives_the_chosen_positions_row_by_row(cls):
     head, x = cls(4, 3), torch.randn(2, 3, 4)
     select = torch.tensor([[False, True, True], [True, False, False]])
@@ -50,6 +60,13 @@ def test_pool_cls_reads_the_first_token(layout):
 
 
 @given(layouts(max_rows=3))
+def test_pool_last_reads_the_last_token(layout):
+    head, x = ClassificationHead(4, 3, pool="last").double(), torch.randn(*layout.shape, 4, dtype=torch.float64)
+    expected = [head.out(x[b, len(row) - 1 - row[::-1].index(True)]) for b, row in enumerate(layout.real.tolist())]
+    torch.testing.assert_close(head.summary(x, layout), torch.stack(expected), rtol=0, atol=1e-12)
+
+
+@given(layouts(max_rows=3))
 def test_pool_mean_reads_every_token_but_padding(layout):
     head, x = ClassificationHead(4, 3, pool="mean").double(), torch.randn(*layout.shape, 4, dtype=torch.float64)
     expected = [head.out(sum(x[b, t] for t in range(len(row)) if row[t]) / sum(row))
@@ -57,8 +74,42 @@ def test_pool_mean_reads_every_token_but_padding(layout):
     torch.testing.assert_close(head.summary(x, layout), torch.stack(expected), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("pool", ["cls", "mean"])
-def test_a_summary_is_blind_to_what_stands_in_the_padding(pool):
-    head, x, layout = ClassificationHead(4, 3, pool=pool), torch.randn(2, 3, 4), Layout.from_lengths([2, 3])
-    other = torch.where(layout.real[..., None], x, 1e9)
+@pytest.mark.parametrize("pool", ["cls", "mean", "last"])
+@pytest.mark.parametrize("cls", POOLED)
+@pytest.mark.parametrize("junk", [1e9, float("nan")])
+def test_a_summary_is_blind_to_what_stands_in_the_padding(cls, pool, junk):
+    head, x, layout = cls(4, 3, pool=pool), torch.randn(2, 3, 4), Layout.from_lengths([2, 3])
+    nn.init.normal_(head.out.weight)
+    other = torch.where(layout.real[..., None], x, junk)
     assert torch.equal(head.summary(x, layout), head.summary(other, layout))
+
+
+def test_a_soft_cap_bounds_scores_and_keeps_their_order():
+    torch.manual_seed(1)
+    plain, capped = LanguageModelHead(4, 5), LanguageModelHead(4, 5, softcap=2.0)
+    capped.load_state_dict(plain.state_dict())
+    scores, x = plain(x := torch.randn(3, 4) * 9), x
+    expected = [[2.0 * math.tanh(score / 2.0) for score in row] for row in scores.tolist()]
+    torch.testing.assert_close(capped(x), torch.tensor(expected))
+    assert float(capped(x).detach().abs().max()) <= 2.0 < float(scores.detach().abs().max())
+
+
+@pytest.mark.parametrize("softcap", [0, -1])
+def test_a_soft_cap_is_positive(softcap):
+    with pytest.raises(SpecError, match="softcap"):
+        build(Head, {"name": "lm", "softcap": softcap}, 4, 3)
+
+
+def test_a_regression_head_starts_at_0():
+    head = RegressionHead(4, 2)
+    assert torch.equal(head.summary(torch.randn(3, 5, 4), Layout.full(3, 5)), torch.zeros(3, 2))
+    head.summary(torch.randn(3, 5, 4), Layout.full(3, 5)).sum().backward()
+    assert head.out.weight.grad.abs().sum() > 0, "and can leave it"
+
+
+def test_an_embedding_is_the_projected_mean_at_length_1():
+    head, x = EmbeddingHead(4, 3), torch.randn(2, 5, 4)
+    for row, found in zip(x, head.summary(x, Layout.full(2, 5)), strict=True):
+        vector = head.out(row.mean(dim=0))
+        torch.testing.assert_close(found, vector / (vector ** 2).sum().sqrt())
+    torch.testing.assert_close(head(x).norm(dim=-1), torch.ones(2, 5))

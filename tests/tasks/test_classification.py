@@ -55,7 +55,7 @@ def test_labels_that_are_given_are_not_learnt():
 
 def test_labels_survive_being_saved_with_their_types():
     spec = resolve("task", {"name": "classification", "labels": [1, 2, "a"]})
-    assert json.loads(json.dumps(spec.options)) == {"labels": [1, 2, "a"]}
+    assert json.loads(json.dumps(spec.options)) == {"labels": [1, 2, "a"], "features": []}
 
 
 @pytest.mark.parametrize("label", [0.5, None, True, ["a"]])

@@ -104,7 +104,7 @@ def test_classification_with_string_labels_reports_accuracy_and_f1(tmp_path, lab
     assert {"val_accuracy", "val_f1", "val_loss"} <= set(result.metrics)
     assert result.metrics["val_accuracy"] == 1.0  # the label is a word of the text
     config = json.loads((best(result) / "config.json").read_text())
-    assert config["task"] == {"name": "classification", "labels": ["fruit", "tool"]}
+    assert config["task"] == {"name": "classification", "labels": ["fruit", "tool"], "features": []}
 
 
 def test_the_last_state_is_loaded_without_running_code(tmp_path, texts):

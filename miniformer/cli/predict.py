@@ -1,0 +1,54 @@
+"""`miniformer predict RUN --input FILE`: the records of a file, each with the prediction of a trained model."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+
+@click.command("predict")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--input", "source", required=True, type=click.Path(path_type=Path),
+              help="JSONL file with what the task reads, labels not needed; - for standard input.")
+@click.option("--output", default="-", show_default=True, type=click.Path(path_type=Path),
+              help="JSONL file to write: every field of the input, and `prediction`; - for standard output.")
+@click.option("--resume", is_flag=True, help="Go on with an output that is there already.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Rows at a time.")
+def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int) -> None:
+    """Add a trained model's prediction to each record of a file, whatever its length.
+
+    RUN is a run folder, or a folder with a saved model.
+    """
+    from miniformer.checkpoint.store import read_model
+    from miniformer.data.jsonl import STDIN, check_file
+
+    read_model(run)  # before torch is imported, so that a wrong folder or file is told at once
+    if source != STDIN:
+        check_file(source)
+
+    import torch
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    from miniformer.inference.load import load
+    from miniformer.inference.predict_file import STDOUT, predict_file
+
+    trained = load(run)
+    for note in trained.notes:
+        click.echo(f"note: {note}", err=True)
+    trained.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    console = Console(stderr=True)
+    bar = Progress(TextColumn("predicting"), BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"),
+                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,
+                   disable=output == STDOUT or not console.is_terminal)
+    started, count = time.monotonic(), 0
+    with bar:
+        shown = bar.add_task("", total=None if source == STDIN else source.stat().st_size, rate="")
+        for line in predict_file(trained, source, output, resume=resume, batch_size=batch_size):
+            count += 1
+            bar.update(shown, advance=len(line.text.encode()) + 1, rate=f"{count / (time.monotonic() - started):,.0f}/s")
+    seconds = time.monotonic() - started
+    where = "" if output == STDOUT else f"; {output}"
+    click.echo(f"predictions: {count:,}, {count / seconds:,.0f} a second{where}", err=True)

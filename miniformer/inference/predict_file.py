@@ -1,0 +1,123 @@
+"""A JSONL file with predictions: each line of the input as it is, with a field `prediction` at its end.
+
+Lines are written whole and one by one, so that what an interrupted command leaves can be used and gone on with.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from miniformer.data.jsonl import Line, read_lines
+from miniformer.kernel.errors import DataError, Interrupted, RunError, UserError
+
+from .load import Trained
+from .predict import predictions, wanted
+
+STDOUT = Path("-")
+FIELD = "prediction"
+
+
+def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resume: bool = False,
+                 batch_size: int = 32) -> Iterator[Line]:
+    """Write `source` with predictions to `output`; gives each line once it is written.
+
+    Args:
+        trained: the model with its task.
+        source: a JSONL file with the task's input fields, and any others; `-`: standard input.
+        output: a file that is not there yet; `-`: standard output.
+        resume: `output` may be there; the lines that it has are not predicted again.
+        batch_size: rows that go through the model together.
+
+    Raises:
+        UserError: a line of the input is wrong, or an output that is there does not belong to it.
+        RunError: the output cannot be written, or a prediction is not finite.
+        Interrupted: by Ctrl-C; what was written is whole.
+    """
+    lines = _without_predictions(read_lines(source, wanted(trained.task)))
+    if output == STDOUT:
+        if resume:
+            raise UserError("--resume goes on with a file; give --output too")
+        yield from _write(trained, lines, sys.stdout.buffer, STDOUT, batch_size)
+        return
+    if output.exists() and not resume:
+        raise UserError(f"{output} is there already; to go on with it: --resume; or choose another --output")
+    size = _pass_over(lines, output, source) if output.exists() else 0
+    try:
+        with output.open("ab") as file:
+            file.truncate(size)
+            yield from _write(trained, lines, file, output, batch_size)
+    except OSError as error:
+        raise RunError(f"{output}: cannot be written: {error.strerror or error}") from error
+
+
+def _write(trained: Trained, lines: Iterator[Line], file: BinaryIO, output: Path, batch_size: int) -> Iterator[Line]:
+    ahead: deque[Line] = deque()
+
+    def located() -> Iterator[tuple[str, object]]:
+        for line in lines:
+            ahead.append(line)
+            yield line.where, line.record
+
+    count, whole = 0, 0 if output == STDOUT else os.fstat(file.fileno()).st_size
+    go_on = "" if output == STDOUT else f"; {output} is whole up to there, and --resume goes on with it"
+    try:
+        for prediction in predictions(trained, located(), batch_size=batch_size):
+            line = ahead.popleft()
+            whole += file.write(_completed(line, prediction))
+            file.flush()
+            count += 1
+            yield line
+    except KeyboardInterrupt:
+        if output != STDOUT:
+            file.truncate(whole)
+        raise Interrupted(f"Ctrl-C: predictions written: {count:,}{go_on}", signal.SIGINT) from None
+    except DataError as error:
+        raise DataError(f"{error}\n  predictions written before that: {count:,}{go_on}") from None
+
+
+def _completed(line: Line, prediction: dict[str, object]) -> bytes:
+    """The line as it was written, to the last digit, with one field more."""
+    try:
+        text = json.dumps(prediction, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        raise RunError(f"{line.where}: the prediction is not a finite number: {prediction!r:.80}") from None
+    return f"{_opening(line)}{text}}}\n".encode()
+
+
+def _opening(line: Line) -> str:
+    fields = line.text.rstrip()[:-1].rstrip()
+    return f'{fields}{", " if line.data else ""}"{FIELD}": '
+
+
+def _without_predictions(lines: Iterator[Line]) -> Iterator[Line]:
+    for line in lines:
+        if FIELD in line.data:
+            raise DataError(f"{line.where}: there is a field {FIELD!r} already, which is the name of what would be added")
+        yield line
+
+
+def _pass_over(lines: Iterator[Line], output: Path, source: Path) -> int:
+    """Take the lines that `output` has predictions for off `lines`; the size of the part of `output` to keep.
+
+    Raises:
+        UserError: `output` is not what would be written for those lines.
+    """
+    size = 0
+    with output.open("rb") as file:
+        for number, raw in enumerate(file, start=1):
+            if not raw.endswith(b"\n"):  # all that a killed process can leave
+                break
+            line = next(lines, None)
+            if line is None:
+                raise UserError(f"{output}:{number}: {source} has no line for this one; this output belongs to another input")
+            if not raw.startswith(_opening(line).encode()):
+                raise UserError(f"{output}:{number}: not a prediction for {line.where}; this output belongs to another input")
+            size += len(raw)
+    return size

@@ -1,0 +1,174 @@
+"""`embedding`: a vector for a text, near to those of texts that belong to it, with an encoder."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, Field
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities import dim_zero_cat
+
+from miniformer.data import stdlib
+from miniformer.kernel.interfaces import Head
+from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
+
+from .collate import padded
+from .losses import full_precision
+
+
+class AnchorInput(BaseModel):
+    """A text to embed."""
+
+    anchor: str
+
+
+class PairRecord(AnchorInput):
+    """Two texts that belong together."""
+
+    positive: str
+
+
+class Embedding(Task):
+    """Give texts that belong together like vectors (an encoder), by contrast with the rest of the batch.
+
+    The loss is InfoNCE (van den Oord et al. 2018, arXiv:1807.03748) in both directions, averaged: of the positives in the
+    batch, which is the anchor's, and of the anchors, which is the positive's. Texts that equal the right one are no wrong
+    answers. It is a sum over the pairs, but hangs on what else is in the batch: split a batch, and each pair is told from
+    fewer others, so parts do not add up to the whole. A larger `batch_size` is a harder question; accumulation is not.
+
+    Args:
+        size: elements of the vectors.
+        temperature: similarities, cosines, are divided by it.
+    """
+
+    Record: ClassVar[type[BaseModel]] = PairRecord
+    Input: ClassVar[type[BaseModel] | None] = AnchorInput
+    head: ClassVar[str] = "embedding"
+    additive: ClassVar[bool] = False
+
+    def __init__(self, *, size: Annotated[int, Field(ge=1)] = 128,
+                 temperature: Annotated[float, Field(gt=0)] = 0.1) -> None:
+        self.size, self.temperature = size, temperature
+
+    def stdlib(self) -> Iterable[tuple[str, PairRecord]]:
+        """Docstrings of functions with the functions' names."""
+        return ((where, PairRecord(anchor=text, positive=name)) for where, name, text in stdlib.described())
+
+    def texts(self, record: PairRecord) -> Iterator[str]:
+        yield record.anchor
+        yield record.positive
+
+    def n_outputs(self, vocab_size: int) -> int:
+        return self.size
+
+    def encode(self, record: PairRecord, tokenizer: Tokenizer) -> Example:
+        return Example(_ids(record, "anchor", tokenizer), _ids(record, "positive", tokenizer))
+
+    def question(self, record: AnchorInput, tokenizer: Tokenizer) -> Example:
+        return Example(_ids(record, "anchor", tokenizer))
+
+    def cut(self, example: Example, length: int) -> Example:
+        positive = None if example.target is None else example.target[:length]
+        return replace(example, tokens=example.tokens[:length], target=positive)
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        """Rows of the N anchors, then of the N positives, if they are known; `text` tells equal texts."""
+        pairs = [Example(e.target) for e in examples if e.target is not None]
+        tokens, layout = padded([*examples, *pairs])
+        texts = [zlib.crc32(repr(list(e.tokens)).encode()) for e in [*examples, *pairs]]
+        return Batch(tokens, layout, {"text": torch.tensor(texts).view(1 + bool(pairs), -1)})
+
+    def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
+        """The mean of both directions, in nats, summed over the pairs; the weight is the number of pairs."""
+        anchors_NO, positives_NO = full_precision(head.summary(hidden, batch.layout)).chunk(2)
+        scores_NN = anchors_NO @ positives_NO.T / self.temperature
+        right_N = torch.arange(len(scores_NN), device=scores_NN.device)
+        there, back = (F.cross_entropy(scores.masked_fill(_equal_others(texts), -math.inf), right_N, reduction="sum")
+                       for scores, texts in zip((scores_NN, scores_NN.T), batch.targets["text"].flip(0), strict=True))
+        return LossTerm((there + back) / 2, torch.tensor(len(right_N), device=right_N.device))
+
+    def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
+        return {"recall_at_1": RecallAt(1), "recall_at_10": RecallAt(10), "mrr": MeanReciprocalRank()}
+
+    def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
+        anchors_NO, positives_NO = full_precision(head.summary(hidden, batch.layout)).chunk(2)
+        for metric in metrics.values():
+            metric.update(anchors_NO, positives_NO, batch.targets["text"][1])
+
+    def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
+        count = len({tuple(example.target) for example in held_out.examples})
+        return {"any order": {"recall_at_1": 1 / count, "recall_at_10": min(1.0, 10 / count),
+                              "mrr": sum(1 / rank for rank in range(1, count + 1)) / count}}
+
+    def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
+        """The vector of each anchor, of length 1."""
+        vectors = full_precision(head.summary(hidden, batch.layout))[:batch.targets["text"].shape[1]]
+        return [{"embedding": [round(x, 6) for x in vector]} for vector in vectors.tolist()]
+
+
+class PairRanks(Metric):
+    """Ranks of the right positives among all different ones that were seen, by similarity to their anchors."""
+
+    higher_is_better = True
+    anchors: list[Tensor]
+    positives: list[Tensor]
+    texts: list[Tensor]
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name in ("anchors", "positives", "texts"):
+            self.add_state(name, [], dist_reduce_fx="cat")
+
+    def update(self, anchors: Tensor, positives: Tensor, texts: Tensor) -> None:
+        """Add pairs: vectors `[N, O]` and `[N, O]`, and a number for each positive that equal texts share."""
+        self.anchors.append(anchors.detach())
+        self.positives.append(positives.detach())
+        self.texts.append(texts)
+
+    def ranks(self) -> Tensor:
+        """`[N]` from 1; one that is as near as the right one counts as nearer, lest like vectors for all look good."""
+        anchors_NO, positives_NO, texts_N = map(dim_zero_cat, (self.anchors, self.positives, self.texts))
+        texts_C, which_N = torch.unique(texts_N, return_inverse=True)
+        candidates_CO = positives_NO.new_zeros(len(texts_C), positives_NO.shape[1])
+        candidates_CO[which_N] = positives_NO
+        parts = zip(torch.split(anchors_NO, 1024), torch.split(which_N, 1024), strict=True)  # so that no N x C is held
+        scores = ((part_NO @ candidates_CO.T, which_N[:, None]) for part_NO, which_N in parts)
+        return torch.cat([(scores_NC >= scores_NC.gather(1, which_N1)).sum(dim=1) for scores_NC, which_N1 in scores])
+
+
+class RecallAt(PairRanks):
+    """The part of anchors whose positive is among the nearest `k`."""
+
+    def __init__(self, k: int, **options: Any) -> None:
+        super().__init__(**options)
+        self.k = k
+
+    def compute(self) -> Tensor:
+        return (self.ranks() <= self.k).double().mean()
+
+
+class MeanReciprocalRank(PairRanks):
+    """The mean of 1 / rank."""
+
+    def compute(self) -> Tensor:
+        return (1 / self.ranks().double()).mean()
+
+
+def _equal_others(texts_N: Tensor) -> Tensor:
+    """`[N, N]` bool, True where another text equals the right one."""
+    equal_NN = texts_N[:, None] == texts_N
+    return equal_NN.fill_diagonal_(False)
+
+
+def _ids(record: Any, field: str, tokenizer: Tokenizer) -> list[int]:
+    ids = tokenizer.encode(getattr(record, field))
+    if not ids:
+        raise ValueError(f"field {field!r} has no tokens; expected some text")
+    return ids

@@ -1,0 +1,97 @@
+"""What a sequence task reads: a text, or a series of numbers or of vectors of numbers, such as a time series."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+from pydantic import BaseModel, PlainValidator, WithJsonSchema
+from torch import Tensor
+
+from miniformer.kernel.task import Tokenizer
+
+NUMBER = {"type": "number"}
+Features = tuple[tuple[float, float], ...]
+"""Mean and standard deviation of each of F features in the training records; empty where they are texts."""
+
+
+def _sequence(value: Any) -> Any:
+    """A text or a series as it is; anything else is an error that says what would be right."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, (list, tuple)) and value:
+        if all(map(_is_number, value)):
+            return [float(number) for number in value]
+        if all(isinstance(step, (list, tuple)) and step and all(map(_is_number, step)) for step in value):
+            return [[float(number) for number in step] for step in value]
+    raise ValueError("expected a text, a list of numbers, or a list of lists of numbers")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+Sequential = Annotated[str | list[float] | list[list[float]], PlainValidator(_sequence), WithJsonSchema({"anyOf": [
+    {"type": "string"}, {"type": "array", "items": {"anyOf": [NUMBER, {"type": "array", "items": NUMBER}]}}]})]
+
+
+class SequenceInput(BaseModel):
+    """A text, or a series."""
+
+    input: Sequential
+
+
+def texts_of(record: SequenceInput) -> Iterator[str]:
+    """The text of a record, if it is one."""
+    if isinstance(record.input, str):
+        yield record.input
+
+
+def learn_features(records: Sequence[SequenceInput]) -> dict[str, Features]:
+    """The option `features`: mean and deviation of each. Of records that are not like the first, `encode_input` tells."""
+    if isinstance(records[0].input, str):
+        return {}
+    width = len(_steps(records[0])[0])
+    steps = np.array([step for record in records if not isinstance(record.input, str)
+                      for step in _steps(record) if len(step) == width], dtype=np.float64)
+    return {"features": tuple((float(mean), float(std) or 1.0)
+                              for mean, std in zip(steps.mean(axis=0), steps.std(axis=0), strict=True))}
+
+
+def encode_input(record: SequenceInput, tokenizer: Tokenizer, features: Features) -> list[int] | Tensor:
+    """Token ids of a text, or standardised features `[T, F]` of a series.
+
+    Raises:
+        ValueError: it is not like the training records, or there is nothing in it.
+    """
+    if isinstance(record.input, str):
+        if features:
+            raise ValueError(f"field 'input': a text; expected {_expected(features)}")
+        ids = tokenizer.encode(record.input)
+        if not ids:
+            raise ValueError("field 'input' has no tokens; expected some text")
+        return ids
+    if not features:
+        raise ValueError("field 'input': a list of numbers; expected a text, as in the first training record")
+    steps = _steps(record)
+    for number, step in enumerate(steps, start=1):
+        if len(step) != len(features):
+            raise ValueError(f"field 'input': element {number} is {_count(len(step))}; expected {_expected(features)}")
+    mean, std = torch.tensor(features, dtype=torch.float64).T
+    return ((torch.tensor(steps, dtype=torch.float64) - mean) / std).float()
+
+
+def _steps(record: SequenceInput) -> list[list[float]]:
+    """A series as vectors, plain numbers being vectors of one."""
+    return [step if isinstance(step, list) else [step] for step in record.input]  # type: ignore[list-item]
+
+
+def _count(n: int) -> str:
+    return "1 number" if n == 1 else f"{n} numbers"
+
+
+def _expected(features: Features) -> str:
+    return f"{_count(len(features))} for each, as in the first training record"

@@ -1,0 +1,109 @@
+"""`masked-lm`: say the tokens of a text that were hidden, with an encoder (Devlin et al. 2019, arXiv:1810.04805)."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from miniformer.kernel.interfaces import Head
+from miniformer.kernel.task import Batch, Example, LossTerm, Split, Tokenizer
+
+from .collate import packed
+from .language_modeling import LanguageModeling
+from .losses import cross_entropy, full_precision
+from .metrics import Perplexity
+
+MASKED, REPLACED = 0.8, 0.1
+"""Of the tokens to be said, the part that is shown as the mask token, and the part shown as any other; the rest stays."""
+
+
+class MaskedLanguageModeling(LanguageModeling):
+    """Say the tokens of a text that were hidden (an encoder). Texts share rows and never see each other.
+
+    A row is masked anew in each epoch, as a function of seed, epoch and place alone; held-out rows always alike.
+
+    Args:
+        mask_rate: the part of a row's tokens that is to be said, at least one.
+        mask_id: the token that hides one; learnt from the tokenizer.
+        special: tokens that are never hidden, nor shown in place of one; learnt from the tokenizer.
+        n_tokens: size of the vocabulary; learnt from the tokenizer.
+    """
+
+    causal: ClassVar[bool] = False
+
+    def __init__(self, *, mask_rate: Annotated[float, Field(gt=0, le=1)] = 0.15, mask_id: int | None = None,
+                 special: tuple[int, ...] = (), n_tokens: int = 0) -> None:
+        self.mask_rate, self.mask_id = mask_rate, mask_id
+        self.ordinary = torch.tensor(sorted(set(range(n_tokens)) - set(special)), dtype=torch.long)
+
+    def fit_tokenizer(self, tokenizer: Tokenizer) -> Mapping[str, Any]:
+        if tokenizer.mask_id is None:
+            raise ValueError("the tokenizer has no mask token, such as <mask> or [MASK]")
+        special = [i for i, n_bytes in enumerate(tokenizer.byte_lengths()) if n_bytes == 0]
+        return {"mask_id": tokenizer.mask_id, "special": special, "n_tokens": tokenizer.vocab_size}
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        tokens, layout, _ = packed(examples)
+        chosen = torch.zeros(layout.shape, dtype=torch.bool)
+        shown = tokens.clone()
+        for row, example in enumerate(examples):
+            chosen[row], shown[row] = self._hidden(tokens[row], layout.real[row], example.draw)
+        return Batch(shown, layout, {"chosen": chosen, "token": tokens})
+
+    def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
+        """Cross-entropy, in nats; the weight is the number of tokens that are to be said."""
+        chosen_BT = batch.targets["chosen"]
+        return cross_entropy(head(hidden, chosen_BT), batch.targets["token"][chosen_BT])
+
+    def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
+        return {"perplexity": Perplexity(), "accuracy": MulticlassAccuracy(tokenizer.vocab_size, average="micro")}
+
+    def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
+        chosen_BT = batch.targets["chosen"]
+        metrics["perplexity"].update(loss.sum, loss.weight)
+        metrics["accuracy"].update(head(hidden, chosen_BT).argmax(dim=-1), batch.targets["token"][chosen_BT])
+
+    def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
+        """How often each token occurs in training, asked of every token of the held-out texts."""
+        known, wanted = (sum((np.bincount(example.tokens, minlength=tokenizer.vocab_size) for example in split.examples),
+                             np.zeros(tokenizer.vocab_size, dtype=np.int64))[self.ordinary.numpy()]
+                         for split in (train, held_out))
+        nats = -float((wanted * np.log((known + 1) / (known + 1).sum())).sum())
+        count = max(1, int(wanted.sum()))
+        return {"unigram": {"loss": nats / count, "perplexity": float(np.exp(nats / count)),
+                            "accuracy": float(wanted[known.argmax()]) / count}}
+
+    def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
+        """Of the tokens of each row that are hidden: how many, how many are said rightly, and their loss in nats."""
+        chosen_BT, right_BT = batch.targets["chosen"], batch.targets["token"]
+        scores_NV = full_precision(head(hidden, chosen_BT))
+        nats_BT = right_BT.new_zeros(right_BT.shape, dtype=scores_NV.dtype)
+        nats_BT[chosen_BT] = F.cross_entropy(scores_NV, right_BT[chosen_BT], reduction="none")
+        hits_BT = chosen_BT.clone()
+        hits_BT[chosen_BT] = scores_NV.argmax(dim=-1) == right_BT[chosen_BT]
+        return [{"nats": nats, "tokens": tokens, "right": right} for nats, tokens, right in zip(
+            nats_BT.sum(dim=1).tolist(), chosen_BT.sum(dim=1).tolist(), hits_BT.sum(dim=1).tolist(), strict=True)]
+
+    def _hidden(self, tokens_T: Tensor, real_T: Tensor, draw: int) -> tuple[Tensor, Tensor]:
+        """Which tokens of a row are to be said, `[T]` bool, and what is shown, `[T]`; padding has no say in it."""
+        if self.mask_id is None:
+            raise ValueError("masked-lm: the options mask_id, special and n_tokens come from a tokenizer; see fit_tokenizer")
+        generator = torch.Generator().manual_seed(zlib.crc32(tokens_T[real_T].numpy().tobytes(), draw))
+        places_N = torch.isin(tokens_T, self.ordinary).logical_and(real_T).nonzero()[:, 0]
+        count = min(len(places_N), max(1, round(self.mask_rate * len(places_N))))
+        places_K = places_N[torch.randperm(len(places_N), generator=generator)[:count]]
+        chance_K = torch.rand(count, generator=generator)
+        other_K = self.ordinary[torch.randint(max(1, len(self.ordinary)), (count,), generator=generator)]
+        shown_K = torch.where(chance_K < MASKED, self.mask_id,
+                              torch.where(chance_K < MASKED + REPLACED, other_K, tokens_T[places_K]))
+        chosen_T = torch.zeros_like(real_T).index_fill(0, places_K, True)
+        return chosen_T, tokens_T.index_copy(0, places_K, shown_K)

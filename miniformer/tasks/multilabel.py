@@ -1,0 +1,126 @@
+"""`multilabel`: any number of several labels for a text or a series, with an encoder.
+
+It takes the classification head: a score for each label is the same thing whether labels exclude each other or not; only
+the loss knows.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from pydantic import BaseModel, field_validator
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MultilabelExactMatch, MultilabelF1Score
+
+from miniformer.data import stdlib
+from miniformer.kernel.interfaces import Head
+from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
+
+from .collate import padded, targets
+from .inputs import Features, SequenceInput, encode_input, learn_features, texts_of
+from .labels import Label, LabelIndex, learn_labels, rounded
+from .losses import full_precision
+
+CONSTRUCTS: dict[str, tuple[type[ast.AST], ...]] = {
+    "branch": (ast.If, ast.IfExp, ast.Match), "comprehension": (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
+    "exception": (ast.Try, ast.Raise), "import": (ast.Import, ast.ImportFrom), "lambda": (ast.Lambda,),
+    "loop": (ast.For, ast.AsyncFor, ast.While), "with": (ast.With, ast.AsyncWith), "yield": (ast.Yield, ast.YieldFrom)}
+"""What the embedded records are labelled with: the kinds of construct that a function has."""
+
+
+class MultilabelRecord(SequenceInput):
+    """A text or a series and its labels, each a whole number or a string; there may be none."""
+
+    labels: list[Label]
+
+    @field_validator("labels")
+    @classmethod
+    def _once_each(cls, labels: list[Label]) -> list[Label]:
+        if len(set(labels)) < len(labels):
+            raise ValueError(f"label {next(one for one in labels if labels.count(one) > 1)!r} occurs twice")
+        return labels
+
+
+class Multilabel(Task):
+    """Say which of several labels a text or a series has (an encoder), where it may have any number of them.
+
+    Args:
+        labels: the labels, in the order of the outputs; empty: those that the training records have, sorted.
+        features: mean and deviation of each feature of a series; learnt from the training records, empty for texts.
+    """
+
+    Record: ClassVar[type[BaseModel]] = MultilabelRecord
+    Input: ClassVar[type[BaseModel] | None] = SequenceInput
+    head: ClassVar[str] = "classification"
+
+    def __init__(self, *, labels: tuple[Label, ...] = (), features: Features = ()) -> None:
+        self.labels, self.features = labels, features
+        self.index = LabelIndex(labels)
+        self.input_dim = len(features) or None
+
+    def stdlib(self) -> Iterable[tuple[str, MultilabelRecord]]:
+        """Short functions, labelled with the kinds of construct that are in them."""
+        for where, node, source in stdlib.functions():
+            kinds = {type(inner) for inner in ast.walk(node)}
+            yield where, MultilabelRecord(input=source, labels=[n for n, types in CONSTRUCTS.items() if kinds & set(types)])
+
+    def fit(self, records: Iterable[MultilabelRecord]) -> Mapping[str, Any]:
+        records = list(records)
+        labels = {} if self.labels else {"labels": learn_labels(one for record in records for one in record.labels)}
+        return {**labels, **({} if self.features else learn_features(records))}
+
+    def texts(self, record: MultilabelRecord) -> Iterator[str]:
+        return texts_of(record)
+
+    def n_outputs(self, vocab_size: int) -> int:
+        return len(self.labels)
+
+    def encode(self, record: MultilabelRecord, tokenizer: Tokenizer) -> Example:
+        places = [self.index[label] for label in record.labels]
+        return Example(encode_input(record, tokenizer, self.features), [float(i in places) for i in range(len(self.labels))])
+
+    def question(self, record: SequenceInput, tokenizer: Tokenizer) -> Example:
+        return Example(encode_input(record, tokenizer, self.features))
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        inputs, layout = padded(examples)
+        return Batch(inputs, layout, targets(labels=[example.target for example in examples]))
+
+    def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
+        """Binary cross-entropy, in nats; the weight is the number of yes-or-no answers, rows x labels."""
+        scores_BC, labels_BC = full_precision(head.summary(hidden, batch.layout)), batch.targets["labels"]
+        return LossTerm(F.binary_cross_entropy_with_logits(scores_BC, labels_BC.to(scores_BC.dtype), reduction="sum"),
+                        torch.tensor(labels_BC.numel(), device=labels_BC.device))
+
+    def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
+        n = len(self.labels)
+        return {"f1_micro": MultilabelF1Score(n, average="micro"), "f1_macro": MultilabelF1Score(n, average="macro"),
+                "subset_accuracy": MultilabelExactMatch(n)}
+
+    def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
+        chosen = (head.summary(hidden, batch.layout) > 0).long()
+        for metric in metrics.values():
+            metric.update(chosen, batch.targets["labels"].long())
+
+    def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
+        """The same answer for every record: the labels that most training records have, or all labels."""
+        known, wanted = (torch.tensor([example.target for example in split.examples]) for split in (train, held_out))
+        answers = {"the commonest labels": known.mean(dim=0) > 0.5, "all labels": torch.ones(len(self.labels))}
+        found: dict[str, dict[str, float]] = {}
+        for name, answer in answers.items():
+            metrics = self.metrics(tokenizer)
+            for metric in metrics.values():
+                metric.update(answer.long().expand(len(wanted), -1), wanted.long())
+            found[name] = {metric: float(value.compute()) for metric, value in metrics.items()}
+        return found
+
+    def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
+        """The labels of each row that are likelier than not, and the probability of every label."""
+        probabilities_BC = full_precision(head.summary(hidden, batch.layout)).sigmoid()
+        return [{"labels": [label for label, p in zip(self.labels, row, strict=True) if p > 0.5],
+                 "probabilities": rounded(self.labels, row)} for row in probabilities_BC]

@@ -1,0 +1,134 @@
+"""`regression`: a number for a text or a series, with an encoder. It is learnt in units of its deviation from the mean."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, ClassVar
+
+import numpy as np
+import torch
+from pydantic import AliasChoices, BaseModel, Field, model_validator
+from torch import Tensor
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
+
+from miniformer.data import stdlib
+from miniformer.kernel.interfaces import Head
+from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
+
+from .collate import padded, targets
+from .inputs import Features, SequenceInput, encode_input, learn_features, texts_of
+from .losses import full_precision
+
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+
+
+class ValuedRecord(SequenceInput):
+    """A text or a series and its number, called `value` or `label`."""
+
+    value: Number = Field(validation_alias=AliasChoices("value", "label"))
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_name(cls, data: Any) -> Any:
+        if isinstance(data, Mapping) and {"value", "label"} <= data.keys():
+            raise ValueError("'value' and 'label' are two names of the number; give one of them")
+        return data
+
+
+class Regression(Task):
+    """Say a number of a text or a series (an encoder).
+
+    Args:
+        mean, std: mean and deviation of the training records' numbers, which are learnt.
+        features: mean and deviation of each feature of a series; learnt from the training records, empty for texts.
+    """
+
+    Record: ClassVar[type[BaseModel]] = ValuedRecord
+    Input: ClassVar[type[BaseModel] | None] = SequenceInput
+    head: ClassVar[str] = "regression"
+
+    def __init__(self, *, mean: float | None = None, std: Annotated[float, Field(gt=0)] | None = None,
+                 features: Features = ()) -> None:
+        self.fitted = mean is not None and std is not None
+        self.mean, self.std, self.features = mean or 0.0, std or 1.0, features
+        self.input_dim = len(features) or None
+
+    def stdlib(self) -> Iterable[tuple[str, ValuedRecord]]:
+        """Short functions and the number of names and arguments that they take: a count that is read, not guessed."""
+        for where, node, source in stdlib.functions():
+            yield where, ValuedRecord(input=source, value=float(parameters(node)))
+
+    def fit(self, records: Iterable[ValuedRecord]) -> Mapping[str, Any]:
+        records = list(records)
+        learnt: dict[str, Any] = {} if self.features else learn_features(records)
+        if not self.fitted:
+            values = np.array([record.value for record in records])
+            if values.min() == values.max():
+                raise ValueError(f"every record has the value {values[0]:g}; expected at least two different values")
+            learnt.update(mean=float(values.mean()), std=float(values.std()))
+        return learnt
+
+    def texts(self, record: ValuedRecord) -> Iterator[str]:
+        return texts_of(record)
+
+    def n_outputs(self, vocab_size: int) -> int:
+        return 1
+
+    def encode(self, record: ValuedRecord, tokenizer: Tokenizer) -> Example:
+        return Example(encode_input(record, tokenizer, self.features), (record.value - self.mean) / self.std)
+
+    def question(self, record: SequenceInput, tokenizer: Tokenizer) -> Example:
+        return Example(encode_input(record, tokenizer, self.features))
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        inputs, layout = padded(examples)
+        return Batch(inputs, layout, targets(value=[example.target for example in examples]))
+
+    def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
+        """The squared error, in units of the training records' variance; the weight is the number of rows."""
+        said_B, right_B = self._said(hidden, head, batch), batch.targets["value"]
+        return LossTerm(((said_B - right_B.to(said_B.dtype)) ** 2).sum(), torch.tensor(len(right_B), device=right_B.device))
+
+    def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
+        """Errors in the number's own unit, and the part of its variance that is explained."""
+        metrics = {"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": _R2()}
+        return {name: metric.set_dtype(torch.float64) for name, metric in metrics.items()}
+
+    def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
+        self._measure(metrics, self._said(hidden, head, batch), batch.targets["value"])
+
+    def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
+        wanted = torch.tensor([example.target for example in held_out.examples], dtype=torch.float64)
+        said = torch.tensor([example.target for example in train.examples], dtype=torch.float64).mean().expand_as(wanted)
+        metrics = self.metrics(tokenizer)
+        self._measure(metrics, said, wanted)
+        return {"the mean": {"loss": float(((said - wanted) ** 2).mean()),
+                             **{name: float(metric.compute()) for name, metric in metrics.items()}}}
+
+    def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
+        """The number of each row, in its own unit."""
+        return [{"value": value * self.std + self.mean} for value in self._said(hidden, head, batch).tolist()]
+
+    def _said(self, hidden: Tensor, head: Head, batch: Batch) -> Tensor:
+        """`[B]`, in deviations from the mean."""
+        return full_precision(head.summary(hidden, batch.layout))[:, 0]
+
+    def _measure(self, metrics: Mapping[str, Metric], said: Tensor, right: Tensor) -> None:
+        said, right = said.double(), right.double()
+        metrics["r2"].update(said, right)  # of no unit, and exact near the mean
+        for name in ("mse", "mae"):
+            metrics[name].update(said * self.std + self.mean, right * self.std + self.mean)
+
+
+class _R2(R2Score):
+    """Explained variance, 0 where a single record has none to explain."""
+
+    def compute(self) -> Tensor:
+        return super().compute() if self.total > 1 else torch.zeros_like(self.sum_squared_error)
+
+
+def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    """How many parameters a function has."""
+    args = node.args
+    return len(args.posonlyargs) + len(args.args) + len(args.kwonlyargs) + bool(args.vararg) + bool(args.kwarg)

@@ -1,0 +1,158 @@
+"""`token-classification`: a label for each word of a sentence, with an encoder. A word's first piece speaks for it."""
+
+from __future__ import annotations
+
+import io
+import keyword
+import tokenize
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any, ClassVar, NamedTuple
+
+import torch
+from pydantic import BaseModel, Field, model_validator
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from miniformer.data import stdlib
+from miniformer.kernel.interfaces import Head
+from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
+
+from .collate import padded
+from .labels import Label, LabelIndex, learn_labels
+from .losses import cross_entropy
+
+NOTHING, UNKNOWN = -2, -1
+"""Targets of a piece that speaks for no word, and of one whose word's label is not known."""
+KINDS = {tokenize.NAME: "name", tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.OP: "operator",
+         tokenize.COMMENT: "comment"}
+
+
+class WordsInput(BaseModel):
+    """The words of a sentence."""
+
+    tokens: Annotated[list[str], Field(min_length=1)]
+
+
+class TaggedRecord(WordsInput):
+    """The words of a sentence and a label for each, whole numbers or strings."""
+
+    labels: list[Label]
+
+    @model_validator(mode="after")
+    def _one_each(self) -> TaggedRecord:
+        if len(self.labels) != len(self.tokens):
+            raise ValueError(f"{len(self.labels)} labels for {len(self.tokens)} tokens; expected one for each")
+        return self
+
+
+class Tags(NamedTuple):
+    """Targets of the T pieces of a sentence, and how many words it has, cut off or not."""
+
+    pieces: list[int]
+    words: int
+
+
+class TokenClassification(Task):
+    """Say for each word of a sentence which of several labels it has (an encoder).
+
+    Args:
+        labels: the labels, in the order of the outputs; empty: those that the training records have, sorted.
+    """
+
+    Record: ClassVar[type[BaseModel]] = TaggedRecord
+    Input: ClassVar[type[BaseModel] | None] = WordsInput
+    head: ClassVar[str] = "token-classification"
+
+    def __init__(self, *, labels: tuple[Label, ...] = ()) -> None:
+        self.labels, self.index = labels, LabelIndex(labels)
+
+    def stdlib(self) -> Iterable[tuple[str, TaggedRecord]]:
+        """The tokens of short functions, labelled with their kinds: keyword, name, number, string, operator, comment."""
+        for where, _, source in stdlib.functions():
+            kinds = list(token_kinds(source))
+            yield where, TaggedRecord(tokens=[token for token, _ in kinds], labels=[kind for _, kind in kinds])
+
+    def fit(self, records: Iterable[TaggedRecord]) -> Mapping[str, Any]:
+        return {} if self.labels else {"labels": learn_labels(label for record in records for label in record.labels)}
+
+    def texts(self, record: TaggedRecord) -> Iterator[str]:
+        yield "".join(f" {word}" for word in record.tokens)
+
+    def n_outputs(self, vocab_size: int) -> int:
+        return len(self.labels)
+
+    def encode(self, record: TaggedRecord, tokenizer: Tokenizer) -> Example:
+        return self._example(record.tokens, [self.index[label] for label in record.labels], tokenizer)
+
+    def question(self, record: WordsInput, tokenizer: Tokenizer) -> Example:
+        return self._example(record.tokens, [UNKNOWN] * len(record.tokens), tokenizer)
+
+    def cut(self, example: Example, length: int) -> Example:
+        tags: Tags = example.target
+        return replace(example, tokens=example.tokens[:length], target=Tags(tags.pieces[:length], tags.words))
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        tokens, layout = padded(examples)
+        labels = torch.full(layout.shape, NOTHING)
+        for row, example in zip(labels, examples, strict=True):
+            row[:len(example.tokens)] = torch.tensor(example.target.pieces)
+        return Batch(tokens, layout, {"label": labels, "words": torch.tensor([e.target.words for e in examples])})
+
+    def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
+        """Cross-entropy, in nats; the weight is the number of words."""
+        labels_BT = batch.targets["label"]
+        return cross_entropy(head(hidden, labels_BT >= 0), labels_BT[labels_BT >= 0])
+
+    def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
+        n = len(self.labels)
+        return {"accuracy": MulticlassAccuracy(n, average="micro"), "f1": MulticlassF1Score(n, average="macro")}
+
+    def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
+        labels_BT = batch.targets["label"]
+        chosen_N = head(hidden, labels_BT >= 0).argmax(dim=-1)
+        for metric in metrics.values():
+            metric.update(chosen_N, labels_BT[labels_BT >= 0])
+
+    def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
+        """The commonest label, and the commonest of each word, from the training records."""
+        pairs, wanted = ([pair for record in split.records for pair in zip(record.tokens, record.labels, strict=True)]
+                         for split in (train, held_out))
+        common = Counter(label for _, label in pairs).most_common(1)[0][0]
+        seen: dict[str, Counter[Label]] = {}
+        for word, label in pairs:
+            seen.setdefault(word, Counter())[label] += 1
+        usual = {word: counts.most_common(1)[0][0] for word, counts in seen.items()}
+        hits = sum(label == common for _, label in wanted)
+        recalled = sum(label == usual.get(word, common) for word, label in wanted)
+        return {f"always {common!r}": {"accuracy": hits / len(wanted)},
+                "each word's usual": {"accuracy": recalled / len(wanted)}}
+
+    def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
+        """The label of each word; none for words that were cut off."""
+        spoken_BT = batch.targets["label"] != NOTHING
+        chosen = iter(head(hidden, spoken_BT).argmax(dim=-1).tolist())
+        found = [[self.labels[next(chosen)] for _ in range(n)] for n in spoken_BT.sum(dim=1).tolist()]
+        return [{"labels": labels + [None] * (words - len(labels))}
+                for labels, words in zip(found, batch.targets["words"].tolist(), strict=True)]
+
+    def _example(self, words: Sequence[str], labels: Sequence[int], tokenizer: Tokenizer) -> Example:
+        """The pieces of all words, the start token first; each word is encoded as it stands after a space."""
+        start = tokenizer.encode("")
+        tokens, pieces = list(start), [NOTHING] * len(start)
+        for place, (word, label) in enumerate(zip(words, labels, strict=True), start=1):
+            ids = tokenizer.encode(f" {word}")[len(start):]
+            if not ids:
+                raise ValueError(f"field 'tokens': token {place}, {word!r}, is nothing to this tokenizer")
+            tokens += ids
+            pieces += [label, *[NOTHING] * (len(ids) - 1)]
+        return Example(tokens, Tags(pieces, len(words)))
+
+
+def token_kinds(source: str) -> Iterator[tuple[str, str]]:
+    """The tokens of Python source and their kinds; line ends and indentation are left out."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type in KINDS:
+            yield token.string, "keyword" if keyword.iskeyword(token.string) else KINDS[token.type]

@@ -1,0 +1,152 @@
+"""A file with predictions: every field as it was, lines whole whatever happens, and gone on with where it stopped."""
+
+import json
+
+import pytest
+import torch
+from task_models import model_for
+
+import miniformer.inference.predict_file as module
+from miniformer.data.tokenizer import Tokenizer
+from miniformer.inference.load import Trained
+from miniformer.inference.predict import predict
+from miniformer.inference.predict_file import predict_file
+from miniformer.kernel import DataError, Interrupted, RunError, UserError
+from miniformer.tasks.classification import Classification
+
+TOKENIZER = Tokenizer.train(["some words"], 261)
+TASK = Classification(labels=("a", "b"))
+TRAINED = Trained(model_for(TASK, 261), TOKENIZER, TASK)
+LINES = [b'{"input": "x", "id": 1.10}', b' {"label": 0.5, "input": "caf\\u00e9"} ', b'{"input":"",  "n": [1e5, {"a": null}] }',
+         '{"input": "naïve 🦜"}'.encode()]
+
+
+@pytest.fixture
+def source(tmp_path):
+    path = tmp_path / "in.jsonl"
+    path.write_bytes(b"\n\n".join(LINES) + b"\n")
+    return path
+
+
+@pytest.fixture
+def output(tmp_path):
+    return tmp_path / "out.jsonl"
+
+
+def write(source, output, **options):
+    return sum(1 for _ in predict_file(TRAINED, source, output, **options))
+
+
+def whole(source, tmp_path):
+    """What an uninterrupted command writes."""
+    write(source, tmp_path / "whole.jsonl")
+    return (tmp_path / "whole.jsonl").read_bytes()
+
+
+def test_every_field_is_kept_to_the_last_digit(source, output):
+    assert write(source, output) == 4
+    written = output.read_bytes().splitlines()
+    for line, before in zip(written, LINES, strict=True):
+        assert line.startswith(before.rstrip()[:-1].rstrip() + b', "prediction": {')
+
+
+def test_predictions_are_those_of_the_records(source, output):
+    write(source, output)
+    written = [json.loads(line) for line in output.read_text().splitlines()]
+    records = [json.loads(line) for line in LINES]
+    assert [row.pop("prediction") for row in written] == list(predict(TRAINED, records))
+    assert written == records
+
+
+def test_an_object_may_be_made_of_nothing_else(tmp_path):
+    """Where a task wants no field, a line is an empty object."""
+    from miniformer.data.jsonl import Line
+
+    assert module._completed(Line("f:1", "{ }", {}, None), {"a": 1}) == b'{"prediction": {"a": 1}}\n'
+
+
+def test_a_file_that_is_there_is_not_written_over(source, output):
+    output.write_text("precious")
+    with pytest.raises(UserError, match=r"out\.jsonl is there already; to go on with it: --resume"):
+        write(source, output)
+    assert output.read_text() == "precious"
+
+
+@pytest.mark.parametrize("cut", [0, 1, 60, 130, 200, 10**6])
+def test_a_command_that_was_killed_anywhere_is_gone_on_with(source, output, tmp_path, cut):
+    expected = whole(source, tmp_path)
+    output.write_bytes(expected[:cut])
+    done = expected[:cut].count(b"\n")
+    assert write(source, output, resume=True) == 4 - done
+    assert output.read_bytes() == expected
+
+
+def test_to_go_on_with_what_is_not_there_is_to_begin(source, output, tmp_path):
+    assert write(source, output, resume=True) == 4
+    assert output.read_bytes() == whole(source, tmp_path)
+
+
+def test_an_output_of_another_input_is_refused(source, output, tmp_path):
+    other = tmp_path / "other.jsonl"
+    other.write_bytes(LINES[0] + b"\n" + LINES[3] + b"\n")
+    write(other, output)
+    before = output.read_bytes()
+    with pytest.raises(UserError, match=r"out\.jsonl:2: not a prediction for .*in\.jsonl:3; this output belongs to another"):
+        write(source, output, resume=True)
+    other.write_bytes(LINES[0] + b"\n")
+    with pytest.raises(UserError, match=r"out\.jsonl:2: .*other\.jsonl has no line for this one"):
+        write(other, output, resume=True)
+    assert output.read_bytes() == before
+
+
+def test_to_go_on_without_a_file_is_refused(source):
+    with pytest.raises(UserError, match="--resume goes on with a file; give --output too"):
+        list(predict_file(TRAINED, source, resume=True))
+
+
+def test_a_field_of_that_name_is_not_written_twice(source, output, tmp_path):
+    write(source, output)
+    with pytest.raises(DataError, match=r"out\.jsonl:1: there is a field 'prediction' already"):
+        write(output, tmp_path / "again.jsonl")
+
+
+def test_a_line_that_is_wrong_is_told_and_what_is_before_it_stays(source, output, tmp_path, monkeypatch):
+    monkeypatch.setattr("miniformer.inference.predict.CHUNK", 2)
+    good = source.read_bytes()
+    source.write_bytes(good.replace(LINES[3], b'{"input": 5}'))
+    with pytest.raises(DataError) as caught:
+        write(source, output)
+    assert f"{source}:7: field 'input': expected a text" in str(caught.value)
+    assert f"predictions written before that: 2; {output} is whole up to there, and --resume goes on" in str(caught.value)
+    source.write_bytes(good)
+    write(source, output, resume=True)
+    assert output.read_bytes() == whole(source, tmp_path)
+
+
+def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(source, output, tmp_path, monkeypatch):
+    completed = module._completed
+
+    def interrupted(line, prediction):
+        if line.where.endswith(":5"):
+            raise KeyboardInterrupt
+        return completed(line, prediction)
+
+    monkeypatch.setattr(module, "_completed", interrupted)
+    with pytest.raises(Interrupted, match=r"Ctrl-C: predictions written: 2; .*--resume goes on with it") as caught:
+        write(source, output)
+    assert caught.value.exit_code == 130
+    monkeypatch.setattr(module, "_completed", completed)
+    expected = whole(source, tmp_path)
+    assert output.read_bytes() == b"".join(expected.splitlines(keepends=True)[:2])
+
+
+def test_a_prediction_that_is_no_number_is_told(source, output):
+    model = model_for(TASK, 261)
+    torch.nn.init.constant_(model.head.out.weight, float("nan"))
+    with pytest.raises(RunError, match=r"in\.jsonl:1: the prediction is not a finite number"):
+        list(predict_file(Trained(model, TOKENIZER, TASK), source, output))
+
+
+def test_a_place_that_cannot_be_written_is_told(source, tmp_path):
+    with pytest.raises(RunError, match="cannot be written"):
+        write(source, tmp_path / "nowhere" / "out.jsonl")
