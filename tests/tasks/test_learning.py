@@ -1,0 +1,99 @@
+"""Each task learns: through `miniformer train`, from a file and from the embedded data, better than what is trivial."""
+
+import json
+import random
+
+import pytest
+
+MODEL = ("--d-model", "48", "--n-heads", "4", "--n-layers", "2", "--max-seq-len", "64", "--batch-size", "32",
+         "--precision", "32", "--tokenizer-vocab-size", "600", "--experiment-name", "run")
+BETTER = {"loss": -1, "mse": -1}
+
+
+def reached(cli, tmp_path, *args):
+    """What a run's best model and the trivial predictors reach on held-out records."""
+    cli("train", *MODEL, *args)
+    results = json.loads((tmp_path / "runs" / "run" / "run.json").read_text())["results"]
+    return results["best"], results["baselines"]
+
+
+def beats(found, metric, margin):
+    """The model is better than each trivial predictor by a margin in the metric."""
+    best, baselines = found
+    for name, values in baselines.items():
+        if metric in values:
+            assert BETTER.get(metric, 1) * (best[f"val_{metric}"] - values[metric]) > margin, f"{name}: {best} {baselines}"
+    assert any(metric in values for values in baselines.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "metric", "margin", "steps"), [
+    ("masked-lm", "loss", 0.1, 150),
+    ("classification", "accuracy", 0.2, 150),
+    ("multilabel", "f1_micro", 0.4, 100),
+    ("token-classification", "accuracy", 0.015, 100),  # over each word's usual kind; 0.5 over the commonest
+    ("regression", "mse", 0.5, 100),
+    ("embedding", "mrr", 0.1, 160),
+])
+def test_the_embedded_data_are_learnt(cli, tmp_path, task, metric, margin, steps):
+    beats(reached(cli, tmp_path, "--task", task, "--max-steps", str(steps)), metric, margin)
+
+
+def words(rng, count):
+    return " ".join(rng.choice(["red", "green", "blue", "cat", "dog", "runs", "sleeps"]) for _ in range(count))
+
+
+def masked(rng):
+    subject = rng.choice(["cat", "dog", "cow", "owl"])
+    return {"text": f"the {subject} says {dict(cat='miaow', dog='woof', cow='moo', owl='hoot')[subject]} and eats grass"}
+
+
+def multilabel(rng):
+    text = words(rng, 6)
+    return {"input": text, "labels": [word for word in ("red", "cat", "runs") if word in text.split()]}
+
+
+def tagged(rng):
+    tokens = words(rng, 6).split()
+    return {"tokens": tokens, "labels": ["colour" if t in ("red", "green", "blue") else "after " + (
+        "colour" if i and tokens[i - 1] in ("red", "green", "blue") else "none") for i, t in enumerate(tokens)]}
+
+
+def counted(rng):
+    text = words(rng, rng.randint(1, 9))
+    return {"input": text, "label": 50.0 + 10 * len(text.split())}
+
+
+def pair(rng):
+    number = rng.randint(1, 200)
+    return {"anchor": f"number {number} in figures", "positive": " ".join("zero one two three four five six seven eight nine"
+                                                                          .split()[int(d)] for d in str(number))}
+
+
+def rising(rng):
+    slope = rng.uniform(-3, 3)
+    return {"input": [[slope * t + rng.random(), rng.random()] for t in range(rng.randint(5, 20))],
+            "label": "up" if slope > 0 else "down"}
+
+
+def sloping(rng):
+    slope = rng.uniform(-3, 3)
+    return {"input": [slope * t + rng.random() for t in range(rng.randint(5, 20))], "value": 1e6 + 1000 * slope}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("task", "record", "metric", "margin", "steps"), [
+    ("masked-lm", masked, "loss", 0.7, 150),
+    ("multilabel", multilabel, "f1_micro", 0.2, 100),
+    ("token-classification", tagged, "accuracy", 0.1, 100),
+    ("regression", counted, "mse", 300, 100),
+    ("embedding", pair, "mrr", 0.3, 150),
+    ("classification", rising, "accuracy", 0.3, 100),
+    ("regression", sloping, "mse", 2e6, 100),
+], ids=lambda value: getattr(value, "__name__", None))
+def test_a_file_is_learnt(cli, tmp_path, task, record, metric, margin, steps):
+    rng = random.Random(0)
+    (tmp_path / "data.jsonl").write_text("".join(json.dumps(record(rng)) + "\n" for _ in range(600)))
+    found = reached(cli, tmp_path, "--task", task, "--train-path", "data.jsonl", "--max-steps", str(steps), "--val-fraction",
+                    "0.1")
+    beats(found, metric, margin)
