@@ -66,8 +66,8 @@ def counted(rng):
 
 def pair(rng):
     number = rng.randint(1, 200)
-    return {"anchor": f"number {number} in figures", "positive": " ".join("zero one two three four five six seven eight nine"
-                                                                          .split()[int(d)] for d in str(number))}
+    digits = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+    return {"anchor": f"number {number} in figures", "positive": " ".join(digits[int(d)] for d in str(number))}
 
 
 def rising(rng):
