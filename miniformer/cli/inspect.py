@@ -17,6 +17,7 @@ from miniformer.kernel.errors import SpecError, UserError
 if TYPE_CHECKING:
     from miniformer.config.model_config import TransformerConfig
 
+ONE_STACK = "transformer"
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 TRAINING_BYTES = 16
 """Bytes of a parameter in training: itself, its gradient and the two means of Adam, in fp32."""
@@ -92,6 +93,10 @@ def _model_of(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}") from None
     if not isinstance(data, Mapping):
         raise UserError(f"{path}: expected a mapping of fields; found {type(data).__name__}")
+    trained = data.get("train")
+    assembly = data.get("assembly", trained.get("model") if isinstance(trained, Mapping) else data.get("model"))
+    if assembly not in (None, ONE_STACK) and not isinstance(assembly, Mapping):
+        raise UserError(f"{path}: model {assembly!r}: only models of one stack ({ONE_STACK}) are counted")
     inner = data.get("model_config", data.get("model"))
     return dict(inner if isinstance(inner, Mapping) else data)
 

@@ -33,6 +33,11 @@ def test_a_run_is_inspected_by_its_folder_and_by_its_file(cli, trained):
     assert cli("inspect", str(trained)).stdout == cli("inspect", str(trained / "run.json")).stdout
 
 
+def test_an_encoder_decoder_is_not_counted_as_something_else(cli, tmp_path):
+    (tmp_path / "run.yaml").write_text("{model: seq2seq, model_config: {d_model: 64}}")
+    assert "model 'seq2seq': only models of one stack (transformer) are counted" in cli("inspect", "run.yaml", code=2).stderr
+
+
 @pytest.mark.parametrize(("args", "text"), [
     (["nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
     (["."], "no run and no saved model here"),

@@ -45,7 +45,7 @@ def words(rng, count):
 
 def masked(rng):
     subject = rng.choice(["cat", "dog", "cow", "owl"])
-    return {"text": f"the {subject} says {dict(cat='miaow', dog='woof', cow='moo', owl='hoot')[subject]} and eats grass"}
+    return {"text": f"the {subject} says { {'cat': 'miaow', 'dog': 'woof', 'cow': 'moo', 'owl': 'hoot'}[subject]} and eats grass"}
 
 
 def multilabel(rng):
