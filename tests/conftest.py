@@ -55,6 +55,15 @@ def labelled(tmp_path):
 
 
 @pytest.fixture
+def pairs(tmp_path):
+    """A JSONL file of texts and the texts that answer them."""
+    path = tmp_path / "pairs.jsonl"
+    path.write_text("".join(json.dumps({"source": f"say {n} please", "target": f"{n}"}) + "\n" for n in range(60)),
+                    encoding="utf-8")
+    return path
+
+
+@pytest.fixture
 def cli(tmp_path):
     """Run the command line as a process, in a folder of its own."""
     def run(*args: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
@@ -74,6 +83,22 @@ TINY = ("--d-model", "16", "--n-heads", "2", "--n-layers", "1", "--max-seq-len",
 def tiny():
     """Flags of a model that trains in a moment."""
     return TINY
+
+
+@pytest.fixture(scope="session")
+def answering(tmp_path_factory):
+    """The folder of an encoder-decoder's run that has learnt to name the animal of a sentence."""
+    from miniformer.train.train_config import TrainConfig
+    from miniformer.train.trainer import train
+
+    folder = tmp_path_factory.mktemp("answering")
+    data = folder / "animals.jsonl"
+    animals = ("fox", "dog", "cat", "owl")
+    data.write_text("".join(json.dumps({"source": f"{n} times the {animals[n % 4]} jumps", "target": f"the {animals[n % 4]}"})
+                            + "\n" for n in range(80)), encoding="utf-8")
+    model = {"d_model": 32, "n_heads": 2, "n_layers": 1, "max_seq_len": 32}
+    return train(TrainConfig(train_path=str(data), task="seq2seq", work_dir=str(folder / "runs"), max_steps=80, batch_size=8,
+                             lr=1e-2, tokenizer_vocab_size=300, precision=32, model_config=model)).folder
 
 
 @pytest.fixture(scope="session")

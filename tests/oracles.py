@@ -26,20 +26,27 @@ def places(layout) -> list[list[Place]]:
     return [list(zip(p, d)) for p, d in zip(layout.positions.tolist(), layout.documents.tolist())]
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, allowed: list[list[list[bool]]], bias: Tensor | None = None) -> Tensor:
-    """Softmax attention, one query at a time: q [B, H, T, E], k and v [B, K, S, E]; zero where nothing is allowed."""
+def attention(q: Tensor, k: Tensor, v: Tensor, allowed: list[list[list[bool]]], bias: Tensor | None = None, *,
+              scale: float | None = None, softcap: float | None = None, sinks: Tensor | None = None) -> Tensor:
+    """Softmax attention, one query at a time: q [B, H, T, E], k [B, K, S, E], v [B, K, S, F]; zero where nothing is allowed."""
     B, H, T, E = q.shape
-    out = torch.zeros_like(q)
+    out = q.new_zeros(B, H, T, v.shape[-1])
+    scale = 1 / math.sqrt(E) if scale is None else scale
+
+    def capped(score: float) -> float:
+        return score if softcap is None else softcap * math.tanh(score / softcap)
+
     for b in range(B):
         for h in range(H):
             kv = h * k.shape[1] // H  # heads share keys and values in consecutive groups
             for t in range(T):
                 seen = [s for s in range(k.shape[2]) if allowed[b][t][s]]
-                scores = [float(q[b, h, t] @ k[b, kv, s]) / math.sqrt(E)
+                scores = [capped(float(q[b, h, t] @ k[b, kv, s]) * scale)
                           + (0.0 if bias is None else float(bias[b % bias.shape[0], h, t, s])) for s in seen]
-                weights = [math.exp(score - max(scores)) for score in scores]
+                weights = [math.exp(score) for score in scores]
+                total = sum(weights) + (0.0 if sinks is None else math.exp(float(sinks[h])))
                 for s, weight in zip(seen, weights):
-                    out[b, h, t] += weight / sum(weights) * v[b, kv, s]
+                    out[b, h, t] += weight / total * v[b, kv, s]
     return out
 
 

@@ -4,7 +4,7 @@ import torch
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import Context
-from miniformer.model.transformer import Transformer
+from miniformer.model.assemblies import assembly_for
 
 
 def model_for(task, vocab_size, **fields):
@@ -15,7 +15,7 @@ def model_for(task, vocab_size, **fields):
     config = TransformerConfig(**{"vocab_size": vocab_size, "d_model": 16, "n_heads": 2, "n_layers": 1, "d_ff": 16,
                                   "max_seq_len": 64, "causal": task.causal, "head": task.head, "input_dim": task.input_dim,
                                   **outputs, **fields})
-    model = Transformer(config).double().eval()
+    model = assembly_for(task.has_source)(config).double().eval()
     torch.nn.init.normal_(model.head.out.weight, std=0.5)
     return model
 
@@ -23,7 +23,7 @@ def model_for(task, vocab_size, **fields):
 def run(model, batch, read):
     """What `read` makes of hidden states and head."""
     with torch.no_grad():
-        return model(batch.inputs, Context(batch.layout), readout=read)
+        return model.read(batch, readout=read)
 
 
 def loss_of(model, task, batch):

@@ -27,6 +27,8 @@ def folder(tmp_path, monkeypatch):
     (tmp_path / "my.jsonl").write_text("\n".join(rows))
     rows = [json.dumps({"input": f"{n} bears", "label": ("few", "many")[n > 15]}) for n in range(30)]
     (tmp_path / "labelled.jsonl").write_text("\n".join(rows))
+    rows = [json.dumps({"source": f"{n} bears", "target": f"{n}"}) for n in range(30)]
+    (tmp_path / "pairs.jsonl").write_text("\n".join(rows))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 

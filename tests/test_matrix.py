@@ -19,6 +19,8 @@ from miniformer.data.packing import PackedRows
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import Context, Layout, SpecError, StateError, build, current_registry
 from miniformer.kernel.task import Task
+from miniformer.model.assemblies import assembly_for
+from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 
 SIZES = {"vocab_size": 40, "d_model": 16, "n_heads": 2, "n_layers": 2, "d_ff": 24, "max_seq_len": 24}
@@ -90,6 +92,28 @@ def test_it_does_what_its_components_promise(model):
         assert (run(model, changed)[:, 0] != run(model, ids)[:, 0]).any(), "an encoder sees what comes later"
 
 
+@pytest.mark.parametrize("row", [row for row in ROWS if not DIRECTIONS[row[-1]]], ids="-".join)
+@torch.no_grad()
+def test_as_encoder_and_decoder_it_does_what_its_components_promise(row):
+    model = Seq2SeqTransformer(config_of(*row)).double().eval()
+    source, target = torch.randint(0, 40, (2, 7)), torch.randint(0, 40, (2, 9))
+    alone = model(source[:, :5], target)[0]
+    scale = alone.abs().max()
+    changed = target.clone()
+    changed[:, 6:] = (changed[:, 6:] + 1) % 40
+    for side, columns in (("right", source), ("left", source.roll(2, dims=1))):
+        padded, _, _ = model(columns, target, source_layout=Layout.from_lengths([5, 5], 7, side=side))
+        assert (padded - alone).abs().max() < 1e-9 * scale, side
+    assert (model(source[:, :5], changed)[0] - alone)[:, :6].abs().max() < 1e-9 * scale
+    assert (model(source, target)[0] != alone).any(), "the decoder looks at its source"
+    try:
+        state = model.init_state(model.encode(source[:, :5]), 9)
+    except StateError:
+        return
+    steps = torch.cat([model(state.memory, part, state=state)[0] for part in target.split([4, 1, 3, 1], dim=1)], dim=1)
+    assert (steps - alone).abs().max() < 1e-9 * scale
+
+
 def test_it_learns_and_is_saved(model, tmp_path):
     model.train()
     ids = torch.randint(0, 40, (3, 8))
@@ -109,10 +133,8 @@ def examples_of(task_name):
     records = [record for _, record in itertools.islice(task.stdlib(), 400)][::40]
     tokenizer = Tokenizer.train((text for record in records for text in task.texts(record)), 300)
     task = build(Task, {"name": task_name, **task.fit(records), **task.fit_tokenizer(tokenizer)})
-    found = [task.encode(record, tokenizer) for record in records]
-    if task.packs:
-        return task, list(PackedRows(found, 24))[:4], tokenizer
-    return task, [task.cut(example, 24) for example in found], tokenizer
+    found = [example for record in records for example in task.examples(record, tokenizer, None if task.packs else 24)]
+    return task, list(PackedRows(found, 24))[:4] if task.packs else found[:16], tokenizer
 
 
 def task_rows():
@@ -136,12 +158,12 @@ def test_a_task_trains_it(row):
     fields = {"vocab_size": tokenizer.vocab_size, "head": task.head}
     if task.n_outputs(tokenizer.vocab_size) != tokenizer.vocab_size:
         fields["output_dim"] = task.n_outputs(tokenizer.vocab_size)
-    model = Transformer(config_of(*parts, direction, **fields))
+    model = assembly_for(task.has_source)(config_of(*parts, direction, **fields))
     batch = task.collate(examples)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
     losses = []
     for _ in range(8):
-        term = model(batch.inputs, Context(batch.layout), readout=lambda hidden, head: task.loss(hidden, head, batch))
+        term = model.read(batch, readout=lambda hidden, head: task.loss(hidden, head, batch))
         (term.sum / term.weight).backward()
         optimizer.step()
         optimizer.zero_grad()

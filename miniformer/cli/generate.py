@@ -7,7 +7,7 @@ import click
 
 @click.command("generate")
 @click.argument("run", type=click.Path())
-@click.option("--prompt", required=True, help="Text to go on from; may be empty.")
+@click.option("--prompt", required=True, help="Text to go on from, or to answer; may be empty.")
 @click.option("--max-new-tokens", type=click.IntRange(min=0), default=128, show_default=True)
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy.")
 @click.option("--greedy", is_flag=True, help="The likeliest token each time: temperature 0.")
@@ -17,7 +17,7 @@ import click
 @click.option("--no-state", is_flag=True, help="Compute everything again at each step; slow, and the same text.")
 def command(run: str, prompt: str, max_new_tokens: int, temperature: float, greedy: bool, top_k: int, top_p: float,
             seed: int | None, no_state: bool) -> None:
-    """Write the text that a trained language model goes on with, after the prompt.
+    """Write the text that a trained language model goes on with, after the prompt; of an encoder-decoder, its answer alone.
 
     RUN is a run folder, or a folder with a saved model.
     """
@@ -38,7 +38,8 @@ def command(run: str, prompt: str, max_new_tokens: int, temperature: float, gree
     ids = trained.tokenizer.encode(prompt)
     tokens = stream(trained.model, torch.tensor(ids), max_new_tokens, temperature=0.0 if greedy else temperature,
                     top_k=top_k, top_p=top_p, seed=seed, eos_id=trained.tokenizer.eos_id, use_state=not no_state)
-    click.echo(prompt, nl=False)
+    if not trained.model.has_source:
+        click.echo(prompt, nl=False)
     told = ""
     new: list[int] = []
     for token in tokens:  # text is written as soon as no later token can change it

@@ -7,6 +7,7 @@ flags; among flags, `--model-config` by those of single fields, and those by `--
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,7 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
-from miniformer.config.model_config import TransformerConfig
+from miniformer.config.model_config import KIND_OF, TransformerConfig
 from miniformer.data.jsonl import check_file
 from miniformer.kernel.errors import SpecError, UserError, did_you_mean
 from miniformer.kernel.registry import current_registry
@@ -26,16 +27,20 @@ if TYPE_CHECKING:
     from miniformer.train.trainer import RunResult
 
 RUN_SLOTS = ("task", "optimizer", "scheduler")
-MODEL_SLOTS = ("attention", "position", "ffn", "norm", "head")
-NOT_FLAGS = {"architecture", "extensions", "layers"}
-MODEL_SHORTHANDS = {"activation": "short for --ffn (gelu, relu, swiglu)", "rotary_pct": "short for --position rope with pct"}
+MODEL_SLOTS = ("attention", "position", "ffn", "norm", "cross_attention", "head")
+NOT_FLAGS = {"architecture", "extensions", "layers", "bos_id", "eos_id"}
+MODEL_SHORTHANDS: dict[str, tuple[type, str]] = {
+    "activation": (str, "short for --ffn (gelu, relu, swiglu, geglu, relu2)"),
+    "rotary_pct": (float, "short for --position rope with pct"),
+    "pre_norm": (bool, "short for --norm-placement pre, or with --no-pre-norm post"),
+}
 
 
 def flags(command: Callable[..., Any]) -> Callable[..., Any]:
     """The options of `train`, from the fields of the specs."""
-    for name, help_text in reversed(MODEL_SHORTHANDS.items()):
-        command = click.option(_flag(name), f"model_{name}", type=float if name == "rotary_pct" else str,
-                               help=f"Model: {help_text}.")(command)
+    for name, (kind, text) in reversed(MODEL_SHORTHANDS.items()):
+        flag = f"{_flag(name)}/--no-{name.replace('_', '-')}" if kind is bool else _flag(name)
+        command = click.option(flag, f"model_{name}", type=kind, default=None, help=f"Model: {text}.")(command)
     for prefix, model in (("model", TransformerConfig), ("run", TrainConfig)):
         for name, field in reversed(model.model_fields.items()):
             if name not in NOT_FLAGS:
@@ -203,7 +208,7 @@ def _check_names(config: TrainConfig) -> None:
         if name in MODEL_SLOTS:
             component = value.get("name") if isinstance(value, Mapping) else value
             if isinstance(component, str):
-                registry.find(name, component)
+                registry.find(KIND_OF.get(name, name), component)
         elif name not in TransformerConfig.model_fields and name not in MODEL_SHORTHANDS:
             known = [*TransformerConfig.model_fields, *MODEL_SHORTHANDS]
             raise SpecError(f"model_config.{name}: there is no {name!r} here{did_you_mean(name, known)}")
@@ -215,7 +220,7 @@ def _report(console: Any, config: TrainConfig, result: RunResult) -> None:
 
     held, test = ({name.removeprefix(prefix): value for name, value in result.metrics.items() if name.startswith(prefix)}
                   for prefix in ("val_", "test_"))
-    table = Table(title=f"held-out records ({len(result.data.val.examples)}), best model of step "
+    table = Table(title=f"held-out records ({len(result.data.val.records)}), best model of step "
                         f"{result.metrics['step']:.0f}", title_justify="left")
     table.add_column("")
     for name in held:
@@ -228,23 +233,29 @@ def _report(console: Any, config: TrainConfig, result: RunResult) -> None:
     console.print()
     console.print(table)
     run = str(result.folder)
-    if result.data.task.causal:
+    if result.module.model.generates:
+        prompt, text = _sample(result)
         console.print("\nsample:", highlight=False)
-        console.print(_sample(result), markup=False, highlight=False)
-        following = f'miniformer generate {run} --prompt "def "'
+        console.print(text, markup=False, highlight=False)
+        following = f"miniformer generate {run} --prompt {shlex.quote(prompt)}"
     else:
         following = f"miniformer predict {run} --input FILE.jsonl"
     console.print(f"\nrun folder: {run}", highlight=False)
     console.print(f"next: {following}", highlight=False, markup=False)
 
 
-def _sample(result: RunResult) -> str:
+def _sample(result: RunResult) -> tuple[str, str]:
+    """A prompt to try, and what the model makes of one: it goes on from it, or answers a held-out source."""
     import torch
 
     from miniformer.inference.generation import generate
 
-    tokenizer = result.data.tokenizer
+    tokenizer, model = result.data.tokenizer, result.module.model
+    settings: dict[str, Any] = {"eos_id": tokenizer.eos_id, "seed": result.module.config.seed}
+    if model.has_source:
+        source = result.data.val.examples[0].source
+        assert source is not None
+        asked = " ".join(tokenizer.decode(source).split())[-200:]
+        return asked, f"{asked}\n-> {tokenizer.decode(generate(model, torch.as_tensor(source), 60, temperature=0, **settings))}"
     prompt = torch.tensor(tokenizer.encode("def " if result.folder.name.startswith("stdlib") else ""))
-    tokens = generate(result.module.model, prompt, 60, temperature=0.7, top_p=0.9, seed=result.module.config.seed,
-                      eos_id=tokenizer.eos_id)
-    return tokenizer.decode(tokens)
+    return "def ", tokenizer.decode(generate(model, prompt, 60, temperature=0.7, top_p=0.9, **settings))

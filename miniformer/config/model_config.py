@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
 
@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from miniformer.kernel.interfaces import Attention, PositionEncoding
 
 LAYER_SLOTS = ("attention", "position", "ffn", "norm")
-DEFAULTS = {"attention": "mha", "position": "rope", "ffn": "swiglu", "norm": "rmsnorm"}
-SHORTHANDS = {"activation": "ffn", "rotary_pct": "position"}
+DEFAULTS = {"attention": "mha", "position": "rope", "ffn": "swiglu", "norm": "rmsnorm", "cross_attention": "mha"}
+KIND_OF = {"cross_attention": "attention"}
+"""The kind of a slot that is not called like it."""
+SHORTHANDS = {"activation": "ffn", "rotary_pct": "position", "pre_norm": "norm_placement"}
 UNNAMED = ComponentSpec(name="")
 """Stands for a slot's default until validation has put it there."""
-ACTIVATIONS = ("gelu", "relu", "swiglu")
+ACTIVATIONS = ("gelu", "relu", "swiglu", "geglu", "relu2")
 
 
 class LayerSpec(BaseModel):
@@ -56,7 +58,10 @@ class TransformerConfig(BaseModel):
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the embedding and on each residual branch")
     max_seq_len: int = Field(default=256, ge=1, description="longest sequence")
     causal: bool = Field(default=False, description="no token sees a later one (a decoder)")
-    pre_norm: bool = Field(default=True, description="normalise before each branch (True) or after each sum (False)")
+    norm_placement: Literal["pre", "post", "sandwich"] = Field(
+        default="pre", description="normalise before each branch (pre), after each sum (post), or before and after each "
+                                   "branch (sandwich)")
+    parallel: bool = Field(default=False, description="attention and feed-forward on one residual branch, side by side")
     attention: ComponentSpec = Field(default=UNNAMED, description="how tokens look at each other")
     position: ComponentSpec = Field(default=UNNAMED, description="how tokens know where they are")
     ffn: ComponentSpec = Field(default=UNNAMED, description="what is done to each position")
@@ -65,6 +70,10 @@ class TransformerConfig(BaseModel):
     layers: tuple[LayerSpec, ...] = Field(default=(), description="a pattern of layers that differ; empty: all alike")
     input_dim: int | None = Field(default=None, ge=1, description="width of feature inputs, instead of tokens")
     output_dim: int | None = Field(default=None, ge=1, description="width of the outputs; none: vocab_size")
+    cross_attention: ComponentSpec = Field(default=UNNAMED, description="how a decoder looks at its source (seq2seq)")
+    share_embeddings: bool = Field(default=True, description="one token table for source and target (seq2seq)")
+    bos_id: int = Field(default=1, ge=0, description="token that a generated target starts from (seq2seq)")
+    eos_id: int | None = Field(default=None, ge=0, description="token that ends a generated text; none: nothing does")
     activation_checkpointing: bool = Field(default=False, description="recompute blocks in backward to save memory")
 
     @model_validator(mode="wrap")
@@ -96,6 +105,12 @@ class TransformerConfig(BaseModel):
         """Width of the head."""
         return self.output_dim or self.vocab_size
 
+    def position_sizes(self, position: ComponentSpec, mixer: Attention | None = None) -> tuple[int, int, int]:
+        """The sizes of the position encoding that serves `mixer`, whose rotated heads may have a width of their own."""
+        encoding: Any = current_registry().load("position", position.name)
+        width = None if mixer is None or "rotate" not in encoding.hooks() else mixer.rotary_width
+        return self.d_model if width is None else width * self.n_heads, self.n_heads, self.max_seq_len
+
     def with_fields(self, **fields: Any) -> TransformerConfig:
         """The same config with some fields changed, validated again; a shorthand replaces what it is short for."""
         kept = self.model_dump(mode="json", exclude={slot for name, slot in SHORTHANDS.items() if name in fields})
@@ -114,11 +129,14 @@ class TransformerConfig(BaseModel):
                 build(FeedForward, layer.ffn, self.d_model, self.d_ff)
                 build(Norm, layer.norm, self.d_model)
                 mixer = build(Attention, layer.attention, self.d_model, self.n_heads)
-                encoding = build(PositionEncoding, layer.position, self.d_model, self.n_heads, self.max_seq_len)
+                encoding = build(PositionEncoding, layer.position, *self.position_sizes(layer.position, mixer))
                 self._check_pair(mixer, encoding, layer)
             build(Head, self.head, self.d_model, self.n_outputs)
         if self.input_dim is not None and self.output_dim is None:
             raise SpecError("input_dim: feature inputs have no vocabulary to predict; give output_dim")
+        if not registry.load("attention", self.cross_attention.name).cross:  # type: ignore[attr-defined]
+            raise SpecError(f"cross_attention: attention {self.cross_attention.name!r} cannot look at another sequence; one "
+                            "that can has `cross`, such as 'mha'")
         for layer in self.layers:
             if layer.position is None or layer.position == self.position:
                 continue
@@ -135,6 +153,10 @@ class TransformerConfig(BaseModel):
         if lost := encoding.hooks() - mixer.applies - {"embed"}:
             raise SpecError(f"position {layer.position.name!r} needs {' and '.join(sorted(lost))}, which attention "
                             f"{layer.attention.name!r} does not apply")
+        if encoding.learns_bias and not mixer.trains_bias:
+            kernel = layer.attention.options.get("kernel")
+            raise SpecError(f"position {layer.position.name!r} learns a bias, to which attention {layer.attention.name!r}"
+                            f"{f' with kernel {kernel!r}' if kernel else ''} gives no gradient")
 
 
 def unique(specs: list[LayerSpec]) -> list[LayerSpec]:
@@ -163,6 +185,14 @@ def _expanded(fields: dict[str, Any]) -> dict[str, Any]:
             raise SpecError(f"rotary_pct={pct!r} is short for position={meant}, and position is {given!r}; "
                             "give one of them")
         fields["position"] = {**options, **meant}
+    pre_norm = fields.pop("pre_norm", None)
+    if pre_norm is not None:
+        if not isinstance(pre_norm, bool):
+            raise SpecError(f"pre_norm: expected true or false; found {pre_norm!r:.80}")
+        placement = "pre" if pre_norm else "post"
+        if fields.setdefault("norm_placement", placement) != placement:
+            raise SpecError(f"pre_norm={pre_norm} is short for norm_placement={placement!r}, and norm_placement is "
+                            f"{fields['norm_placement']!r}; give one of them")
     if layers := fields.get("layers"):
         if not isinstance(layers, (list, tuple)) or not all(isinstance(one, (Mapping, LayerSpec)) for one in layers):
             raise SpecError(f"layers: expected a list of mappings such as {{repeat: 2, attention: mha}}; found {layers!r:.80}")
@@ -185,17 +215,17 @@ def _expanded(fields: dict[str, Any]) -> dict[str, Any]:
 def _find_names(fields: dict[str, Any]) -> None:
     """Look up every name, so that a typo is told before anything is imported."""
     registry = current_registry()
-    for kind in (*LAYER_SLOTS, "head"):
-        for value in [fields.get(kind), *(one.get(kind) for one in fields.get("layers") or ())]:
+    for slot in (*DEFAULTS, "head"):
+        for value in [fields.get(slot), *(one.get(slot) for one in fields.get("layers") or ())]:
             if value is not None and isinstance(_name(value), str):
-                registry.find(kind, _name(value))
+                registry.find(KIND_OF.get(slot, slot), _name(value))
 
 
 def _resolved(fields: dict[str, Any]) -> dict[str, Any]:
     """Component slots in their explicit form."""
     fields = {**fields, **_slots(fields)}
-    for kind, default in DEFAULTS.items():
-        fields[kind] = resolve(kind, fields.get(kind) or default)
+    for slot, default in DEFAULTS.items():
+        fields[slot] = resolve(KIND_OF.get(slot, slot), fields.get(slot) or default)
     fields["head"] = resolve("head", fields["head"])
     if fields.get("layers"):
         fields["layers"] = [{**one, **{kind: resolve(kind, value) for kind, value in _slots(one).items()}}
@@ -210,11 +240,13 @@ def _slots(fields: dict[str, Any]) -> dict[str, Any]:
     for kind, value in list(slots.items()):
         if isinstance(_name(value), str):
             meaning = getattr(registry.load(kind, _name(value)), "stands_for", None)
-            for slot, name in (meaning or {}).items():
+            for slot, meant in (meaning or {}).items():
+                spec = ComponentSpec.model_validate(meant)
                 if slot == kind:
-                    slots[kind] = ComponentSpec(name=name, options=ComponentSpec.model_validate(value).options)
+                    given = ComponentSpec.model_validate(value).options
+                    slots[kind] = ComponentSpec(name=spec.name, options={**spec.options, **given})
                 else:
-                    slots.setdefault(slot, name)
+                    slots.setdefault(slot, spec)
     return slots
 
 

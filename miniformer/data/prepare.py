@@ -144,15 +144,17 @@ def _encoded(task: Task, records: Located, tokenizer: Tokenizer, limit: int | No
     examples: list[Example] = []
     for where, record in records:
         try:
-            example = task.encode(record, tokenizer)
+            examples += task.examples(record, tokenizer, limit)
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
-        if limit is not None and len(example.tokens) > limit:
-            example = task.cut(example, limit)
-        examples.append(example)
     return Split([record for _, record in records], examples)
 
 
 def token_counts(examples: Sequence[Example]) -> Mapping[str, int]:
     """How many examples and tokens there are."""
-    return {"examples": len(examples), "tokens": sum(len(example.tokens) for example in examples)}
+    return {"examples": len(examples), "tokens": sum(map(n_tokens, examples))}
+
+
+def n_tokens(example: Example) -> int:
+    """Tokens of an example, its source's included."""
+    return len(example.tokens) + (0 if example.source is None else len(example.source))

@@ -6,20 +6,21 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
-from miniformer.checkpoint.store import CONFIG, TOKENIZER, read_model, restore
+from miniformer.checkpoint.store import CONFIG, TOKENIZER, read_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.tokenizer import NoTokenizer, Tokenizer
 from miniformer.kernel.errors import UserError
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Task
-from miniformer.model.transformer import Transformer
+from miniformer.model.assemblies import assembly_of
+from miniformer.model.assembly import Assembly
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A model in eval mode with the tokenizer (one without tokens if it reads features) and the task of its training."""
 
-    model: Transformer
+    model: Assembly
     tokenizer: Tokenizer
     task: Task
     notes: tuple[str, ...] = ()
@@ -39,12 +40,11 @@ def load(path: str | Path) -> Trained:
         raise UserError(f"{saved.folder}: no {TOKENIZER}; this model was not saved by a training run")
     if "task" not in saved.config:
         raise UserError(f"{saved.folder}: no 'task' in {CONFIG}; this model was not saved by a training run")
-    model = Transformer(config)
     task = build(Task, saved.config["task"])
-    restore(model, saved)
+    model = assembly_of(saved.config.get("assembly", "transformer")).from_saved(saved)
     notes = []
     for name, version in saved.config.get("providers", {}).items():
         if (now := importlib.metadata.version(name)) != version:
             notes.append(f"trained with {name} {version}; this is {now}")
     tokenizer = Tokenizer.load(saved.folder) if config.input_dim is None else NoTokenizer()
-    return Trained(model.eval(), tokenizer, task, tuple(notes))
+    return Trained(model, tokenizer, task, tuple(notes))

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 
 from miniformer.data.jsonl import validated
 from miniformer.data.packing import PackedRows
-from miniformer.kernel.context import Context
+from miniformer.data.prepare import n_tokens
 from miniformer.kernel.errors import DataError
 from miniformer.kernel.task import Example, Task
 
@@ -52,7 +52,7 @@ def predictions(trained: Trained, located: Iterable[tuple[str, Any]], *, batch_s
     remaining = iter(located)
     while chunk := list(itertools.islice(remaining, CHUNK)):
         examples = [_example(trained, where, record) for where, record in chunk]
-        order = sorted(range(len(chunk)), key=lambda i: len(examples[i].tokens))
+        order = sorted(range(len(chunk)), key=lambda i: n_tokens(examples[i]))
         found: dict[int, dict[str, Any]] = {}
         for start in range(0, len(order), batch_size):
             places = order[start:start + batch_size]
@@ -75,9 +75,7 @@ def _example(trained: Trained, where: str, record: Any) -> Example:
         raise DataError(f"{where}: {error}") from None
     if not len(example.tokens):
         raise DataError(f"{where}: nothing to predict from: no tokens")
-    longest = trained.model.config.max_seq_len
-    cut = not trained.task.packs and len(example.tokens) > longest
-    return trained.task.cut(example, longest) if cut else example
+    return example if trained.task.packs else trained.task.cut(example, trained.model.config.max_seq_len)
 
 
 def _batch(trained: Trained, examples: Sequence[Example], batch_size: int) -> list[dict[str, Any]]:
@@ -96,6 +94,4 @@ def _batch(trained: Trained, examples: Sequence[Example], batch_size: int) -> li
 @torch.inference_mode()
 def _rows(trained: Trained, rows: Sequence[Example]) -> list[dict[str, Any]]:
     batch = trained.task.collate(rows).to(next(trained.model.parameters()).device)
-    found: list[dict[str, Any]] = trained.model(batch.inputs, Context(batch.layout), readout=lambda hidden, head:
-                                                trained.task.predict(hidden, head, batch))
-    return found
+    return trained.task.answer(trained.model, batch, trained.tokenizer)

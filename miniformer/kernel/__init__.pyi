@@ -45,5 +45,6 @@ from .state import State as State
 from .task import Batch as Batch
 from .task import Example as Example
 from .task import LossTerm as LossTerm
+from .task import Source as Source
 from .task import Task as Task
 from .task import Tokenizer as Tokenizer

@@ -102,9 +102,11 @@ class Context:
 
     def signals(self, encodings: Sequence[PositionEncoding]) -> list[Signal]:
         """What each encoding computes once for this forward."""
-        keys = (self.keys or self.layout).positions
+        queries, keys = self.layout.positions, (self.keys or self.layout).positions
+        if queries is keys and self.layout.aligned and not self.layout.padded:
+            queries = keys = queries[:1]  # all rows are alike, so one bias serves them
         return [Signal(encoding, encoding.prepare(self.layout.positions),
-                       encoding.bias(self.layout.positions, keys)) for encoding in encodings]
+                       (encoding.causal_bias if self.causal else encoding.bias)(queries, keys)) for encoding in encodings]
 
     def reading(self, memory: Memory) -> Context:
         """The context of a cross-attention to `memory`, which sees all of its own document there."""

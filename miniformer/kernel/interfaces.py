@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from .context import Context, Role
+from .context import Context, Memory, Role
 from .errors import StateError
 from .layout import Layout
 from .masks import MaskRule
@@ -27,8 +27,9 @@ class Component(nn.Module, ABC):
     """Base of all parts of a model.
 
     Class data:
-        stands_for: makes the class a shorthand: a spec that names it is stored as these slots instead, such as
-            `{"attention": "mha", "position": "rope"}`. Its options are those of what it stands for.
+        stands_for: makes the class a shorthand: a spec that names it is stored as these slots instead, each a name or a
+            spec with options: `{"attention": {"name": "mha", "n_kv_heads": 1}, "position": "rope"}`. Its options are
+            those of what it stands for in its own slot, and those that the user gives win over those given here.
     """
 
     stands_for: ClassVar[Mapping[str, Any] | None] = None
@@ -41,14 +42,20 @@ class Attention(Component):
         causal_only: cannot serve a model in which tokens see later ones.
         cross: can read keys and values from `context.memory`.
         applies: the hooks of a position encoding that it honours, of `rotate` and `bias`.
+        masked: asks for `context.mask(rule)`; otherwise it reads the layout, and no mask is prepared for it.
     """
 
     causal_only: ClassVar[bool] = False
     cross: ClassVar[bool] = False
     applies: ClassVar[frozenset[str]] = frozenset({"rotate", "bias"})
+    masked: ClassVar[bool] = True
 
     rule: MaskRule | None = None
     """Its own mask rule, beside causality and documents, which every attention keeps; prepared once per forward."""
+    rotary_width: int | None = None
+    """Width of the heads that it hands to `context.rotate`; None: d_model // n_heads."""
+    trains_bias: bool = True
+    """Gradients reach a bias on the scores."""
 
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__()
@@ -70,15 +77,24 @@ class Attention(Component):
         """
         raise StateError(f"{type(self).__name__} defines no init_state, so it cannot be run step by step")
 
+    def remember(self, memory: Memory) -> State | None:
+        """What a cross-attention keeps of `memory` between steps, such as keys and values; None: it looks anew each time."""
+        return None
+
 
 class PositionEncoding(Component):
     """Tells tokens where they are, through up to three hooks. Without any, as here, there is no position encoding.
 
     Class data:
         extrapolates: works at positions from `max_seq_len` on; otherwise the model refuses longer sequences.
+        learns_bias: its bias has parameters, so that an attention must let gradients through.
+
+    Heads are d_model // n_heads elements wide. Where an attention has heads of another width E rotated, it is served by an
+    encoding built with `d_model` = E n_heads, of which only `rotate` is used.
     """
 
     extrapolates: ClassVar[bool] = False
+    learns_bias: ClassVar[bool] = False
 
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
         super().__init__()
@@ -100,11 +116,15 @@ class PositionEncoding(Component):
         """`[B or 1, H, T, S]` added to the scores of queries at `[B, T]` and keys at `[B, S]`; once per forward."""
         return None
 
+    def causal_bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor | None:
+        """What is added in a causal model, where no key is later than its query; `bias` unless overridden."""
+        return self.bias(q_positions, k_positions)
+
     @classmethod
     def hooks(cls) -> frozenset[str]:
         """The hooks that this class fills."""
-        return frozenset(name for name in ("embed", "rotate", "bias")
-                         if getattr(cls, name) is not getattr(PositionEncoding, name))
+        return frozenset(hook.removeprefix("causal_") for hook in ("embed", "rotate", "bias", "causal_bias")
+                         if getattr(cls, hook) is not getattr(PositionEncoding, hook))
 
 
 class FeedForward(Component):

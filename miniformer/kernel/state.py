@@ -6,12 +6,19 @@ A state is passed in with the tensor and never hung on the module, so one module
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import ClassVar
 
 from torch import Tensor
 
 
 class State(ABC):
-    """The memory of B sequences after `length` tokens each."""
+    """The memory of B sequences after `length` tokens each.
+
+    Class data:
+        truncates: can go back to any length.
+    """
+
+    truncates: ClassVar[bool] = True
 
     @property
     @abstractmethod

@@ -38,6 +38,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, the token that marks its start first."""
 
+    def decode(self, ids: Iterable[int]) -> str:
+        """The text of token ids, without special tokens."""
+
     def byte_lengths(self) -> Sequence[int]:
         """UTF-8 bytes that each of the `vocab_size` tokens stands for; 0 for special ones."""
 
@@ -58,6 +61,7 @@ class Example:
         target: what the task wants to be said of them; None: nothing is known, as in what is to be predicted.
         documents: T document numbers, in a row packed from several examples; None: one document.
         following: T ids, the token that follows each in its document, or -1; set in packed rows.
+        source: S token ids for the encoder of a model that has encoder and decoder; `tokens` are the decoder's then.
         draw: decides all that is random about it. In training a function of seed, epoch and place; of held-out data 0.
     """
 
@@ -65,14 +69,22 @@ class Example:
     target: Any = None
     documents: Tensor | None = None
     following: Tensor | None = None
+    source: Sequence[int] | Tensor | None = None
     draw: int = 0
 
 
 class Split(NamedTuple):
-    """Records and the examples that they gave, in the same order."""
+    """Records and the examples that they gave, in the same order; a record may give several."""
 
     records: Sequence[Any]
     examples: Sequence[Example]
+
+
+class Source(NamedTuple):
+    """What the encoder is given, where a model has encoder and decoder: `[B, S]` token ids, and where they sit."""
+
+    inputs: Tensor
+    layout: Layout
 
 
 class Batch:
@@ -84,17 +96,19 @@ class Batch:
         inputs: `[B, T]` token ids, or `[B, T, F]` features.
         layout: where they sit.
         targets: tensors that only the task reads.
+        source: of a task that has one, what the encoder is given; the rest is the decoder's then.
     """
 
-    __slots__ = ("inputs", "layout", "targets")
+    __slots__ = ("inputs", "layout", "source", "targets")
 
-    def __init__(self, inputs: Tensor, layout: Layout, targets: Mapping[str, Tensor]) -> None:
-        self.inputs, self.layout, self.targets = inputs, layout, targets
+    def __init__(self, inputs: Tensor, layout: Layout, targets: Mapping[str, Tensor], source: Source | None = None) -> None:
+        self.inputs, self.layout, self.targets, self.source = inputs, layout, targets, source
 
     def to(self, device: torch.device | str, **kwargs: Any) -> Batch:
         """The batch on another device."""
+        source = self.source and Source(self.source.inputs.to(device, **kwargs), self.source.layout.to(device))
         return Batch(self.inputs.to(device, **kwargs), self.layout.to(device),
-                     {name: value.to(device, **kwargs) for name, value in self.targets.items()})
+                     {name: value.to(device, **kwargs) for name, value in self.targets.items()}, source)
 
 
 class Task(ABC):
@@ -105,6 +119,8 @@ class Task(ABC):
         causal: the direction of the model that it trains.
         head: the head that it takes unless the spec names one.
         packs: rows may be filled with several examples; otherwise each gets a row, padded.
+        has_source: its batches have a source, so that it trains a model with encoder and decoder.
+        with_source: the task that takes its place where such a model is asked for; none: no such model can be trained.
         Input: pydantic model of a line that a prediction is wanted for, without what is to be predicted; None: `Record`.
         additive: the losses of the parts of a batch add up to that of the whole.
     """
@@ -114,6 +130,8 @@ class Task(ABC):
     causal: ClassVar[bool] = False
     head: ClassVar[str]
     packs: ClassVar[bool] = False
+    has_source: ClassVar[bool] = False
+    with_source: ClassVar[str | None] = None
     additive: ClassVar[bool] = True
 
     input_dim: int | None = None
@@ -143,12 +161,17 @@ class Task(ABC):
     def encode(self, record: Any, tokenizer: Tokenizer) -> Example:
         """The example that a record gives."""
 
+    def examples(self, record: Any, tokenizer: Tokenizer, limit: int | None) -> Sequence[Example]:
+        """The examples that a record gives, each of at most `limit` tokens: that of `encode`, cut, unless overridden."""
+        example = self.encode(record, tokenizer)
+        return [example if limit is None else self.cut(example, limit)]
+
     def question(self, record: Any, tokenizer: Tokenizer) -> Example:
         """The example of an `Input`, whose target is not known."""
         return self.encode(record, tokenizer)
 
     def cut(self, example: Example, length: int) -> Example:
-        """The example with its first `length` tokens only; called where it has more and the task does not pack."""
+        """The example with its first `length` tokens only; called where the task does not pack."""
         return replace(example, tokens=example.tokens[:length])
 
     @abstractmethod
@@ -174,6 +197,11 @@ class Task(ABC):
     @abstractmethod
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """One JSON object for each row of the batch, in order."""
+
+    def answer(self, model: Any, batch: Batch, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        """The predictions for a batch: those of `predict`, unless a task has the model write them token by token."""
+        rows: list[dict[str, Any]] = model.read(batch, readout=lambda hidden, head: self.predict(hidden, head, batch))
+        return rows
 
     def join(self, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """The prediction of a record that took several rows, as one may if the task packs; sums unless overridden."""

@@ -1,96 +1,151 @@
 """A block (attention, then feed-forward, each on a residual branch) and the stack of them.
 
-    pre-norm:   x = x + drop(attention(norm(x)));   x = x + drop(ffn(norm(x)))
-    post-norm:  x = norm(x + drop(attention(x)));   x = norm(x + drop(ffn(x)))
+A branch f, which is attention or feed-forward, changes the residual stream x by where its norms are placed:
+
+    pre:       x + drop(f(norm(x)))             as in GPT-2 and Llama
+    post:      norm(x + drop(f(x)))             as in the first transformer and BERT
+    sandwich:  x + drop(norm_out(f(norm(x))))   as in Gemma 2
+
+A parallel block has one branch instead of two, f = attention + feed-forward, as in GPT-J.
+
+In a decoder beside an encoder another branch, the cross-attention to the encoder's output, stands between the two.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.kernel.context import Context, Record
+from miniformer.kernel.context import Context, Memory, Record
 from miniformer.kernel.interfaces import Attention, FeedForward, Norm, PositionEncoding
 from miniformer.kernel.spec import build
 from miniformer.kernel.state import State
 
 
 class Block(nn.Module):
-    """One layer, from the parts it is given: `[B, T, D] -> [B, T, D]`."""
+    """One layer, from the parts it is given: `[B, T, D] -> [B, T, D]`.
 
-    def __init__(self, attention: Attention, ffn: FeedForward, norm_attention: Norm, norm_ffn: Norm, *,
-                 dropout: float = 0.0, pre_norm: bool = True) -> None:
+    Args:
+        attention, ffn: what its branches compute.
+        norm: makes a fresh norm, as often as the arrangement has one.
+        cross: looks at the memory of the context `reading` (`Context.reading`), between the two.
+        dropout: on each branch, in training.
+        norm_placement, parallel: the arrangement; see the module.
+    """
+
+    def __init__(self, attention: Attention, ffn: FeedForward, norm: Callable[[], Norm], *, cross: Attention | None = None,
+                 dropout: float = 0.0, norm_placement: Literal["pre", "post", "sandwich"] = "pre",
+                 parallel: bool = False) -> None:
         super().__init__()
-        self.attention, self.ffn = attention, ffn
-        self.norm_attention, self.norm_ffn = norm_attention, norm_ffn
-        self.dropout, self.pre_norm = nn.Dropout(dropout), pre_norm
+        self.attention, self.cross, self.ffn, self.dropout = attention, cross, ffn, nn.Dropout(dropout)
+        self.norm_placement, self.parallel = norm_placement, parallel
+        sandwich = norm_placement == "sandwich"
+        self.norm_attention = norm()
+        self.norm_attention_out = norm() if sandwich else None
+        self.norm_cross = None if cross is None or parallel else norm()
+        self.norm_cross_out = norm() if sandwich and self.norm_cross is not None else None
+        self.norm_ffn = None if parallel else norm()
+        self.norm_ffn_out = norm() if sandwich and not parallel else None
 
-    def forward(self, x: Tensor, context: Context, state: State | None = None) -> Tensor:
-        if self.pre_norm:
-            x = x + self.dropout(self.attention(self.norm_attention(x), context, state))
-            return x + self.dropout(self.ffn(self.norm_ffn(x), context))
-        x = self.norm_attention(x + self.dropout(self.attention(x, context, state)))
-        return self.norm_ffn(x + self.dropout(self.ffn(x, context)))
+    def forward(self, x: Tensor, context: Context, state: State | None = None, reading: Context | None = None,
+                cross_state: State | None = None) -> Tensor:
+        branches: list[Callable[[Tensor], Tensor]] = [lambda h: self.attention(h, context, state)]
+        if self.cross is not None:
+            cross = self.cross
+            branches.append(lambda h: cross(h, reading, cross_state))
+        branches.append(lambda h: self.ffn(h, context))
+        if self.parallel:
+            return self._branch(x, lambda h: sum(f(h) for f in branches), self.norm_attention, self.norm_attention_out)
+        norms = [(self.norm_attention, self.norm_attention_out), (self.norm_cross, self.norm_cross_out),
+                 (self.norm_ffn, self.norm_ffn_out)]
+        for f, (norm, norm_out) in zip(branches, [pair for pair in norms if pair[0] is not None], strict=True):
+            assert norm is not None
+            x = self._branch(x, f, norm, norm_out)
+        return x
+
+    def _branch(self, x: Tensor, f: Callable[[Tensor], Any], norm: Norm, norm_out: Norm | None) -> Tensor:
+        if self.norm_placement == "post":
+            return norm(x + self.dropout(f(x)))
+        y = f(norm(x))
+        return x + self.dropout(y if norm_out is None else norm_out(y))
 
 
 class Stack(nn.Module):
-    """The blocks of a config, their position encodings (equal ones built once), and the norm after the last."""
+    """The blocks of a config, their position encodings (equal ones built once), and the norm after the last.
 
-    def __init__(self, config: TransformerConfig) -> None:
+    Args:
+        config: the model's.
+        cross: the blocks look at a memory too, each with the config's cross-attention.
+    """
+
+    def __init__(self, config: TransformerConfig, cross: bool = False) -> None:
         super().__init__()
         specs = config.layer_specs()
-        encodings = [config.position]
-        for layer in specs:
+        mixers = [build(Attention, layer.attention, config.d_model, config.n_heads) for layer in specs]
+        wanted = [(config.position, config.position_sizes(config.position))]
+        for layer, mixer in zip(specs, mixers):
             assert layer.position
-            if layer.position not in encodings:
-                encodings.append(layer.position)
-        self.which = [encodings.index(layer.position) for layer in specs if layer.position]
-        self.positions = nn.ModuleList(
-            build(PositionEncoding, spec, config.d_model, config.n_heads, config.max_seq_len) for spec in encodings)
+            wanted.append((layer.position, config.position_sizes(layer.position, mixer)))
+        encodings = [one for i, one in enumerate(wanted) if one not in wanted[:i]]
+        self.which = [encodings.index(one) for one in wanted[1:]]
+        self.positions = nn.ModuleList(build(PositionEncoding, spec, *sizes) for spec, sizes in encodings)
         self.blocks = nn.ModuleList(
-            Block(build(Attention, layer.attention, config.d_model, config.n_heads),
-                  build(FeedForward, layer.ffn, config.d_model, config.d_ff),
-                  build(Norm, layer.norm, config.d_model), build(Norm, layer.norm, config.d_model),
-                  dropout=config.dropout, pre_norm=config.pre_norm) for layer in specs)
-        self.norm = build(Norm, config.norm, config.d_model) if config.pre_norm else nn.Identity()
+            Block(mixer, build(FeedForward, layer.ffn, config.d_model, config.d_ff),
+                  partial(build, Norm, layer.norm, config.d_model),
+                  cross=build(Attention, config.cross_attention, config.d_model, config.n_heads) if cross else None,
+                  dropout=config.dropout, norm_placement=config.norm_placement, parallel=config.parallel)
+            for layer, mixer in zip(specs, mixers))
+        ends_normalised = config.norm_placement == "post"
+        self.norm = nn.Identity() if ends_normalised else build(Norm, config.norm, config.d_model)
         self.activation_checkpointing = config.activation_checkpointing
 
     def init_states(self, batch: int, capacity: int) -> list[State | None]:
         """An empty state for each block, None where it has none."""
         return [block.attention.init_state(batch, capacity) for block in self.layers]
 
+    def remember(self, memory: Memory) -> list[State | None]:
+        """What the cross-attention of each block keeps of a memory, None where it keeps nothing."""
+        return [None if block.cross is None else block.cross.remember(memory) for block in self.layers]
+
     @property
     def layers(self) -> list[Block]:
         """The blocks, as what they are."""
         return list(self.blocks)  # type: ignore[arg-type]
 
-    def forward(self, x: Tensor, context: Context, states: Sequence[State | None] | None = None) -> Tensor:
-        """`[B, T, D] -> [B, T, D]`; `states` holds one for each block."""
+    def forward(self, x: Tensor, context: Context, states: Sequence[State | None] | None = None,
+                memory: Memory | None = None, cross_states: Sequence[State | None] | None = None) -> Tensor:
+        """`[B, T, D] -> [B, T, D]`; `states` and `cross_states` hold one for each block, which look at `memory`."""
+        reading = None if memory is None else context.reading(memory)
         signals = context.signals(list(self.positions))  # type: ignore[arg-type]
         x = signals[0].encoding.embed(x, context.layout.positions)
         for block in self.layers:  # before the blocks, so that a recomputed block finds what it found at first
-            context.mask(block.attention.rule)
+            if block.attention.masked:
+                context.mask(block.attention.rule)
+        if reading is not None:
+            reading.mask()
         for i, block in enumerate(self.layers):
             here = replace(context, signal=signals[self.which[i]])
-            state = None if states is None else states[i]
             if self.activation_checkpointing and self.training and torch.is_grad_enabled():
-                x = _recomputed(block, x, here)
+                x = _recomputed(block, x, here, reading)
             else:
-                x = block(x, here, state)
+                x = block(x, here, None if states is None else states[i], reading,
+                          None if cross_states is None else cross_states[i])
         return self.norm(x)
 
 
-def _recomputed(block: nn.Module, x: Tensor, context: Context) -> Tensor:
+def _recomputed(block: nn.Module, x: Tensor, context: Context, reading: Context | None) -> Tensor:
     """The block, run again in backward instead of keeping its activations; what it records counts once."""
 
     def run(x: Tensor) -> tuple[Tensor, list[Record]]:
         inner = replace(context, records=[])
-        return block(x, inner), inner.records
+        return block(x, inner, None, reading and replace(reading, records=inner.records)), inner.records
 
     out, records = checkpoint(run, x, use_reentrant=False)
     context.records.extend(records)

@@ -1,17 +1,18 @@
-"""Position encodings: none, sinusoidal and learned (added to embeddings), rotary (applied to queries and keys)."""
+"""Position encodings: none, added to embeddings (sinusoidal, learned), added to attention scores (ALiBi, T5)."""
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, ClassVar
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
-from miniformer.kernel.context import Role
 from miniformer.kernel.interfaces import PositionEncoding
 
 from .init import embedding
+from .rotary import angles
 
 
 class NoPosition(PositionEncoding):
@@ -54,39 +55,69 @@ class Learned(PositionEncoding):
         return x + self.table(positions)
 
 
-class Rotary(PositionEncoding):
-    """Rotates pairs of query and key elements by angles that grow with position (Su 2021, arXiv:2104.09864).
+class ALiBi(PositionEncoding):
+    """Scores fall linearly with distance, in each head at its own slope (Press 2022, arXiv:2108.12409).
 
-    Element i is paired with element i + R/2 of the R that are rotated, as in GPT-NeoX and Llama.
-
-    Args:
-        pct: part of each head that is rotated, at least two elements.
-        base: the longest wavelength is 2 pi base positions.
+    In an encoder distances count in both directions.
     """
 
     extrapolates: ClassVar[bool] = True
 
-    def __init__(self, d_model: int, n_heads: int, max_seq_len: int, *,
-                 pct: Annotated[float, Field(gt=0, le=1)] = 1.0,
-                 base: Annotated[float, Field(gt=1)] = 10_000.0) -> None:
+    def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        distance_B1TS = (q_positions[:, None, :, None] - k_positions[:, None, None, :]).abs()
+        slopes_H = torch.tensor(slopes(self.n_heads), device=q_positions.device)
+        return -slopes_H[:, None, None] * distance_B1TS
+
+
+def slopes(n_heads: int) -> list[float]:
+    """2^(-8/n), 2^(-16/n), ..., for n heads, a power of two; else those of the next smaller one, and every other of the
+    next larger one."""
+    n = 2 ** int(math.log2(n_heads))
+    return [2 ** (-8 * i / n) for i in range(1, n + 1)] + [2 ** (-4 * i / n) for i in range(1, 2 * (n_heads - n), 2)]
+
+
+class T5Bias(PositionEncoding):
+    """A learned bias for each head and bucket of distances, the same in all layers (Raffel 2020, arXiv:1910.10683).
+
+    Half of the buckets hold one distance each, the others ranges that grow geometrically. In an encoder, half of all
+    buckets are for keys that are later than the query.
+
+    Args:
+        n_buckets: rows of the table.
+        max_distance: from here on, all distances are in the last bucket.
+    """
+
+    extrapolates: ClassVar[bool] = True
+    learns_bias: ClassVar[bool] = True
+
+    def __init__(self, d_model: int, n_heads: int, max_seq_len: int, *, n_buckets: Annotated[int, Field(ge=4)] = 32,
+                 max_distance: Annotated[int, Field(ge=2)] = 128) -> None:
         super().__init__(d_model, n_heads, max_seq_len)
-        d_head = d_model // n_heads
-        self.width, self.base = 2 * int(d_head * pct / 2), base
-        if self.width < 2:
-            raise ValueError(f"pct {pct} of a head of {d_head} elements (d_model {d_model} / n_heads {n_heads}) leaves no "
-                             "pair to rotate")
+        if n_buckets % 2:
+            raise ValueError(f"n_buckets {n_buckets} must be even, for two directions")
+        if max_distance <= n_buckets // 2:
+            raise ValueError(f"max_distance {max_distance} must be more than the {n_buckets // 2} distances that have a "
+                             "bucket each")
+        self.n_buckets, self.max_distance = n_buckets, max_distance
+        self.table = nn.Embedding(n_buckets, n_heads)
+        nn.init.normal_(self.table.weight, std=d_model ** -0.5)
 
-    def prepare(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        angles_B1TW = angles(positions, self.width // 2, self.base)[:, None]
-        return angles_B1TW.cos(), angles_B1TW.sin()
+    def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        back_BTS = q_positions[:, :, None] - k_positions[:, None, :]
+        half = self.n_buckets // 2
+        return self._rows(buckets(back_BTS.abs(), half, self.max_distance) + half * (back_BTS < 0))
 
-    def rotate(self, x: Tensor, where: tuple[Tensor, Tensor], role: Role) -> Tensor:
-        cos, sin = where[0].to(x.dtype), where[1].to(x.dtype)
-        a, b, rest = x.tensor_split((self.width // 2, self.width), dim=-1)
-        return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
+    def causal_bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        back_BTS = q_positions[:, :, None] - k_positions[:, None, :]
+        return self._rows(buckets(back_BTS.clamp(min=0), self.n_buckets, self.max_distance))
+
+    def _rows(self, buckets_BTS: Tensor) -> Tensor:
+        bias_BTSH: Tensor = self.table(buckets_BTS)
+        return bias_BTSH.permute(0, 3, 1, 2)
 
 
-def angles(positions: Tensor, n: int, base: float) -> Tensor:
-    """`[B, T] -> [B, T, n]`: positions times frequencies that fall geometrically from 1 to almost 1 / base."""
-    frequencies = base ** -(torch.arange(n, device=positions.device, dtype=torch.float32) / n)
-    return positions[..., None] * frequencies
+def buckets(distance: Tensor, n: int, max_distance: int) -> Tensor:
+    """The bucket, of n, of each distance: those below n / 2 have one each, the others share by their logarithm."""
+    exact = n // 2
+    far = torch.log(distance.clamp(min=1) / exact) / math.log(max_distance / exact) * (n - exact)
+    return torch.where(distance < exact, distance, (exact + far.long()).clamp(max=n - 1))

@@ -2,38 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
-from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
-import torch
 from torch import Tensor, nn
 
-from miniformer.checkpoint.store import read_model, restore, write_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel.context import Context
-from miniformer.kernel.errors import SpecError, StateError
-from miniformer.kernel.interfaces import Head, PositionEncoding
+from miniformer.kernel.errors import StateError, UserError
+from miniformer.kernel.interfaces import Head
+from miniformer.kernel.layout import Layout
 from miniformer.kernel.spec import build
+from miniformer.kernel.task import Batch
 
+from .assembly import Assembly, Readout, state_or_none
 from .block import Stack
+from .decoding import Feed
 from .init import embedding, linear
 from .state import DecodingState
 
-Readout = Callable[[Tensor, Head], Any]
 
-
-class Transformer(nn.Module):
+class Transformer(Assembly):
     """A transformer of the parts that its config names.
 
     The model computes hidden states; what is made of them is the caller's to say. By default that is the head's output
     at every position. A task passes a `readout` that asks the head only where it must.
     """
 
+    assembly: ClassVar[str] = "transformer"
+
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.config = config
+        super().__init__(config)
         self.embedding: nn.Embedding | nn.Linear
         if config.input_dim is None:
             self.embedding = embedding(config.vocab_size, config.d_model)
@@ -58,7 +56,7 @@ class Transformer(nn.Module):
         Raises:
             SpecError: the sequence is longer than the position encoding goes.
         """
-        context = self._context(inputs, context, state)
+        context = self._context(inputs, context, state, self.stack, self.config.causal)
         if inputs.is_floating_point():
             inputs = inputs.to(self.embedding.weight.dtype)
         x = self.dropout(self.embedding(inputs))
@@ -73,43 +71,23 @@ class Transformer(nn.Module):
         """
         if not self.config.causal:
             raise StateError("only a causal model can be run step by step; this one has causal: false")
-        self._check_length(capacity)
+        self._check_length(capacity, self.stack)
         return DecodingState(self.stack.init_states(batch, capacity), capacity)
 
-    def _context(self, inputs: Tensor, context: Context | None, state: DecodingState | None) -> Context:
-        """The caller's context, completed with what only the model knows."""
-        if state is not None and context is None and state.layout is not None:
-            follow = state.layout.following()
-            steps = torch.arange(inputs.shape[1], device=inputs.device)
-            context = Context(replace(follow, positions=follow.positions + steps,
-                                      documents=follow.documents.expand(-1, inputs.shape[1])))
-        elif context is None:
-            context = Context.plain(inputs)
-        self._check_length(inputs.shape[1] + (0 if state is None else state.length))
-        keys = context.layout if state is None else state.extend(context.layout)
-        # masks are made anew: they belong to one forward, and a compiled graph cannot hand rules back to its caller
-        return replace(context, causal=self.config.causal, keys=keys, masks={})
+    @property
+    def generates(self) -> bool:
+        return self.config.causal
 
-    def _check_length(self, length: int) -> None:
-        if length > self.config.max_seq_len:
-            for encoding in self.stack.positions:
-                assert isinstance(encoding, PositionEncoding)
-                if not encoding.extrapolates:
-                    raise SpecError(f"{length} tokens: position {self.config.position.name!r} ends at max_seq_len = "
-                                    f"{self.config.max_seq_len}")
+    def read(self, batch: Batch, context: Context | None = None, readout: Readout | None = None) -> Any:
+        return self(batch.inputs, context or Context(batch.layout), readout=readout)
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` to a folder, whole or not at all."""
-        write_model(Path(folder), self.state_dict(), {"assembly": "transformer", "model": self.config.model_dump(mode="json")})
-
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> Transformer:
-        """The model that a folder holds, or the best one of a run folder.
-
-        Raises:
-            UserError: no model is there, it is damaged, or a component of it is not installed.
-        """
-        saved = read_model(Path(folder))
-        model = cls(TransformerConfig.model_validate(saved.config["model"]))
-        restore(model, saved)
-        return model.eval()
+    def feed(self, input_ids: Tensor, max_new_tokens: int, *, layout: Layout | None = None, use_state: bool = True,
+             bos_id: int | None = None) -> Feed:
+        if not self.generates:
+            raise UserError("this model sees later tokens (causal: false), so it cannot generate")
+        if bos_id is not None:
+            raise UserError("bos_id: this model goes on from its prompt; only an encoder-decoder starts from a token")
+        layout = self._prompt_layout(input_ids, layout)
+        B, T = layout.shape
+        state = state_or_none(lambda: self.init_state(B, T + max(0, max_new_tokens - 1)), use_state)  # none sees the last
+        return Feed(self, input_ids.to(layout.positions.device), layout, state)

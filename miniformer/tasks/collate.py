@@ -11,18 +11,50 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from miniformer.kernel.layout import Layout
-from miniformer.kernel.task import Example
+from miniformer.kernel.task import Batch, Example, Source, Tokenizer
 
 
 def padded(examples: Sequence[Example]) -> tuple[Tensor, Layout]:
     """Token ids `[B, T]` or features `[B, T, F]`, padded on the right with 0, and their layout."""
-    rows = [torch.as_tensor(example.tokens) for example in examples]
-    return pad_sequence(rows, batch_first=True), Layout.from_lengths([len(row) for row in rows])
+    return padded_rows([example.tokens for example in examples])
+
+
+def padded_rows(rows: Sequence[Sequence[int] | Tensor], fill: int = 0) -> tuple[Tensor, Layout]:
+    """Rows of numbers as `[B, T]`, or of vectors as `[B, T, F]`, padded on the right with `fill`, and their layout."""
+    tensors = [torch.as_tensor(row) for row in rows]
+    return (pad_sequence(tensors, batch_first=True, padding_value=fill),
+            Layout.from_lengths([len(tensor) for tensor in tensors]))
 
 
 def targets(**columns: Sequence[Any]) -> dict[str, Tensor]:
     """Tensors of the targets that are known: a column with None in it, as of what is to be predicted, is left out."""
     return {name: torch.as_tensor(values) for name, values in columns.items() if not any(v is None for v in values)}
+
+
+def with_source(examples: Sequence[Example]) -> Batch:
+    """The batch of examples that have a source.
+
+    The decoder is given the tokens of each but the last, and `following` is the token after each; an example of one token,
+    of which no more is known, has nothing following.
+    """
+    sources = [example.source for example in examples if example.source is not None]
+    tokens, layout = padded_rows([example.tokens[:max(1, len(example.tokens) - 1)] for example in examples])
+    following, _ = padded_rows([example.tokens[1:] if len(example.tokens) > 1 else [-1] for example in examples], fill=-1)
+    return Batch(tokens, layout, {"following": following}, Source(*padded_rows(sources)))
+
+
+def written(model: Any, batch: Batch, tokenizer: Tokenizer) -> list[str]:
+    """The text that the model writes for each row's source, greedily, until it ends it or its positions end."""
+    assert batch.source is not None
+    eos_id = tokenizer.eos_id
+    rows = model.generate(batch.source.inputs, model.config.max_seq_len, do_sample=False, eos_id=eos_id,
+                          layout=batch.source.layout).tolist()
+    return [tokenizer.decode(row[:row.index(eos_id)] if eos_id in row else row) for row in rows]
+
+
+def start_of(tokenizer: Tokenizer) -> int:
+    """The token that a decoder's text starts from where it does not go on from another: the start token, or padding."""
+    return tokenizer.pad_id if tokenizer.bos_id is None else tokenizer.bos_id
 
 
 def packed(rows: Sequence[Example]) -> tuple[Tensor, Layout, Tensor]:

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import lzma
-import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from pydantic import BaseModel
 from torch import Tensor
 from torchmetrics import Metric
@@ -18,8 +15,9 @@ from miniformer.data import stdlib
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
 
+from .baselines import unigram
 from .collate import packed
-from .losses import cross_entropy, full_precision
+from .losses import next_tokens, row_losses
 from .metrics import BitsPerByte, Perplexity
 
 
@@ -36,6 +34,7 @@ class LanguageModeling(Task):
     causal: ClassVar[bool] = True
     head: ClassVar[str] = "lm"
     packs: ClassVar[bool] = True
+    with_source: ClassVar[str | None] = "prefix-lm"
 
     def stdlib(self) -> Iterable[tuple[str, TextRecord]]:
         return ((path, TextRecord(text=text)) for path, text in stdlib.sources())
@@ -55,42 +54,28 @@ class LanguageModeling(Task):
         return Batch(tokens, layout, {"following": following})
 
     def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
-        following = batch.targets["following"]
-        chosen = following >= 0
-        return cross_entropy(head(hidden, chosen), following[chosen])
+        return next_tokens(hidden, head, batch.targets["following"])
 
     def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
         lengths = torch.tensor(tokenizer.byte_lengths())
-        return {"perplexity": Perplexity(), "bits_per_byte": _CountingBytes(lengths)}
+        return {"perplexity": Perplexity(), "bits_per_byte": CountingBytes(lengths)}
 
     def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
         metrics["perplexity"].update(loss.sum, loss.weight)
         metrics["bits_per_byte"].update(loss.sum, batch.targets["following"])
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
-        def counts(examples: Sequence[Example]) -> np.ndarray:
-            """How often each token is to be predicted: everywhere but at a document's start."""
-            return sum((np.bincount(e.tokens[1:], minlength=tokenizer.vocab_size) for e in examples),
-                       np.zeros(tokenizer.vocab_size, dtype=np.int64))
-
-        known, wanted = counts(train.examples) + 1, counts(held_out.examples)
-        nats = -float((wanted * np.log(known / known.sum())).sum())
-        n_bytes = max(1, int((wanted * np.array(tokenizer.byte_lengths())).sum()))
         text = "\n".join(record.text for record in held_out.records).encode()
         squeezed = len(lzma.compress(text, preset=9))
-        return {"unigram": {"loss": nats / max(1, int(wanted.sum())), "bits_per_byte": nats / math.log(2) / n_bytes},
+        return {"unigram": unigram(train, held_out, tokenizer),
                 "xz -9": {"bits_per_byte": 8 * squeezed / max(1, len(text))}}
 
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """The loss of each row in nats, and how many tokens it is the sum of."""
-        following = batch.targets["following"]
-        nats = F.cross_entropy(full_precision(head(hidden)).flatten(0, 1), following.flatten(), ignore_index=-1,
-                               reduction="none").view_as(following)
-        counts = (following >= 0).sum(dim=1)
-        return [{"nats": float(row.sum()), "tokens": int(n)} for row, n in zip(nats, counts, strict=True)]
+        return row_losses(hidden, head, batch.targets["following"])
 
 
-class _CountingBytes(BitsPerByte):
+class CountingBytes(BitsPerByte):
     """Bits per byte where what is to be predicted is given as tokens."""
 
     lengths: Tensor

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import LossTerm
 
 
@@ -13,6 +16,20 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> LossTerm:
     """The summed cross-entropy, in nats, of logits `[N, C]` and classes `[N]`; the weight is N."""
     return LossTerm(F.cross_entropy(full_precision(logits), targets, reduction="sum"),
                     torch.tensor(len(targets), device=targets.device))
+
+
+def next_tokens(hidden: Tensor, head: Head, following: Tensor) -> LossTerm:
+    """The loss of saying what follows each token: `following` `[B, T]`, -1 where nothing is to be said."""
+    chosen = following >= 0
+    return cross_entropy(head(hidden, chosen), following[chosen])
+
+
+def row_losses(hidden: Tensor, head: Head, following: Tensor) -> list[dict[str, Any]]:
+    """The same loss of each row, in nats, and how many tokens it is the sum of."""
+    nats = F.cross_entropy(full_precision(head(hidden)).flatten(0, 1), following.flatten(), ignore_index=-1,
+                           reduction="none").view_as(following)
+    counts = (following >= 0).sum(dim=1)
+    return [{"nats": float(row.sum()), "tokens": int(n)} for row, n in zip(nats, counts, strict=True)]
 
 
 def full_precision(x: Tensor) -> Tensor:

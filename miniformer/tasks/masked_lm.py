@@ -39,6 +39,7 @@ class MaskedLanguageModeling(LanguageModeling):
     """
 
     causal: ClassVar[bool] = False
+    with_source: ClassVar[str | None] = None
 
     def __init__(self, *, mask_rate: Annotated[float, Field(gt=0, le=1)] = 0.15, mask_id: int | None = None,
                  special: tuple[int, ...] = (), n_tokens: int = 0) -> None:

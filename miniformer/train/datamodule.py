@@ -10,12 +10,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.packing import PackedRows
-from miniformer.data.prepare import PreparedData, prepare
+from miniformer.data.prepare import PreparedData, n_tokens, prepare
 from miniformer.data.sampler import Drawn, DrawnBatches, EpochBatches
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel.spec import resolve
 from miniformer.kernel.task import Batch, Example, Split
 
+from .specs import task_spec
 from .train_config import TrainConfig
 
 
@@ -69,7 +70,7 @@ class MiniFormerDataModule(pl.LightningDataModule):
                 tokenizer = Tokenizer.of(tokenizer)
             elif config.tokenizer is not None:
                 tokenizer = Tokenizer.load(config.tokenizer)
-            self._data = prepare(resolve("task", config.task), config.train_path, config.val_path, config.test_path,
+            self._data = prepare(task_spec(config), config.train_path, config.val_path, config.test_path,
                                  val_fraction=config.val_fraction, tokenizer=tokenizer, max_len=self.row_length,
                                  vocab_size=config.architecture.get("vocab_size", config.tokenizer_vocab_size))
         return self._data
@@ -108,5 +109,5 @@ class MiniFormerDataModule(pl.LightningDataModule):
         trainer = self.trainer
         batches = DrawnBatches if shuffle else EpochBatches
         return batches(len(rows), self.config.batch_size, self.config.seed if shuffle else None,
-                       lengths=None if isinstance(rows, PackedRows) else [len(row.tokens) for row in rows],
+                       lengths=None if isinstance(rows, PackedRows) else [n_tokens(row) for row in rows],
                        rank=trainer.global_rank if trainer else 0, world_size=trainer.world_size if trainer else 1)

@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import RunError
 from miniformer.kernel.hooks import activate
 from miniformer.kernel.recipes import OptimizerRecipe, SchedulerRecipe, trainable
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch, LossTerm, Task, Tokenizer
-from miniformer.model.transformer import Transformer
 
+from .specs import model_class, model_spec, task_spec
 from .train_config import TrainConfig
 
 
@@ -37,9 +36,9 @@ class MiniFormerLitModule(pl.LightningModule):
     def __init__(self, config: TrainConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
         self.config, self.tokenizer = config, tokenizer
-        self.task = build(Task, config.task)
+        self.task = build(Task, task_spec(config))
         self.hooks = activate(config.extensions)
-        self.model = Transformer(model_spec(config, self.task))
+        self.model = model_class(self.task)(model_spec(config, self.task))
         self.hooks.hook.model_assembled(model=self.model)
         self.tokens = 0
         self.held_out: dict[str, Metric] = {}
@@ -49,7 +48,7 @@ class MiniFormerLitModule(pl.LightningModule):
 
     def forward(self, batch: Batch, context: Context | None = None) -> Any:
         """Outputs at every position."""
-        return self.model(batch.inputs, context or Context(batch.layout))
+        return self.model.read(batch, context)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
         batch = self.hooks.hook.batch(batch=batch, training=True)
@@ -60,7 +59,7 @@ class MiniFormerLitModule(pl.LightningModule):
                            f"before is whole. A lower learning rate than {self.config.lr:g}, a longer warm-up or "
                            "precision 32 usually helps")
         self.log("train_loss", mean.detach(), batch_size=1)
-        self.tokens += int(batch.layout.real.sum())
+        self.tokens += int(batch.layout.real.sum()) + (0 if batch.source is None else int(batch.source.layout.real.sum()))
         self._weight = term.weight if self._weight is None else self._weight + term.weight
         return term.sum / self.unit
 
@@ -104,7 +103,7 @@ class MiniFormerLitModule(pl.LightningModule):
             self.task.update({n: m for n, m in self.held_out.items() if n != "loss"}, hidden, head, batch, term)
             return term
 
-        term = self.model(batch.inputs, Context(batch.layout), readout=measure)
+        term = self.model.read(batch, readout=measure)
         self.held_out["loss"].update(term.sum, term.weight)
 
     def _log_measured(self, prefix: str) -> None:
@@ -126,21 +125,12 @@ class MiniFormerLitModule(pl.LightningModule):
     def _loss(self, batch: Batch) -> LossTerm:
         """The task's loss and what components recorded, which counts as much as the batch weighs."""
         context = Context(batch.layout)
-        term: LossTerm = self.model(batch.inputs, context, readout=lambda hidden, head: self.task.loss(hidden, head, batch))
+        term: LossTerm = self.model.read(batch, context, lambda hidden, head: self.task.loss(hidden, head, batch))
         extra = context.auxiliary_loss()
         if extra is not None:
             term = LossTerm(term.sum + extra * term.weight, term.weight)
         term = self.hooks.hook.loss(loss=term, batch=batch, model=self.model)
         return term
-
-
-def model_spec(config: TrainConfig, task: Task) -> TransformerConfig:
-    """The model of a run: what its task needs, and what its config says.
-
-    Raises:
-        UserError: no such model can be built.
-    """
-    return TransformerConfig.model_validate({"causal": task.causal, "head": task.head, **config.architecture})
 
 
 class _WeightedMean(Metric):

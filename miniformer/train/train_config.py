@@ -43,7 +43,8 @@ class TrainConfig(BaseModel):
     tokenizer: str | None = Field(default=None, description="tokenizer.json; none: train one on the training texts")
     tokenizer_vocab_size: int = Field(default=4096, ge=300, description="tokens of a tokenizer that is trained")
     task: ComponentSpec = Field(default=ComponentSpec(name="language-modeling"), description="what to learn")
-    model: Literal["transformer"] = Field(default="transformer", description="how the blocks are assembled")
+    model: Literal["transformer", "seq2seq"] | None = Field(default=None, description="how the blocks are assembled, "
+                                                            "transformer or seq2seq; none: as the task needs")
     architecture: dict[str, Any] = Field(default_factory=dict, alias="model_config",
                                          description="fields of TransformerConfig, as a JSON object")
     optimizer: ComponentSpec = Field(default=ComponentSpec(name="adamw"), description="how weights are updated")

@@ -29,11 +29,13 @@ from miniformer.kernel.errors import SpecError, UserError
 from miniformer.kernel.hooks import resolve_extensions
 from miniformer.kernel.spec import build, resolve
 from miniformer.kernel.task import Task
+from miniformer.tasks.collate import start_of
 
 from .callbacks import AtomicCheckpointIO, BestModel, LastState, StopOnSignal, smaller_is_better
 from .datamodule import MiniFormerDataModule
-from .module import MiniFormerLitModule, model_spec
+from .module import MiniFormerLitModule
 from .progress import RunProgress
+from .specs import model_class, model_spec, task_spec
 from .train_config import TrainConfig
 
 PRECISIONS: dict[Any, Any] = {16: "16-mixed", 32: "32-true", 64: "64-true", "bf16": "bf16-mixed"}
@@ -94,7 +96,7 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         record = {"miniformer": __version__, **spec, "train": config.to_data(), **provenance([spec, config.to_data()]),
                   "packages": environment(), "data": {**data.fingerprint, "train_tokens": counts["tokens"]}}
         write_json(folder / "run.json", record)
-        saved = {"assembly": config.model, "extensions": config.extensions, **spec}
+        saved = {"assembly": module.model.assembly, "extensions": config.extensions, **spec}
         tokens = data.tokenizer.to_json() if data.task.input_dim is None else None
         best = BestModel(folder, config.checkpoint_metric, saved, tokens)
         trainer = _trainer(config, datamodule, module, devices, logger, [best, RunProgress(console)])
@@ -118,7 +120,9 @@ def _check_model(config: TrainConfig) -> None:
     fields = config.architecture
     if fields.get("input_dim") is not None:
         config = config.with_fields(model_config={"output_dim": 1, **fields})
-    model_spec(config, build(Task, config.task))
+    task = build(Task, task_spec(config))
+    with torch.device("meta"):
+        model_class(task)(model_spec(config, task))
 
 
 def resolved(config: TrainConfig, data: PreparedData) -> TrainConfig:
@@ -142,10 +146,13 @@ def resolved(config: TrainConfig, data: PreparedData) -> TrainConfig:
         fields["output_dim"] = n_outputs
     if fields.get("causal") not in (None, data.task.causal):
         raise SpecError(f"task {data.task_spec.name!r} trains a model with causal: {str(data.task.causal).lower()}")
+    fields.setdefault("bos_id", start_of(data.tokenizer))
+    fields.setdefault("eos_id", data.tokenizer.eos_id)
     if config.precision == "auto":
         config = config.with_fields(precision=_best_precision())
     return config.with_fields(
-        model_config=fields, task=data.task_spec, extensions=resolve_extensions(config.extensions),
+        model=model_class(data.task).assembly, model_config=fields, task=data.task_spec,
+        extensions=resolve_extensions(config.extensions),
         **{kind: resolve(kind, getattr(config, kind)) for kind in ("optimizer", "scheduler")})
 
 

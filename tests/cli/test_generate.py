@@ -28,3 +28,8 @@ def test_a_damaged_model_is_refused(cli, trained, tmp_path):
     weights.write_bytes(data)
     assert "damaged: its SHA-256 is not the one in manifest.json" in \
         cli("generate", "copy", "--prompt", "x", code=2).stderr
+
+
+def test_of_an_encoder_decoder_the_answer_alone_is_written(cli, answering):
+    args = ("generate", str(answering), "--prompt", "20 times the fox jumps", "--greedy")
+    assert cli(*args).stdout == cli(*args, "--no-state").stdout == "the fox\n"

@@ -153,3 +153,17 @@ def test_classification_on_the_standard_library_beats_always_saying_the_same(cli
     results = json.loads((tmp_path / "runs" / "stdlib-classification-1" / "run.json").read_text())["results"]
     (baseline,) = results["baselines"].values()
     assert results["best"]["val_accuracy"] > 2 * baseline["accuracy"]
+
+
+def test_an_encoder_decoder_is_asked_a_held_out_source(cli, pairs, tiny):
+    text = cli("train", "--task", "seq2seq", "--train-path", str(pairs), *tiny, "--max-steps", "2", "--set",
+               "cross_attention.n_kv_heads=1").stdout
+    assert "\nsample:\nsay " in text and "\n-> " in text
+    command = text[text.index("next: miniformer "):].removeprefix("next: miniformer ").splitlines()[0]
+    assert command.startswith("generate runs/pairs-seq2seq-1 --prompt 'say ")
+    cli(*shlex.split(command))
+
+
+def test_an_unknown_cross_attention_is_told_with_what_there_is(cli, pairs):
+    said = cli("train", "--task", "seq2seq", "--train-path", str(pairs), "--cross-attention", "mhaa", code=2).stderr
+    assert "there is no attention named 'mhaa'" in said

@@ -22,6 +22,7 @@ from miniformer.kernel import (
     use_registry,
 )
 from miniformer.kernel.registry import State
+from miniformer.model.attention import MultiHeadAttention
 
 SMALL = {"d_model": 16, "n_heads": 2, "vocab_size": 11}
 RICH = {**SMALL, "causal": True, "ffn": {"name": "gelu", "bias": True}, "max_seq_len": 32, "dropout": 0.1, "layers": [
@@ -36,6 +37,13 @@ class LooksBack(Attention):
 
     def forward(self, x, context, state=None):
         return x
+
+
+class Narrow(MultiHeadAttention):
+    stands_for = {"attention": {"name": "mha", "window": 2}, "position": {"name": "rope", "base": 500.0}}
+
+    def __init__(self, d_model, n_heads, **options):
+        super().__init__(d_model, n_heads, **options)
 
 
 class Slope(PositionEncoding):
@@ -56,6 +64,7 @@ def refused(**fields):
 @pytest.fixture
 def with_own_parts():
     entries = [Entry("attention", "looks-back", f"{__name__}:LooksBack", "acme", "1.0"),
+               Entry("attention", "narrow", f"{__name__}:Narrow", "acme", "1.0"),
                Entry("position", "slope", f"{__name__}:Slope", "acme", "1.0")]
     with use_registry(Registry([*discover(plugins="none"), *entries])):
         yield
@@ -67,7 +76,7 @@ def test_every_default_is_filled_in():
     found = config()
     assert {slot: getattr(found, slot).name for slot in ("attention", "position", "ffn", "norm", "head")} == {
         "attention": "mha", "position": "rope", "ffn": "swiglu", "norm": "rmsnorm", "head": "lm"}
-    assert found.position.options == {"pct": 1.0, "base": 10_000.0}
+    assert found.ffn.options == {"bias": False}
 
 
 @pytest.mark.parametrize(("fields", "d_ff"), [
@@ -90,7 +99,7 @@ def test_equal_models_have_equal_configs_however_they_are_written(name):
 
 # --- shorthands
 
-@pytest.mark.parametrize("activation", ["gelu", "relu", "swiglu"])
+@pytest.mark.parametrize("activation", ["gelu", "relu", "swiglu", "geglu", "relu2"])
 def test_activation_is_short_for_a_feed_forward(activation):
     assert config(activation=activation) == config(ffn=activation)
 
@@ -120,9 +129,35 @@ def test_rotary_pct_completes_a_rope_that_is_named(position):
     ({"rotary_pct": 0.5, "position": {"name": "rope", "pct": 1.0}}, "give one of them"),
     ({"rotary_pct": 2}, "position rope.pct: input should be less than or equal to 1; found 2"),
     ({"rotary_pct": "half"}, "position rope.pct: input should be a valid number"),
+    ({"pre_norm": True, "norm_placement": "sandwich"}, "pre_norm=True is short for norm_placement='pre', and norm_placement "
+                                                       "is 'sandwich'; give one of them"),
+    ({"pre_norm": "yes"}, "pre_norm: expected true or false; found 'yes'"),
+    ({"norm_placement": "middle"}, "norm_placement: input should be 'pre', 'post' or 'sandwich'; found 'middle'"),
 ])
 def test_shorthands_that_contradict_are_refused(fields, text):
     assert text in refused(**fields)
+
+
+@pytest.mark.parametrize(("pre_norm", "placement"), [(True, "pre"), (False, "post")])
+def test_pre_norm_is_short_for_a_placement_of_norms(pre_norm, placement):
+    assert config(pre_norm=pre_norm) == config(norm_placement=placement) == config(pre_norm=pre_norm, norm_placement=placement)
+    assert config(norm_placement="sandwich").with_fields(pre_norm=pre_norm) == config(pre_norm=pre_norm)
+
+
+@pytest.mark.parametrize(("name", "meant"), [
+    ("mqa", {"n_kv_heads": 1}), ("gqa", {"n_kv_heads": 2}), ("sliding-window", {"window": 128}),
+    ({"name": "mqa", "window": 4}, {"n_kv_heads": 1, "window": 4}), ({"name": "gqa", "n_kv_heads": 1}, {"n_kv_heads": 1})])
+def test_a_shorthand_with_options_is_what_it_stands_for_unless_told_otherwise(name, meant):
+    assert config(attention=name) == config(attention={"name": "mha", **meant})
+
+
+def test_gqa_needs_an_even_number_of_heads():
+    assert "n_heads 3 must be a multiple of n_kv_heads 2" in refused(attention="gqa", d_model=24, n_heads=3)
+
+
+def test_a_shorthand_may_stand_for_another_slot_with_options(with_own_parts):
+    meant = config(attention={"name": "mha", "window": 2}, position={"name": "rope", "base": 500.0})
+    assert config(attention="narrow") == meant
 
 
 def test_rope_mha_is_mha_with_rope():
@@ -198,10 +233,11 @@ def test_a_config_survives_json_and_yaml(fields):
 
 
 @given(st.fixed_dictionaries({}, optional={
-    "n_layers": st.integers(1, 4), "d_ff": st.integers(1, 40), "causal": st.booleans(), "pre_norm": st.booleans(),
+    "n_layers": st.integers(1, 4), "d_ff": st.integers(1, 40), "causal": st.booleans(), "parallel": st.booleans(),
+    "norm_placement": st.sampled_from(["pre", "post", "sandwich"]),
     "dropout": st.floats(0, 0.9), "rotary_pct": st.sampled_from([0, 0.25, 0.5, 1]),
     "activation": st.sampled_from(["gelu", "relu", "swiglu"]), "norm": st.sampled_from(["rmsnorm", "layernorm"]),
-    "attention": st.sampled_from(["mha", "rope-mha", {"name": "mha", "n_kv_heads": 1}]),
+    "attention": st.sampled_from(["mha", "rope-mha", "mqa", {"name": "mha", "qk_norm": "layernorm", "sinks": True}, "mla"]),
     "output_dim": st.none() | st.integers(1, 5)}))
 def test_validating_again_changes_nothing(fields):
     found = config(**fields)
@@ -247,6 +283,16 @@ def test_a_config_is_frozen():
     ({"attention": {"name": "mha", "n_kv_heads": 3}}, "n_heads 2 must be a multiple of n_kv_heads 3"),
     ({"attention": {"name": "mha", "dropout": 2}}, "attention mha.dropout: input should be less than 1; found 2"),
     ({"attention": {"name": "mha", "windw": 2}}, "mha.windw: there is no 'windw' here; did you mean 'window'?"),
+    ({"attention": {"name": "mha", "kernel": "sdpa", "softcap": 5}}, "attention mha: kernel 'sdpa' cannot do softcap"),
+    ({"attention": {"name": "mha", "kernel": "fast"}}, "mha.kernel: input should be 'auto', 'eager', 'sdpa' or 'flex'"),
+    ({"attention": {"name": "mha", "qk_norm": "rmsnom"}}, "attention mha.qk_norm: there is no norm named 'rmsnom'"),
+    ({"attention": {"name": "mha", "kernel": "flex"}, "position": "t5-bias"},
+     "position 't5-bias' learns a bias, to which attention 'mha' with kernel 'flex' gives no gradient"),
+    ({"attention": "linear", "position": "alibi"}, "position 'alibi' needs bias, which attention 'linear' does not apply"),
+    ({"attention": {"name": "mla", "d_rotary": 1}}, "position rope: pct 1.0 of a head of 1 elements"),
+    ({"ffn": {"name": "mlp", "activation": "swish"}}, "ffn mlp.activation: input should be 'gelu', 'gelu-tanh'"),
+    ({"position": {"name": "rope", "factor": 2}}, "position rope: factor 2.0 needs a scaling"),
+    ({"position": {"name": "t5-bias", "n_buckets": 7}}, "position t5-bias: n_buckets 7 must be even"),
     ({"rotary_pct": 0.1}, "position rope: pct 0.1 of a head of 8 elements"),
     ({"ffn": "swigl"}, "there is no ffn named 'swigl'\n  did you mean: swiglu"),
     ({"ffn": "moe"}, "pip install miniformer-moe"),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from miniformer.config.model_config import TransformerConfig
 from miniformer.inference.generation import choose, generate, stream
 from miniformer.kernel.errors import SpecError, UserError
+from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 
 V = 19
@@ -134,7 +135,7 @@ def test_a_prompt_is_a_row_of_tokens(prompt):
 @pytest.mark.parametrize("settings", [{"max_new_tokens": -1}, {"temperature": -0.1}, {"temperature": math.nan},
                                       {"top_k": -1}, {"top_p": -0.1}, {"top_p": 1.1}])
 def test_settings_out_of_range_are_refused(settings):
-    with pytest.raises(UserError, match="not negative and top_p is from 0 to 1"):
+    with pytest.raises(UserError, match="not negative"):
         generate(MODEL, PROMPT, **{"max_new_tokens": 1, **settings})
 
 
@@ -206,3 +207,28 @@ def test_what_is_kept_is_drawn_in_proportion():
     generator = torch.Generator().manual_seed(0)
     counts = Counter(choose(logits, 1.0, 2, 1.0, generator) for _ in range(n))
     assert counts[0] / n == pytest.approx(5 / 8, abs=0.03)
+
+
+def test_an_encoder_decoder_answers_and_does_not_repeat_its_prompt():
+    one = answering()
+    with torch.no_grad():
+        written = [one.config.bos_id]
+        for _ in range(10):
+            written.append(int(one(PROMPT[None], torch.tensor([written]))[0][0, -1].argmax()))
+    assert list(stream(one, PROMPT, 10, temperature=0)) == written[1:]
+    assert generate(one, PROMPT, 10, temperature=0, use_state=False).tolist() == written[1:]
+
+
+def answering():
+    torch.manual_seed(0)
+    one = Seq2SeqTransformer(TransformerConfig(vocab_size=V, d_model=16, n_heads=4, n_layers=2, d_ff=16, max_seq_len=64))
+    for parameter in one.parameters():
+        if parameter.ndim == 2:
+            torch.nn.init.normal_(parameter, std=0.5)
+    return one.double().eval()
+
+
+def test_a_penalty_keeps_a_text_from_repeating_itself():
+    plain = generate(MODEL, PROMPT, 30, temperature=0).tolist()
+    other = generate(MODEL, PROMPT, 30, temperature=0, repetition_penalty=5.0).tolist()
+    assert len(set(other)) > len(set(plain))

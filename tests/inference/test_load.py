@@ -11,7 +11,9 @@ from miniformer.data.tokenizer import Tokenizer
 from miniformer.inference.generation import generate
 from miniformer.inference.load import load
 from miniformer.kernel import UnknownComponent, UserError, resolve
+from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
+from miniformer.tasks.seq2seq import SourceInput
 
 TOKENIZER = Tokenizer.train(["some text to learn from"] * 5, 265)
 
@@ -100,3 +102,27 @@ def test_another_version_of_a_provider_is_noted(tmp_path):
     edit(tmp_path / "model", lambda config: config.update(providers={"miniformer": "0.0.1"}))
     [note] = load(tmp_path / "model").notes
     assert note.startswith("trained with miniformer 0.0.1; this is ")
+
+
+def test_an_encoder_decoder_is_loaded_as_what_it_is(answering):
+    trained = load(answering)
+    assert type(trained.model) is Seq2SeqTransformer
+    source = torch.tensor(trained.tokenizer.encode("7 times the owl jumps"))
+    written = generate(trained.model, source, 8, temperature=0, eos_id=trained.tokenizer.eos_id)
+    assert trained.tokenizer.decode(written) == "the owl"
+    assert trained.tokenizer.decode(trained.model.generate(source[None], 8, do_sample=False)[0]) == "the owl"
+
+
+def test_its_answers_are_those_of_its_task(answering):
+    trained = load(answering)
+    sources = [f"{n} times the {animal} jumps" for n in (3, 44) for animal in ("fox", "cat")]
+    questions = [trained.task.question(SourceInput(source=source), trained.tokenizer) for source in sources]
+    answers = trained.task.answer(trained.model, trained.task.collate(questions), trained.tokenizer)
+    assert answers == [{"target": "the fox"}, {"target": "the cat"}] * 2
+
+
+def test_an_assembly_that_is_unknown_is_told(tmp_path):
+    save(tmp_path / "model")
+    edit(tmp_path / "model", lambda config: config.update(assembly="seqseq"))
+    with pytest.raises(UserError, match="there is no assembly 'seqseq'; did you mean 'seq2seq'"):
+        load(tmp_path / "model")

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from miniformer.kernel import Context, Layout, MaskRule, Memory
-from miniformer.model.position import Learned, NoPosition, Rotary
+from miniformer.model.position import Learned, NoPosition
+from miniformer.model.rotary import Rotary
 
 calls = Counter()
 

@@ -5,11 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import layouts, seeds
 
-from miniformer.kernel import Context, Layout, Memory, StateError
+from miniformer.kernel import (
+    Attention,
+    ComponentSpec,
+    Context,
+    Layout,
+    Memory,
+    PositionEncoding,
+    StateError,
+    build,
+    current_registry,
+    resolve,
+)
 from miniformer.kernel.context import Signal
-from miniformer.kernel.masks import Mask
-from miniformer.model.attention import MultiHeadAttention, RotaryMultiHeadAttention, attend
-from miniformer.model.position import Rotary
+from miniformer.model.attention import MultiHeadAttention
+from miniformer.model.rotary import Rotary
 
 D, H, E = 8, 4, 2
 heads = st.sampled_from([4, 2, 1])
@@ -100,8 +110,11 @@ def test_dropout_acts_in_training_only():
 @pytest.mark.parametrize(("sizes", "options", "text"), [
     ((10, 4), {}, "d_model 10 must be a multiple of n_heads 4"),
     ((8, 4), {"n_kv_heads": 3}, "n_heads 4 must be a multiple of n_kv_heads 3"),
+    ((8, 4), {"kernel": "sdpa", "softcap": 5.0}, "kernel 'sdpa' cannot do softcap"),
+    ((8, 4), {"kernel": "sdpa", "sinks": True}, "kernel 'sdpa' cannot do sinks"),
+    ((8, 4), {"kernel": "flex", "dropout": 0.1}, "kernel 'flex' cannot do dropout"),
 ])
-def test_sizes_that_do_not_divide_are_refused(sizes, options, text):
+def test_what_cannot_be_built_is_refused(sizes, options, text):
     with pytest.raises(ValueError, match=text):
         MultiHeadAttention(*sizes, **options)
 
@@ -113,31 +126,65 @@ def test_shared_heads_save_parameters_and_state(n_kv_heads):
     assert module.init_state(3, 10).nbytes == 2 * 3 * n_kv_heads * 10 * E * 8
 
 
-def test_rope_mha_is_mha_under_another_name():
-    assert RotaryMultiHeadAttention.stands_for == {"attention": "mha", "position": "rope"}
-    x = torch.randn(1, 3, D)
-    module, other = MultiHeadAttention(D, H, window=2), RotaryMultiHeadAttention(D, H, window=2)
+SHORTHANDS = [entry.name for entry in current_registry().entries("attention")
+              if current_registry().load("attention", entry.name).stands_for]
+
+
+@pytest.mark.parametrize("name", SHORTHANDS)
+def test_a_shorthand_is_what_it_stands_for_under_another_name(name):
+    cls, x = current_registry().load("attention", name), torch.randn(1, 3, D)
+    meant = ComponentSpec.model_validate(cls.stands_for["attention"])
+    module, other = build(Attention, meant, D, H), cls(D, H)
     other.load_state_dict(module.state_dict())
     assert torch.equal(module(x), other(x))
+    assert resolve("attention", meant).options == resolve("attention", name).options
 
 
-# --- a bias on the scores
+@given(layouts(), heads, st.booleans(), seeds)
+@torch.no_grad()
+def test_queries_and_keys_are_normalised_before_they_are_turned(layout, n_kv_heads, turn, seed):
+    module, x = mha(seed, n_kv_heads=n_kv_heads, qk_norm="rmsnorm"), torch.randn(*layout.shape, D, dtype=torch.float64)
+    torch.nn.init.normal_(module.q_norm.weight)
+    torch.nn.init.normal_(module.k_norm.weight)
+    encoding = Rotary(D, H, 16)
+    where = encoding.prepare(layout.positions)
+    K, kv = n_kv_heads, module.kv(x).unflatten(-1, (2 * n_kv_heads, E)).transpose(1, 2)
+    q, k = module.q_norm(module.q(x).unflatten(-1, (H, E)).transpose(1, 2)), module.k_norm(kv[:, :K])
+    if turn:
+        q, k = encoding.rotate(q, where, "q"), encoding.rotate(k, where, "k")
+    expected = module.out(oracles.attention(q, k, kv[:, K:], oracles.allowed(layout, layout)).transpose(1, 2).flatten(2))
+    signal = Signal(encoding, where, None) if turn else None
+    close(module(x, Context(layout, signal=signal))[layout.real], expected[layout.real])
 
-@given(layouts(), st.integers(0, 1), st.booleans(), seeds)
-def test_a_bias_is_added_to_the_scores(layout, own_rows, causal, seed):
-    torch.manual_seed(seed)
-    B, T = layout.shape
-    q, k, v = (torch.randn(B, 2, T, E, dtype=torch.float64) for _ in range(3))
-    bias = torch.randn(B if own_rows else 1, 2, T, T, dtype=torch.float64)
-    expected = oracles.attention(q, k, v, oracles.allowed(layout, layout, causal=causal), bias)
-    found = attend(q, k, v, Context(layout, causal).mask(), bias)
-    close(found.transpose(1, 2)[layout.real], expected.transpose(1, 2)[layout.real])
+
+@given(layouts(), heads, windows, st.booleans(), seeds)
+@torch.no_grad()
+def test_scores_are_capped_and_sinks_and_biases_take_part(layout, n_kv_heads, window, causal, seed):
+    module = mha(seed, n_kv_heads=n_kv_heads, window=window, softcap=0.5, sinks=True)
+    torch.nn.init.normal_(module.sinks)
+    x, (B, T) = torch.randn(*layout.shape, D, dtype=torch.float64), layout.shape
+    bias = torch.randn(B, H, T, T, dtype=torch.float64)
+    q = module.q(x).unflatten(-1, (H, E)).transpose(1, 2)
+    kv = module.kv(x).unflatten(-1, (2 * n_kv_heads, E)).transpose(1, 2)
+    allowed = oracles.allowed(layout, layout, causal=causal, window=window)
+    expected = oracles.attention(q, kv[:, :n_kv_heads], kv[:, n_kv_heads:], allowed, bias, softcap=0.5, sinks=module.sinks)
+    found = module(x, Context(layout, causal, signal=Signal(PositionEncoding(D, H, 16), None, bias)))
+    close(found[layout.real], module.out(expected.transpose(1, 2).flatten(2))[layout.real])
 
 
-def test_attend_with_an_empty_mask_sees_everything():
-    q = torch.zeros(1, 1, 2, E)
-    v = torch.tensor([[[[0.0, 2.0], [4.0, 4.0]]]])
-    close(attend(q, q, v, Mask()), torch.tensor([[[[2.0, 3.0], [2.0, 3.0]]]]))
+@pytest.mark.parametrize("options", [{"sinks": True}, {"qk_norm": "layernorm"}, {"softcap": 5.0}])
+def test_all_its_parameters_are_trained(options):
+    module = mha(**options)
+    module(torch.randn(2, 4, D, dtype=torch.float64)).square().sum().backward()
+    assert all(p.grad.any() for p in module.parameters())
+
+
+@pytest.mark.parametrize("kernel", ["eager", "sdpa", "flex"])
+@torch.no_grad()
+def test_a_named_kernel_computes_it(kernel):
+    x, module = torch.randn(2, 4, D, dtype=torch.float64), mha(n_kv_heads=2, kernel=kernel)
+    assert module.kernel.name == kernel
+    close(module(x), mha(n_kv_heads=2)(x))
 
 
 # --- decoding state

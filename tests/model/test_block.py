@@ -30,33 +30,68 @@ class LookingAttention(MultiHeadAttention):
         self.rule = Looking()
 
 
-def block(pre_norm, dropout=0.0):
-    return Block(MultiHeadAttention(8, 2), GELU(8, 16), RMSNorm(8), LayerNorm(8), pre_norm=pre_norm,
-                 dropout=dropout).double()
+def block(dropout=0.0, **arrangement):
+    module = Block(MultiHeadAttention(8, 2), GELU(8, 16), lambda: LayerNorm(8), dropout=dropout, **arrangement).double()
+    for parameter in module.parameters():  # no two norms alike
+        torch.nn.init.normal_(parameter)
+    return module
 
 
-def test_pre_norm_normalises_before_each_branch():
-    module, x = block(pre_norm=True), torch.randn(2, 3, 8, dtype=torch.float64)
-    y = x + module.attention(module.norm_attention(x))
-    torch.testing.assert_close(module(x, Context.plain(x)), y + module.ffn(module.norm_ffn(y)), rtol=0, atol=1e-12)
+ARRANGEMENTS = {  # attention, feed-forward, then the norms of a block in their order
+    ("pre", False): lambda x, a, f, n, m: (y := x + a(n(x))) + f(m(y)),
+    ("post", False): lambda x, a, f, n, m: m((y := n(x + a(x))) + f(y)),
+    ("sandwich", False): lambda x, a, f, n, o, m, p: (y := x + o(a(n(x)))) + p(f(m(y))),
+    ("pre", True): lambda x, a, f, n: x + a(n(x)) + f(n(x)),
+    ("post", True): lambda x, a, f, n: n(x + a(x) + f(x)),
+    ("sandwich", True): lambda x, a, f, n, o: x + o(a(n(x)) + f(n(x))),
+}
+arrangements = pytest.mark.parametrize(("placement", "parallel"), ARRANGEMENTS)
 
 
-def test_post_norm_normalises_after_each_sum():
-    module, x = block(pre_norm=False), torch.randn(2, 3, 8, dtype=torch.float64)
-    y = module.norm_attention(x + module.attention(x))
-    torch.testing.assert_close(module(x, Context.plain(x)), module.norm_ffn(y + module.ffn(y)), rtol=0, atol=1e-12)
+@arrangements
+def test_an_arrangement_puts_norms_where_it_says(placement, parallel):
+    module, x = block(norm_placement=placement, parallel=parallel), torch.randn(2, 3, 8, dtype=torch.float64)
+    norms = [norm for norm in (module.norm_attention, module.norm_attention_out, module.norm_ffn, module.norm_ffn_out) if norm]
+    expected = ARRANGEMENTS[placement, parallel](x, module.attention, module.ffn, *norms)
+    torch.testing.assert_close(module(x, Context.plain(x)), expected, rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("pre_norm", [True, False])
-def test_dropout_acts_on_the_branches_and_never_on_the_residual_stream(pre_norm):
-    module, x = block(pre_norm, dropout=1.0), torch.randn(1, 3, 8, dtype=torch.float64)
-    expected = x if pre_norm else module.norm_ffn(module.norm_attention(x))
+@arrangements
+def test_dropout_acts_on_the_branches_and_never_on_the_residual_stream(placement, parallel):
+    module = block(dropout=1.0, norm_placement=placement, parallel=parallel)
+    x = torch.randn(1, 3, 8, dtype=torch.float64)
+    expected = x
+    if placement == "post":
+        expected = module.norm_attention(x) if parallel else module.norm_ffn(module.norm_attention(x))
     torch.testing.assert_close(module(x, Context.plain(x)), expected)
 
 
-@pytest.mark.parametrize(("pre_norm", "last"), [(True, RMSNorm), (False, torch.nn.Identity)])
-def test_a_stack_ends_with_a_norm_where_the_blocks_do_not(pre_norm, last):
-    assert type(Stack(TransformerConfig(**SMALL, pre_norm=pre_norm)).norm) is last
+@pytest.mark.parametrize(("placement", "last"), [("pre", RMSNorm), ("post", torch.nn.Identity), ("sandwich", RMSNorm)])
+def test_a_stack_ends_with_a_norm_where_the_blocks_do_not(placement, last):
+    assert type(Stack(TransformerConfig(**SMALL, norm_placement=placement)).norm) is last
+
+
+def test_a_stack_arranges_its_blocks_as_the_config_says():
+    stack = Stack(TransformerConfig(**SMALL, norm_placement="sandwich", parallel=True))
+    assert [(b.norm_placement, b.parallel) for b in stack.blocks] == [("sandwich", True)] * 3
+
+
+def test_heads_of_another_width_are_served_by_an_encoding_of_their_width():
+    config = {**SMALL, "layers": [{"attention": {"name": "mla", "d_rotary": 6}}, {"attention": "mha"}]}
+    stack = Stack(TransformerConfig(**{k: v for k, v in config.items() if k != "n_layers"}))
+    assert [stack.positions[i].width for i in stack.which] == [6, 4]
+
+
+def test_layers_of_heads_of_another_width_share_an_encoding_that_rotates_nothing():
+    stack = Stack(TransformerConfig(**{**SMALL, "n_layers": 2, "position": "t5-bias", "layers": [
+        {"attention": {"name": "mla", "d_rotary": 6}}, {"attention": "mha"}]}))
+    assert len(stack.positions) == 1
+
+
+def test_no_mask_is_prepared_for_an_attention_that_asks_for_none():
+    context = Context(Layout.from_lengths([2], 3))
+    Stack(TransformerConfig(**SMALL, attention="linear"))(torch.randn(1, 3, 8), context)
+    assert not context.masks
 
 
 def test_a_pattern_gives_each_layer_its_parts():

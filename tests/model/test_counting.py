@@ -2,9 +2,10 @@
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from miniformer.config.matrix import names, refusal
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import Entry, FeedForward, Registry, SpecError, StateError, discover, use_registry
 from miniformer.model.counting import activation_bytes, flops_per_token, parameter_count, parts, state_bytes
@@ -13,11 +14,16 @@ from miniformer.model.transformer import Transformer
 SIZES = {"vocab_size": 50, "d_model": 16, "n_heads": 4, "n_layers": 2, "d_ff": 40, "max_seq_len": 32, "causal": True}
 
 
-@given(st.sampled_from(["gelu", "relu", "swiglu"]), st.sampled_from(["layernorm", "rmsnorm"]),
-       st.sampled_from(["none", "learned", "sinusoidal", "rope"]), st.sampled_from([None, 1, 2]), st.booleans())
-def test_parameters_are_those_of_the_built_model(ffn, norm, position, n_kv_heads, tied):
-    config = TransformerConfig(**SIZES, ffn=ffn, norm=norm, position=position, head={"name": "lm", "tied": tied},
-                               attention={"name": "mha", "n_kv_heads": n_kv_heads})
+ATTENTIONS = [*names("attention"), *({"name": "mha", "n_kv_heads": k, "qk_norm": "rmsnorm", "sinks": True} for k in (1, 2))]
+
+
+@given(st.sampled_from(names("ffn")), st.sampled_from(names("norm")), st.sampled_from(names("position")),
+       st.sampled_from(ATTENTIONS), st.booleans(), st.sampled_from(["pre", "post", "sandwich"]), st.booleans())
+def test_parameters_are_those_of_the_built_model(ffn, norm, position, attention, tied, placement, parallel):
+    parts_given = {"ffn": ffn, "norm": norm, "position": position, "attention": attention}
+    assume(not refusal("decoder", **parts_given))
+    config = TransformerConfig(**SIZES, **parts_given, head={"name": "lm", "tied": tied}, norm_placement=placement,
+                               parallel=parallel)
     built = sum(p.numel() for p in Transformer(config).parameters())
     assert parameter_count(config) == built
     assert sum(part.parameters for part in parts(config)) == built
@@ -36,6 +42,14 @@ def test_state_is_what_a_built_model_keeps(n_kv_heads, dtype):
     config = TransformerConfig(**SIZES, attention={"name": "mha", "n_kv_heads": n_kv_heads})
     built = Transformer(config).to(dtype).init_state(3, 20)
     assert state_bytes(config, 3, 20, dtype) == built.nbytes == 2 * 2 * 3 * n_kv_heads * 20 * 4 * dtype.itemsize
+
+
+@pytest.mark.parametrize("attention", names("attention"))
+def test_every_attention_is_counted(attention):
+    config = TransformerConfig(**SIZES, attention=attention)
+    assert flops_per_token(config, 8) > 0
+    assert activation_bytes(config, 2, 8) > 0
+    assert state_bytes(config, 3, 20) == Transformer(config).init_state(3, 20).nbytes
 
 
 def test_an_encoder_has_no_state():

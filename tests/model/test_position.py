@@ -1,66 +1,15 @@
 import math
+from dataclasses import replace
 
-import oracles
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
-from miniformer.model.position import Learned, NoPosition, Rotary, Sinusoidal
+from miniformer.kernel import Context, Layout
+from miniformer.model.position import ALiBi, Learned, NoPosition, Sinusoidal, T5Bias
+from miniformer.model.rotary import Rotary
 
 D, H, T, E = 16, 2, 6, 8
 POSITIONS = torch.tensor([[0, 1, 2, 3, 4, 5], [0, 0, 7, 8, 1, 2]])
-
-
-def rotate(encoding, x, positions, role="q"):
-    return encoding.rotate(x, encoding.prepare(positions), role)
-
-
-def test_rope_turns_pairs_like_complex_numbers():
-    x = torch.randn(2, H, T, E, dtype=torch.float64)
-    found = rotate(Rotary(D, H, 32), x, POSITIONS)
-    for b in range(2):
-        for t in range(T):
-            for h in range(H):
-                expected = oracles.rotary(x[b, h, t], int(POSITIONS[b, t]))
-                torch.testing.assert_close(found[b, h, t], expected, rtol=0, atol=1e-5)  # angles are float32
-
-
-@pytest.mark.parametrize("base", [100.0, 500_000.0])
-def test_rope_has_the_base_it_was_given(base):
-    x = torch.randn(1, H, 1, E, dtype=torch.float64)
-    found = rotate(Rotary(D, H, 32, base=base), x, torch.tensor([[9]]))
-    torch.testing.assert_close(found[0, 1, 0], oracles.rotary(x[0, 1, 0], 9, base), rtol=0, atol=1e-5)
-
-
-@given(st.integers(0, 500), st.integers(0, 500), st.integers(0, 500))
-def test_scores_under_rope_depend_on_the_distance_alone(i, j, shift):
-    generator = torch.Generator().manual_seed(i)
-    q, k = (torch.randn(1, 1, 1, E, generator=generator, dtype=torch.float64) for _ in range(2))
-    encoding = Rotary(E, 1, 1024)
-
-    def score(i, j):
-        return float((rotate(encoding, q, torch.tensor([[i]])) * rotate(encoding, k, torch.tensor([[j]]), "k")).sum())
-
-    assert score(i, j) == pytest.approx(score(i + shift, j + shift), abs=2e-3)
-
-
-def test_rope_leaves_lengths_alone():
-    x = torch.randn(2, H, T, E)
-    torch.testing.assert_close(rotate(Rotary(D, H, 32), x, POSITIONS).norm(dim=-1), x.norm(dim=-1))
-
-
-@pytest.mark.parametrize(("pct", "width"), [(1.0, 8), (0.5, 4), (0.3, 2), (0.25, 2)])
-def test_partial_rope_turns_the_first_part_of_each_head_and_leaves_the_rest(pct, width):
-    x = torch.randn(1, H, T, E, dtype=torch.float64)
-    found = rotate(Rotary(D, H, 32, pct=pct), x, POSITIONS[:1])
-    assert torch.equal(found[..., width:], x[..., width:])
-    torch.testing.assert_close(found[0, 0, 5, :width], oracles.rotary(x[0, 0, 5, :width], 5), rtol=0, atol=1e-5)
-
-
-def test_rope_refuses_a_part_without_a_pair():
-    with pytest.raises(ValueError, match=r"pct 0.1 of a head of 8 elements .* leaves no pair to rotate"):
-        Rotary(D, H, 32, pct=0.1)
 
 
 @pytest.mark.parametrize("d_model", [6, 7])
@@ -83,17 +32,91 @@ def test_learned_adds_the_row_of_each_position():
     assert torch.equal(found[1, 0], x[1, 0] + encoding.table.weight[0])
 
 
+@pytest.mark.parametrize(("n_heads", "expected"), [
+    (8, [2 ** -i for i in range(1, 9)]), (4, [1 / 4, 1 / 16, 1 / 64, 1 / 256]), (1, [1 / 256]),
+    (6, [1 / 4, 1 / 16, 1 / 64, 1 / 256, 1 / 2, 1 / 8]), (3, [1 / 16, 1 / 256, 1 / 4])])
+def test_the_slopes_of_alibi_are_the_papers(n_heads, expected):
+    bias = ALiBi(D, n_heads, 32).bias(torch.tensor([[1]]), torch.tensor([[0]]))
+    assert (-bias[0, :, 0, 0]).tolist() == pytest.approx(expected)
+
+
+def test_alibi_falls_with_the_distance_of_each_pair_in_both_directions():
+    q, k = torch.tensor([[5], [2]]), torch.tensor([[3, 4, 5, 9], [0, 1, 2, 4]])
+    bias = ALiBi(D, 2, 32).bias(q, k)
+    assert bias.shape == (2, 2, 1, 4)
+    assert (bias[:, 0, 0] * 16).tolist() == [[-2, -1, 0, -4], [-2, -1, 0, -2]]
+
+
+def bucket(back, n_buckets, max_distance, causal):
+    """Raffel 2020's `_relative_position_bucket`, for one pair."""
+    n = n_buckets if causal else n_buckets // 2
+    first = 0 if causal or back >= 0 else n
+    distance = max(back, 0) if causal else abs(back)
+    exact = n // 2
+    if distance < exact:
+        return first + distance
+    return first + min(n - 1, exact + int(math.log(distance / exact) / math.log(max_distance / exact) * (n - exact)))
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("n_buckets", "max_distance"), [(32, 128), (8, 20), (4, 3)])
+def test_t5_looks_up_the_published_bucket_of_each_distance(n_buckets, max_distance, causal):
+    encoding = T5Bias(D, H, 512, n_buckets=n_buckets, max_distance=max_distance)
+    q, k = torch.tensor([[150, 0]]), torch.arange(300)[None]
+    bias = (encoding.causal_bias if causal else encoding.bias)(q, k)
+    for t, s in [(t, s) for t in range(2) for s in range(300)]:
+        row = bucket(int(q[0, t] - k[0, s]), n_buckets, max_distance, causal)
+        assert torch.equal(bias[0, :, t, s], encoding.table.weight[row])
+
+
+def test_t5_uses_all_its_buckets_for_the_past_in_a_causal_model_alone():
+    encoding, layout = T5Bias(D, H, 256), Layout.full(1, 200)
+    for causal, rows in ((True, 32), (False, 31)):  # no key is later by 0
+        (signal,) = Context(layout, causal).signals([encoding])
+        assert len(torch.unique(signal.bias[0, 0])) == rows
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("cls", [ALiBi, T5Bias])
+def test_a_step_of_decoding_has_the_last_row_of_the_bias(cls, causal):
+    encoding = cls(D, H, 32)
+    keys, step = Layout.full(2, 6), Layout.full(2, 1, start=5)
+    (whole,), (last,) = Context(keys, causal).signals([encoding]), Context(step, causal, keys).signals([encoding])
+    torch.testing.assert_close(last.bias, whole.bias[:, :, 5:].expand(2, -1, -1, -1))
+
+
+@pytest.mark.parametrize("cls", [ALiBi, T5Bias])
+def test_rows_that_are_alike_share_one_bias(cls):
+    (alike,) = Context(Layout.full(3, 4)).signals([cls(D, H, 32)])
+    assert len(alike.bias) == 1
+    packed = replace(Layout.from_documents(torch.tensor([[1, 1, 2], [1, 2, 2]])), padded=False)
+    for layout in (Layout.from_lengths([2, 3, 4], side="left"), Layout.from_lengths([2, 3, 4]), packed):
+        (unlike,) = Context(layout).signals([cls(D, H, 32)])
+        assert len(unlike.bias) == layout.shape[0]
+
+
+@pytest.mark.parametrize(("options", "text"), [
+    ({"n_buckets": 5}, "n_buckets 5 must be even"),
+    ({"n_buckets": 32, "max_distance": 16}, "max_distance 16 must be more than the 16 distances"),
+])
+def test_buckets_that_make_no_sense_are_refused(options, text):
+    with pytest.raises(ValueError, match=text):
+        T5Bias(D, H, 32, **options)
+
+
 @pytest.mark.parametrize(("cls", "hooks", "extrapolates"), [
-    (NoPosition, set(), True), (Sinusoidal, {"embed"}, True), (Learned, {"embed"}, False), (Rotary, {"rotate"}, True)])
+    (NoPosition, set(), True), (Sinusoidal, {"embed"}, True), (Learned, {"embed"}, False), (Rotary, {"rotate"}, True),
+    (ALiBi, {"bias"}, True), (T5Bias, {"bias"}, True)])
 def test_an_encoding_says_what_it_does_and_how_far_it_goes(cls, hooks, extrapolates):
     assert cls.hooks() == hooks
     assert cls.extrapolates == extrapolates
+    assert cls.learns_bias == ("bias" in hooks and len(list(cls(D, H, 32).parameters())) > 0)
 
 
-@pytest.mark.parametrize("cls", [NoPosition, Sinusoidal, Learned, Rotary])
+@pytest.mark.parametrize("cls", [NoPosition, Sinusoidal, Learned, Rotary, ALiBi, T5Bias])
 def test_an_encoding_keeps_the_dtype(cls):
     encoding = cls(D, H, 32).to(torch.bfloat16)
     x = torch.randn(2, T, D, dtype=torch.bfloat16)
     assert encoding.embed(x, POSITIONS).dtype == torch.bfloat16
     q = torch.randn(2, H, T, E, dtype=torch.bfloat16)
-    assert rotate(encoding, q, POSITIONS).dtype == torch.bfloat16
+    assert encoding.rotate(q, encoding.prepare(POSITIONS), "q").dtype == torch.bfloat16

@@ -20,14 +20,16 @@ from miniformer.kernel import (
     discover,
     use_registry,
 )
-from miniformer.model.position import Rotary
+from miniformer.model.rotary import Rotary
 from miniformer.model.transformer import Transformer
 
 V = 11
 SMALL = {"vocab_size": V, "d_model": 8, "n_heads": 2, "n_layers": 2, "max_seq_len": 16}
 VARIANTS = {
     "plain": {},
-    "post-norm": {"pre_norm": False, "norm": "layernorm"},
+    "post-norm": {"norm_placement": "post", "norm": "layernorm"},
+    "sandwich": {"norm_placement": "sandwich"},
+    "parallel": {"parallel": True},
     "learned": {"position": "learned"},
     "sinusoidal": {"position": "sinusoidal"},
     "grouped": {"attention": {"name": "mha", "n_kv_heads": 1}},
@@ -207,6 +209,17 @@ def test_more_than_the_capacity_is_refused_and_the_state_stays_usable():
     close(model(row[:, 3:], state=state), model(row)[:, 3:])
 
 
+@torch.no_grad()
+def test_where_one_layer_cannot_go_back_none_does():
+    model, row = build(causal=True, layers=[{"attention": "mha"}, {"attention": "linear"}]), tokens(1, 5)
+    state = model.init_state(1, 5)
+    model(row[:, :4], state=state)
+    with pytest.raises(StateError, match="LinearState cannot go back from 4 tokens to 2; start again with an empty state"):
+        state.truncate(2)
+    assert state.length == 4
+    close(model(row[:, 4:], state=state), model(row)[:, 4:])
+
+
 def test_a_state_tells_its_bytes():
     model = build(causal=True, attention={"name": "mha", "n_kv_heads": 1})
     assert model.init_state(3, 10).nbytes == 2 * 2 * 3 * 1 * 10 * 4 * 8  # layers, k and v, B, K, C, E, bytes
@@ -349,12 +362,18 @@ LAYOUTS = {
 }
 
 
+MIXED = {"position": "t5-bias", "norm_placement": "sandwich", "layers": [
+    {"attention": {"name": "mla"}}, {"attention": {"name": "mha", "softcap": 5.0, "sinks": True, "qk_norm": "rmsnorm"}},
+    {"attention": "linear", "position": "rope"}]}
+
+
+@pytest.mark.parametrize("fields", [VARIANTS["pattern"], MIXED], ids=["pattern", "mixed"])
 @pytest.mark.parametrize("layout", LAYOUTS.values(), ids=LAYOUTS)
 @both_directions
 @torch.no_grad()
-def test_it_compiles_to_one_graph_for_each_combination_of_facts(layout, causal):
+def test_it_compiles_to_one_graph_for_each_combination_of_facts(layout, causal, fields):
     torch.compiler.reset()
-    model, counter = build(causal=causal, **VARIANTS["pattern"]), CompileCounter()
+    model, counter = build(causal=causal, **fields), CompileCounter()
     compiled = torch.compile(model, fullgraph=True, backend=counter)
     for _ in range(2):
         row, context = tokens(2, 6), Context(layout.to("cpu"))

@@ -69,7 +69,13 @@ def classification():
     return config, [labelled(length) for length in (3, 9, 2, 5, 7)]
 
 
-@pytest.mark.parametrize("case", [lm, classification])
+def seq2seq():
+    config = TrainConfig(task="seq2seq", lr=1e-15, model_config=MODEL)
+    return config, [Example(torch.randint(0, 30, (n + 2,)).tolist(), source=torch.randint(0, 30, (9 - n,)).tolist())
+                    for n in (3, 8, 2, 5, 7)]
+
+
+@pytest.mark.parametrize("case", [lm, classification, seq2seq])
 @pytest.mark.parametrize("cuts", [(1, 4), (3, 4), (2, 3)])
 def test_ragged_accumulated_batches_have_the_gradient_of_the_one_big_batch(case, cuts):
     config, examples = case()
@@ -83,6 +89,13 @@ def test_ragged_accumulated_batches_have_the_gradient_of_the_one_big_batch(case,
     assert len(whole.gradients) == len(micro.gradients) == 1
     for one, other in zip(whole.gradients[0], micro.gradients[0], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12)
+
+
+def test_tokens_of_sources_count_in_the_rate():
+    config, examples = seq2seq()
+    module = Recording(config)
+    fit(module, [module.task.collate(examples)])
+    assert module.tokens == sum(len(e.tokens) - 1 + len(e.source) for e in examples)
 
 
 def test_the_gradient_is_that_of_the_mean_over_predicted_tokens():

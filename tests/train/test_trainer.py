@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from miniformer.kernel import DataError, RunError, SpecError, UserError
+from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 from miniformer.train.train_config import TrainConfig
 from miniformer.train.trainer import train
@@ -174,3 +175,51 @@ def test_a_work_dir_that_is_a_file_is_refused(tmp_path, texts):
     (tmp_path / "runs").write_text("")
     with pytest.raises(UserError, match="a file; expected a folder"):
         run(tmp_path, texts)
+
+
+# --- encoder-decoders
+
+def test_a_task_with_a_source_leaves_an_encoder_decoder(tmp_path, pairs):
+    result = run(tmp_path, pairs, task="seq2seq")
+    record = json.loads((result.folder / "run.json").read_text())
+    assert (record["train"]["model"], record["task"]) == ("seq2seq", {"name": "seq2seq"})
+    assert json.loads((best(result) / "config.json").read_text())["assembly"] == "seq2seq"
+    assert {"val_loss", "val_perplexity", "val_accuracy", "val_exact_match"} <= result.metrics.keys()
+    again, source = Seq2SeqTransformer.from_pretrained(result.folder), torch.tensor([[1, 5, 6]])
+    assert torch.equal(again(source, source)[0], result.module.model(source, source)[0])
+    with pytest.raises(UserError, match="this model is a seq2seq; load it with Seq2SeqTransformer"):
+        Transformer.from_pretrained(result.folder)
+
+
+def test_a_saved_model_knows_where_texts_start_and_end(tmp_path, pairs):
+    result = run(tmp_path, pairs, task="seq2seq", max_steps=1)
+    config = Seq2SeqTransformer.from_pretrained(best(result)).config
+    assert (config.bos_id, config.eos_id) == (result.data.tokenizer.bos_id, result.data.tokenizer.eos_id)
+
+
+def test_language_modelling_with_an_encoder_decoder_is_that_of_the_rest_of_texts(tmp_path, texts):
+    result = run(tmp_path, texts, task="language_modeling", model="seq2seq")
+    record = json.loads((result.folder / "run.json").read_text())
+    assert record["task"] == {"name": "prefix-lm", "part": 0.5}
+    assert set(result.metrics) == {"step", "val_loss", "val_perplexity", "val_bits_per_byte"}
+    assert train(TrainConfig.model_validate({**record["train"], "experiment_name": "again", "max_steps": 1})).folder.exists()
+
+
+@pytest.mark.parametrize("fields", [{"activation_checkpointing": True}, {"dropout": 0.1, "share_embeddings": False}])
+def test_both_assemblies_train_as_their_config_says(tmp_path, texts, pairs, fields):
+    for data, task in ((texts, "language-modeling"), (pairs, "seq2seq")):
+        assert math.isfinite(run(tmp_path, data, task=task, model_config=fields, max_steps=2).metrics["val_loss"])
+
+
+def test_a_long_source_and_a_long_target_are_cut_to_what_the_model_takes(tmp_path):
+    data = tmp_path / "long.jsonl"
+    data.write_text("".join(json.dumps({"source": f"{n} " * 50, "target": f"{n} " * 40}) + "\n" for n in range(6)))
+    result = run(tmp_path, data, task="seq2seq", max_steps=1, model_config={"position": "learned"})
+    assert {len(e.source) for e in result.data.train.examples} == {32}
+    assert {len(e.tokens) for e in result.data.train.examples} == {33}
+
+
+def test_a_model_that_cannot_cross_is_told_before_the_data_is_read(tmp_path):
+    with pytest.raises(SpecError, match=r"Window\(size=4\) compares positions in one sequence"):
+        run(tmp_path, tmp_path / "missing.jsonl", task="seq2seq",
+            model_config={"cross_attention": {"name": "mha", "window": 4}})

@@ -1,0 +1,157 @@
+"""What every assembly of blocks has in common: it is saved and loaded, read by tasks, and generates."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+
+from miniformer.checkpoint.store import SavedModel, read_model, restore, write_model
+from miniformer.config.model_config import TransformerConfig
+from miniformer.kernel.context import Context
+from miniformer.kernel.errors import SpecError, StateError, UserError
+from miniformer.kernel.interfaces import Head, PositionEncoding
+from miniformer.kernel.layout import Layout
+from miniformer.kernel.task import Batch
+
+from .block import Stack
+from .decoding import Feed, Sampling, decode
+from .state import DecodingState
+
+Readout = Callable[[Tensor, Head], Any]
+
+
+class Assembly(nn.Module, ABC):
+    """A whole model. The class data say which batches it takes.
+
+    Class data:
+        assembly: what `config.json` and `--model` call it.
+        has_source: it has an encoder for the batch's source beside the decoder.
+    """
+
+    assembly: ClassVar[str]
+    has_source: ClassVar[bool] = False
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        self.config = config
+
+    @abstractmethod
+    def read(self, batch: Batch, context: Context | None = None, readout: Readout | None = None) -> Any:
+        """What `readout` makes of the hidden states for a task's batch and of the head; None: outputs `[B, T, O]`."""
+
+    @abstractmethod
+    def feed(self, input_ids: Tensor, max_new_tokens: int, *, layout: Layout | None = None, use_state: bool = True,
+             bos_id: int | None = None) -> Feed:
+        """What generation from `input_ids` `[B, T]` feeds; see `generate`."""
+
+    @property
+    @abstractmethod
+    def generates(self) -> bool:
+        """Whether it can write token by token."""
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor, max_new_tokens: int = 100, *, temperature: float = 1.0, top_k: int = 50,
+                 top_p: float = 0.9, do_sample: bool = True, repetition_penalty: float = 1.0, eos_id: int | None = None,
+                 bos_id: int | None = None, seed: int | None = None, layout: Layout | None = None,
+                 use_state: bool = True) -> Tensor:
+        """Texts that go on from prompts, `[B, T + N]` with the prompts; of an encoder-decoder `[B, N]`, what it answers.
+
+        Args:
+            input_ids: `[B, T]` prompts, or of an encoder-decoder the sources.
+            max_new_tokens: at most so many.
+            temperature, top_k, top_p, repetition_penalty: see `Sampling`.
+            do_sample: draw; otherwise take the likeliest token each time (greedy).
+            eos_id: the token that ends a text; rows that ended are filled with it. None: the config's; -1: none.
+            bos_id: the token that an encoder-decoder's answer starts from, which is no part of it; None: the config's.
+            seed: of the draws; row b draws with seed + b, as it would alone.
+            layout: where the tokens of `input_ids` sit, for rows of different lengths, padded on either side.
+            use_state: keep what the layers remember between steps. Without it, or where an attention has no state, every
+                step computes everything again.
+
+        Raises:
+            UserError: settings out of range, an empty prompt, or a model that cannot write.
+        """
+        sampling = Sampling(temperature if do_sample else 0.0, top_k, top_p, repetition_penalty)
+        eos_id = self.config.eos_id if eos_id is None else eos_id  # no token is -1
+        feed = self.feed(input_ids, max_new_tokens, layout=layout, use_state=use_state, bos_id=bos_id)
+        steps = [input_ids.new_tensor(tokens) for tokens in decode(feed, max_new_tokens, sampling, eos_id=eos_id, seed=seed)]
+        written = torch.stack(steps, dim=1) if steps else input_ids[:, :0]
+        return written if self.has_source else torch.cat([input_ids, written], dim=1)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write `config.json` and `model.safetensors` to a folder, whole or not at all."""
+        write_model(Path(folder), self.state_dict(), {"assembly": self.assembly, "model": self.config.model_dump(mode="json")})
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> Self:
+        """The model that a folder holds, or the best one of a run folder, in eval mode.
+
+        Raises:
+            UserError: no model is there, it is of another assembly or damaged, or a component of it is not installed.
+        """
+        return cls.from_saved(read_model(Path(folder)))
+
+    @classmethod
+    def from_saved(cls, saved: SavedModel) -> Self:
+        """The model of a folder that was read."""
+        if (found := saved.config.get("assembly", cls.assembly)) != cls.assembly:
+            from .assemblies import assembly_of
+
+            raise UserError(f"{saved.folder}: this model is a {found}; load it with {assembly_of(found).__name__}, not with "
+                            f"{cls.__name__}")
+        model = cls(TransformerConfig.model_validate(saved.config["model"]))
+        restore(model, saved)
+        return model.eval()
+
+    def _context(self, inputs: Tensor, context: Context | None, state: DecodingState | None, stack: Stack,
+                 causal: bool) -> Context:
+        """The caller's context, completed with what only the model knows."""
+        if state is not None and context is None and state.layout is not None:
+            follow = state.layout.following()
+            steps = torch.arange(inputs.shape[1], device=inputs.device)
+            context = Context(replace(follow, positions=follow.positions + steps,
+                                      documents=follow.documents.expand(-1, inputs.shape[1])))
+        elif context is None:
+            context = Context.plain(inputs)
+        self._check_length(inputs.shape[1] + (0 if state is None else state.length), stack)
+        keys = context.layout if state is None else state.extend(context.layout)
+        # masks are made anew: they belong to one forward, and a compiled graph cannot hand rules back to its caller
+        return replace(context, causal=causal, keys=keys, masks={})
+
+    def _check_length(self, length: int, stack: Stack) -> None:
+        if length > self.config.max_seq_len:
+            for encoding in stack.positions:
+                assert isinstance(encoding, PositionEncoding)
+                if not encoding.extrapolates:
+                    raise SpecError(f"{length} tokens: position {self.config.position.name!r} ends at max_seq_len = "
+                                    f"{self.config.max_seq_len}")
+
+    def _prompt_layout(self, input_ids: Tensor, layout: Layout | None) -> Layout:
+        """The layout of prompts, checked."""
+        if input_ids.ndim != 2 or 0 in input_ids.shape:
+            raise UserError(f"a prompt is at least one token, and prompts are [B, T]; found a tensor of shape "
+                            f"{list(input_ids.shape)}")
+        if self.config.n_outputs != self.config.vocab_size:
+            raise UserError(f"this model has {self.config.n_outputs} outputs and a vocabulary of {self.config.vocab_size}, so "
+                            "it cannot generate")
+        device = next(self.parameters()).device
+        if layout is None:
+            return Layout.full(*input_ids.shape, device=device)
+        if layout.packed or layout.shape != input_ids.shape:
+            raise UserError(f"a layout of prompts has one text in each row and their shape {list(input_ids.shape)}; found "
+                            f"{'several texts in a row' if layout.packed else list(layout.shape)}")
+        return layout.to(device)
+
+
+def state_or_none(make: Callable[[], DecodingState], use_state: bool) -> DecodingState | None:
+    """The state, where one is wanted and every layer can keep one."""
+    try:
+        return make() if use_state else None
+    except StateError:
+        return None

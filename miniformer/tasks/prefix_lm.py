@@ -1,0 +1,64 @@
+"""`prefix-lm`: language modelling with an encoder and a decoder: the first part of a text is given, the rest is written."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar
+
+from pydantic import Field
+
+from miniformer.kernel.task import Batch, Example, Split, Tokenizer
+
+from .baselines import unigram
+from .collate import start_of, with_source, written
+from .language_modeling import LanguageModeling, TextRecord
+
+
+class PrefixLanguageModeling(LanguageModeling):
+    """Write the rest of each document from its first part (an encoder and a decoder; Raffel 2020, arXiv:1910.10683).
+
+    A document is cut into pieces of at most `max_seq_len` tokens. The first part of each, at least one token, is the source;
+    the rest is the target, which the encoder never sees. Loss, perplexity and bits per byte are those of targets alone.
+    `language-modeling` becomes this task where the model is an encoder-decoder.
+
+    Args:
+        part: of a piece that is the source, rounded down to whole tokens.
+    """
+
+    causal: ClassVar[bool] = False
+    packs: ClassVar[bool] = False
+    has_source: ClassVar[bool] = True
+    with_source: ClassVar[str | None] = None
+
+    def __init__(self, *, part: Annotated[float, Field(gt=0, lt=1)] = 0.5) -> None:
+        self.part = part
+
+    def encode(self, record: TextRecord, tokenizer: Tokenizer) -> Example:
+        return self.examples(record, tokenizer, None)[0]
+
+    def examples(self, record: TextRecord, tokenizer: Tokenizer, limit: int | None) -> Sequence[Example]:
+        ids = list(super().encode(record, tokenizer).tokens)
+        pieces = [ids[i:i + (limit or len(ids))] for i in range(0, len(ids), limit or len(ids) or 1)]
+        sources = [piece[:max(1, int(self.part * len(piece)))] for piece in pieces]
+        # a last piece of one token is all source, and no example
+        return [Example([start_of(tokenizer), *piece[len(source):]], source=source)
+                for i, (piece, source) in enumerate(zip(pieces, sources, strict=True)) if i == 0 or len(piece) > 1]
+
+    def question(self, record: Any, tokenizer: Tokenizer) -> Example:
+        """The example of a text whose rest is not known: all of it is source."""
+        return Example([start_of(tokenizer)], source=tokenizer.encode(record.text))
+
+    def cut(self, example: Example, length: int) -> Example:
+        """The source with its last tokens only, from which the text goes on."""
+        assert example.source is not None
+        return Example(example.tokens[:length + 1], source=example.source[-length:])
+
+    def collate(self, examples: Sequence[Example]) -> Batch:
+        return with_source(examples)
+
+    def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
+        return {"unigram": unigram(train, held_out, tokenizer)}
+
+    def answer(self, model: Any, batch: Batch, tokenizer: Tokenizer) -> list[dict[str, Any]]:
+        """The text that the model goes on with after each source, greedily."""
+        return [{"text": text} for text in written(model, batch, tokenizer)]
