@@ -92,8 +92,7 @@ class Regression(Task):
 
     def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
         """Errors in the number's own unit, and the part of its variance that is explained."""
-        metrics = {"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": _R2()}
-        return {name: metric.set_dtype(torch.float64) for name, metric in metrics.items()}
+        return {"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": _R2()}
 
     def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
         self._measure(metrics, self._said(hidden, head, batch), batch.targets["value"])

@@ -1,5 +1,6 @@
 """A file with predictions: every field as it was, lines whole whatever happens, and gone on with where it stopped."""
 
+import io
 import json
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from task_models import model_for
 
 import miniformer.inference.predict_file as module
+from miniformer.data.jsonl import read_lines
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.inference.load import Trained
 from miniformer.inference.predict import predict
@@ -138,6 +140,25 @@ def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(source, output, tmp_pat
     monkeypatch.setattr(module, "_completed", completed)
     expected = whole(source, tmp_path)
     assert output.read_bytes() == b"".join(expected.splitlines(keepends=True)[:2])
+
+
+class Torn(io.FileIO):
+    """A file in which the third write is broken off."""
+
+    writes = 0
+
+    def write(self, data):
+        self.writes += 1
+        if self.writes == 3:
+            super().write(data[:10])
+            raise KeyboardInterrupt
+        return super().write(data)
+
+
+def test_ctrl_c_within_a_line_takes_it_back(source, output):
+    with Torn(output, "ab") as file, pytest.raises(Interrupted, match="predictions written: 2"):
+        list(module._write(TRAINED, read_lines(source, TASK.Input), file, output, 32))
+    assert output.read_bytes().count(b"\n") == 2 and output.read_bytes().endswith(b"}\n")
 
 
 def test_a_prediction_that_is_no_number_is_told(source, output):
