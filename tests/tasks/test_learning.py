@@ -43,9 +43,12 @@ def words(rng, count):
     return " ".join(rng.choice(["red", "green", "blue", "cat", "dog", "runs", "sleeps"]) for _ in range(count))
 
 
+SAYS = {"cat": "miaow", "dog": "woof", "cow": "moo", "owl": "hoot"}
+
+
 def masked(rng):
-    subject = rng.choice(["cat", "dog", "cow", "owl"])
-    return {"text": f"the {subject} says { {'cat': 'miaow', 'dog': 'woof', 'cow': 'moo', 'owl': 'hoot'}[subject]} and eats grass"}
+    subject = rng.choice(list(SAYS))
+    return {"text": f"the {subject} says {SAYS[subject]} and eats grass"}
 
 
 def multilabel(rng):
