@@ -29,7 +29,7 @@ def row_losses(hidden: Tensor, head: Head, following: Tensor) -> list[dict[str, 
     nats = F.cross_entropy(full_precision(head(hidden)).flatten(0, 1), following.flatten(), ignore_index=-1,
                            reduction="none").view_as(following)
     counts = (following >= 0).sum(dim=1)
-    return [{"nats": float(row.sum()), "tokens": int(n)} for row, n in zip(nats, counts, strict=True)]
+    return [{"nats": float(row.sum()), "tokens": int(n)} for row, n in zip(nats.detach(), counts, strict=True)]
 
 
 def full_precision(x: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 MODEL = ("--d-model", "48", "--n-heads", "4", "--n-layers", "2", "--max-seq-len", "64", "--batch-size", "32",
          "--precision", "32", "--tokenizer-vocab-size", "600", "--experiment-name", "run")
 BETTER = {"loss": -1, "mse": -1}
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 def reached(cli, tmp_path, *args):
@@ -43,12 +44,9 @@ def words(rng, count):
     return " ".join(rng.choice(["red", "green", "blue", "cat", "dog", "runs", "sleeps"]) for _ in range(count))
 
 
-SAYS = {"cat": "miaow", "dog": "woof", "cow": "moo", "owl": "hoot"}
-
-
 def masked(rng):
-    subject = rng.choice(list(SAYS))
-    return {"text": f"the {subject} says {SAYS[subject]} and eats grass"}
+    animal, sound = rng.choice([("cat", "miaow"), ("dog", "woof"), ("cow", "moo"), ("owl", "hoot")])
+    return {"text": f"the {animal} says {sound} and eats grass"}
 
 
 def multilabel(rng):
@@ -69,8 +67,7 @@ def counted(rng):
 
 def pair(rng):
     number = rng.randint(1, 200)
-    digits = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
-    return {"anchor": f"number {number} in figures", "positive": " ".join(digits[int(d)] for d in str(number))}
+    return {"anchor": f"number {number} in figures", "positive": " ".join(DIGITS[int(digit)] for digit in str(number))}
 
 
 def rising(rng):
