@@ -27,7 +27,7 @@ def next_tokens(hidden: Tensor, head: Head, following: Tensor) -> LossTerm:
 def row_losses(hidden: Tensor, head: Head, following: Tensor) -> list[dict[str, Any]]:
     """The same loss of each row, in nats, and how many tokens it is the sum of."""
     nats = F.cross_entropy(full_precision(head(hidden)).flatten(0, 1), following.flatten(), ignore_index=-1,
-                           reduction="none").view_as(following)
+                           reduction="none").detach().view_as(following)
     counts = (following >= 0).sum(dim=1)
     return [{"nats": float(row.sum()), "tokens": int(n)} for row, n in zip(nats.detach(), counts, strict=True)]
 

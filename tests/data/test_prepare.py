@@ -213,3 +213,4 @@ def test_the_fingerprint_covers_the_test_file(texts, tmp_path):
 
 def test_tokens_are_counted():
     assert token_counts([Example([1, 2]), Example([3])]) == {"examples": 2, "tokens": 3}
+    assert token_counts([Example([1, 2], source=[3, 4, 5])]) == {"examples": 1, "tokens": 5}

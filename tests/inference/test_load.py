@@ -10,6 +10,7 @@ from miniformer.config.model_config import TransformerConfig
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.inference.generation import generate
 from miniformer.inference.load import load
+from miniformer.inference.predict import predict
 from miniformer.kernel import UnknownComponent, UserError, resolve
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
@@ -111,6 +112,12 @@ def test_an_encoder_decoder_is_loaded_as_what_it_is(answering):
     written = generate(trained.model, source, 8, temperature=0, eos_id=trained.tokenizer.eos_id)
     assert trained.tokenizer.decode(written) == "the owl"
     assert trained.tokenizer.decode(trained.model.generate(source[None], 8, do_sample=False)[0]) == "the owl"
+
+
+def test_its_predictions_are_what_it_writes(answering):
+    found = list(predict(load(answering), [{"source": "3 times the dog jumps"}, {"source": "9 times the owl jumps " * 20}]))
+    assert found[0] == {"target": "the dog"}
+    assert found[1].keys() == {"target"}, "a source that is too long is cut"
 
 
 def test_its_answers_are_those_of_its_task(answering):
