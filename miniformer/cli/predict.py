@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from pathlib import Path
 
@@ -22,7 +23,7 @@ def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int
     RUN is a run folder, or a folder with a saved model.
     """
     from miniformer.checkpoint.store import read_model
-    from miniformer.data.jsonl import STDIN, check_file
+    from miniformer.data.jsonl import STDIN, Line, check_file
 
     read_model(run)  # before torch is imported, so that a wrong folder or file is told at once
     if source != STDIN:
@@ -43,12 +44,14 @@ def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int
     bar = Progress(TextColumn("predicting"), BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"),
                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,
                    disable=output == STDOUT or not console.is_terminal)
-    started, count = time.monotonic(), 0
+    shown = bar.add_task("", total=None if source == STDIN else source.stat().st_size, rate="")
+    started, done = time.monotonic(), itertools.count(1)
+
+    def advance(line: Line) -> None:
+        bar.update(shown, advance=len(line.text.encode()) + 1, rate=f"{next(done) / (time.monotonic() - started):,.0f}/s")
+
     with bar:
-        shown = bar.add_task("", total=None if source == STDIN else source.stat().st_size, rate="")
-        for line in predict_file(trained, source, output, resume=resume, batch_size=batch_size):
-            count += 1
-            bar.update(shown, advance=len(line.text.encode()) + 1, rate=f"{count / (time.monotonic() - started):,.0f}/s")
+        count = predict_file(trained, source, output, resume=resume, batch_size=batch_size, written=advance)
     seconds = time.monotonic() - started
     where = "" if output == STDOUT else f"; {output}"
     click.echo(f"predictions: {count:,}, {count / seconds:,.0f} a second{where}", err=True)

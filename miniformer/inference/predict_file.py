@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -24,9 +24,9 @@ STDOUT = Path("-")
 FIELD = "prediction"
 
 
-def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resume: bool = False,
-                 batch_size: int = 32) -> Iterator[Line]:
-    """Write `source` with predictions to `output`; gives each line once it is written.
+def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resume: bool = False, batch_size: int = 32,
+                 written: Callable[[Line], None] = lambda line: None) -> int:
+    """Write `source` with predictions to `output`; returns how many lines were written.
 
     Args:
         trained: the model with its task.
@@ -34,6 +34,7 @@ def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resum
         output: a file that is not there yet; `-`: standard output.
         resume: `output` may be there; the lines that it has are not predicted again.
         batch_size: rows that go through the model together.
+        written: called with each line of the input once it is written.
 
     Raises:
         UserError: a line of the input is wrong, or an output that is there does not belong to it.
@@ -44,20 +45,22 @@ def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resum
     if output == STDOUT:
         if resume:
             raise UserError("--resume goes on with a file; give --output too")
-        yield from _write(trained, lines, sys.stdout.buffer, STDOUT, batch_size)
-        return
+        return _write(trained, lines, sys.stdout.buffer, "", batch_size, written)
     if output.exists() and not resume:
         raise UserError(f"{output} is there already; to go on with it: --resume; or choose another --output")
     size = _pass_over(lines, output, source) if output.exists() else 0
     try:
         with output.open("ab") as file:
             file.truncate(size)
-            yield from _write(trained, lines, file, output, batch_size)
+            go_on = f"; {output} is whole up to there, and --resume goes on with it"
+            return _write(trained, lines, file, go_on, batch_size, written)
     except OSError as error:
         raise RunError(f"{output}: cannot be written: {error.strerror or error}") from error
 
 
-def _write(trained: Trained, lines: Iterator[Line], file: BinaryIO, output: Path, batch_size: int) -> Iterator[Line]:
+def _write(trained: Trained, lines: Iterator[Line], file: BinaryIO, go_on: str, batch_size: int,
+           written: Callable[[Line], None]) -> int:
+    """Write every line with its prediction; `go_on` says how to, where `file` is one that can be gone on with."""
     ahead: deque[Line] = deque()
 
     def located() -> Iterator[tuple[str, object]]:
@@ -65,21 +68,21 @@ def _write(trained: Trained, lines: Iterator[Line], file: BinaryIO, output: Path
             ahead.append(line)
             yield line.where, line.record
 
-    count, whole = 0, 0 if output == STDOUT else os.fstat(file.fileno()).st_size
-    go_on = "" if output == STDOUT else f"; {output} is whole up to there, and --resume goes on with it"
+    count, whole = 0, os.fstat(file.fileno()).st_size if go_on else 0
     try:
         for prediction in predictions(trained, located(), batch_size=batch_size):
             line = ahead.popleft()
-            whole += file.write(_completed(line, prediction))
+            size = file.write(_completed(line, prediction))
             file.flush()
-            count += 1
-            yield line
+            count, whole = count + 1, whole + size
+            written(line)
     except KeyboardInterrupt:
-        if output != STDOUT:
+        if go_on:
             file.truncate(whole)
         raise Interrupted(f"Ctrl-C: predictions written: {count:,}{go_on}", signal.SIGINT) from None
     except DataError as error:
         raise DataError(f"{error}\n  predictions written before that: {count:,}{go_on}") from None
+    return count
 
 
 def _completed(line: Line, prediction: dict[str, object]) -> bytes:

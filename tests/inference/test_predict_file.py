@@ -36,7 +36,7 @@ def output(tmp_path):
 
 
 def write(source, output, **options):
-    return sum(1 for _ in predict_file(TRAINED, source, output, **options))
+    return predict_file(TRAINED, source, output, **options)
 
 
 def whole(source, tmp_path):
@@ -103,7 +103,7 @@ def test_an_output_of_another_input_is_refused(source, output, tmp_path):
 
 def test_to_go_on_without_a_file_is_refused(source):
     with pytest.raises(UserError, match="--resume goes on with a file; give --output too"):
-        list(predict_file(TRAINED, source, resume=True))
+        predict_file(TRAINED, source, resume=True)
 
 
 def test_a_field_of_that_name_is_not_written_twice(source, output, tmp_path):
@@ -142,6 +142,15 @@ def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(source, output, tmp_pat
     assert output.read_bytes() == b"".join(expected.splitlines(keepends=True)[:2])
 
 
+def test_ctrl_c_while_progress_is_shown_is_told_alike(source, output):
+    def interrupt(line):
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="predictions written: 1; "):
+        write(source, output, written=interrupt)
+    assert output.read_bytes().count(b"\n") == 1
+
+
 class Torn(io.FileIO):
     """A file in which the third write is broken off."""
 
@@ -157,7 +166,7 @@ class Torn(io.FileIO):
 
 def test_ctrl_c_within_a_line_takes_it_back(source, output):
     with Torn(output, "ab") as file, pytest.raises(Interrupted, match="predictions written: 2"):
-        list(module._write(TRAINED, read_lines(source, TASK.Input), file, output, 32))
+        module._write(TRAINED, read_lines(source, TASK.Input), file, "; go on", 32, lambda line: None)
     assert output.read_bytes().count(b"\n") == 2 and output.read_bytes().endswith(b"}\n")
 
 
@@ -165,7 +174,7 @@ def test_a_prediction_that_is_no_number_is_told(source, output):
     model = model_for(TASK, 261)
     torch.nn.init.constant_(model.head.out.weight, float("nan"))
     with pytest.raises(RunError, match=r"in\.jsonl:1: the prediction is not a finite number"):
-        list(predict_file(Trained(model, TOKENIZER, TASK), source, output))
+        predict_file(Trained(model, TOKENIZER, TASK), source, output)
 
 
 def test_a_place_that_cannot_be_written_is_told(source, tmp_path):
