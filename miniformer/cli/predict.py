@@ -54,4 +54,4 @@ def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int
         count = predict_file(trained, source, output, resume=resume, batch_size=batch_size, written=advance)
     seconds = time.monotonic() - started
     where = "" if output == STDOUT else f"; {output}"
-    click.echo(f"predictions: {count:,}, {count / seconds:,.0f} a second{where}", err=True)
+    click.echo(f"predictions: {count:,}, {count / seconds:,.0f} a second{where}", err=output == STDOUT)
