@@ -1,5 +1,6 @@
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,8 @@ from hypothesis import settings
 import miniformer
 
 torch.set_num_threads(1)
+# a shell that runs the tests in the background has them, and so their processes, ignore Ctrl-C
+signal.signal(signal.SIGINT, signal.default_int_handler)
 settings.register_profile("miniformer", derandomize=True, deadline=None, max_examples=30, database=None)
 settings.load_profile("miniformer")
 

@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -41,8 +40,9 @@ def test_ctrl_c_before_training_ends_at_once(tmp_path, texts):
     os.mkfifo(fifo)  # data that never comes
     process = subprocess.Popen([sys.executable, "-m", "miniformer", "train", "--train-path", str(fifo)], cwd=tmp_path,
                                stderr=subprocess.PIPE, text=True)
-    time.sleep(1.5)
+    writer = os.open(fifo, os.O_WRONLY)  # returns once the other end is open
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
+    os.close(writer)
     assert (process.returncode, errors.strip()) == (130, "interrupted")
     assert not (tmp_path / "runs").exists()
