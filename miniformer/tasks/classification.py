@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from pydantic import BaseModel
@@ -13,11 +13,11 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
 from miniformer.data import stdlib
 from miniformer.kernel.interfaces import Head
-from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
+from miniformer.kernel.task import Batch, Example, LossTerm, Split, Tokenizer
 
 from .collate import padded, targets
-from .inputs import Features, SequenceInput, encode_input, learn_features, texts_of
-from .labels import Label, LabelIndex, learn_labels, rounded
+from .inputs import SequenceInput, encode_input
+from .labels import Label, LabelTask, rounded
 from .losses import cross_entropy, full_precision
 
 
@@ -27,7 +27,7 @@ class LabelledRecord(SequenceInput):
     label: Label
 
 
-class Classification(Task):
+class Classification(LabelTask):
     """Say which of several labels a text or a series has (an encoder); labels are numbers or strings.
 
     Args:
@@ -36,34 +36,16 @@ class Classification(Task):
     """
 
     Record: ClassVar[type[BaseModel]] = LabelledRecord
-    Input: ClassVar[type[BaseModel] | None] = SequenceInput
-    head: ClassVar[str] = "classification"
-
-    def __init__(self, *, labels: tuple[Label, ...] = (), features: Features = ()) -> None:
-        self.labels, self.features = labels, features
-        self.index = LabelIndex(labels)
-        self.input_dim = len(features) or None
 
     def stdlib(self) -> Iterable[tuple[str, LabelledRecord]]:
         """Docstrings, labelled with the package that they are from."""
         return ((path, LabelledRecord(input=text, label=package)) for path, package, text in stdlib.docstrings())
 
-    def fit(self, records: Iterable[LabelledRecord]) -> Mapping[str, Any]:
-        records = list(records)
-        labels = {} if self.labels else {"labels": learn_labels(record.label for record in records)}
-        return {**labels, **({} if self.features else learn_features(records))}
-
-    def texts(self, record: LabelledRecord) -> Iterator[str]:
-        return texts_of(record)
-
-    def n_outputs(self, vocab_size: int) -> int:
-        return len(self.labels)
+    def labels_of(self, record: LabelledRecord) -> Iterable[Label]:
+        return (record.label,)
 
     def encode(self, record: LabelledRecord, tokenizer: Tokenizer) -> Example:
         return Example(encode_input(record, tokenizer, self.features), self.index[record.label])
-
-    def question(self, record: SequenceInput, tokenizer: Tokenizer) -> Example:
-        return Example(encode_input(record, tokenizer, self.features))
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         inputs, layout = padded(examples)

@@ -1,14 +1,19 @@
-"""Labels as people write them, whole numbers or strings, and their places among a head's outputs."""
+"""Labels as people write them, whole numbers or strings, and what the tasks that give them to a whole input share."""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
 
-from pydantic import StrictInt, StrictStr
+from pydantic import BaseModel, StrictInt, StrictStr
 from torch import Tensor
 
 from miniformer.kernel.errors import did_you_mean
+from miniformer.kernel.task import Example, Task, Tokenizer
+
+from .inputs import Features, SequenceInput, encode_input, learn_features, texts_of
 
 Label = StrictInt | StrictStr
 
@@ -31,6 +36,36 @@ class LabelIndex(dict[Label, int]):
     def __missing__(self, label: Label) -> int:
         near = did_you_mean(str(label), map(str, self))
         raise ValueError(f"label {label!r} is not one of the {len(self)} in the training data{near}")
+
+
+class LabelTask(Task):
+    """A task that gives labels to a text or a series; it learns which labels there are, and the features of a series."""
+
+    Input: ClassVar[type[BaseModel] | None] = SequenceInput
+    head: ClassVar[str] = "classification"
+
+    def __init__(self, *, labels: tuple[Label, ...] = (), features: Features = ()) -> None:
+        self.labels, self.features = labels, features
+        self.index = LabelIndex(labels)
+        self.input_dim = len(features) or None
+
+    @abstractmethod
+    def labels_of(self, record: Any) -> Iterable[Label]:
+        """The labels that a record has."""
+
+    def fit(self, records: Iterable[Any]) -> Mapping[str, Any]:
+        records = list(records)
+        labels = {} if self.labels else {"labels": learn_labels(one for record in records for one in self.labels_of(record))}
+        return {**labels, **({} if self.features else learn_features(records))}
+
+    def texts(self, record: Any) -> Iterator[str]:
+        return texts_of(record)
+
+    def n_outputs(self, vocab_size: int) -> int:
+        return len(self.labels)
+
+    def question(self, record: Any, tokenizer: Tokenizer) -> Example:
+        return Example(encode_input(record, tokenizer, self.features))
 
 
 def learn_labels(found: Iterable[Label]) -> list[Label]:

@@ -7,7 +7,7 @@ the loss knows.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -19,11 +19,11 @@ from torchmetrics.classification import MultilabelExactMatch, MultilabelF1Score
 
 from miniformer.data import stdlib
 from miniformer.kernel.interfaces import Head
-from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
+from miniformer.kernel.task import Batch, Example, LossTerm, Split, Tokenizer
 
 from .collate import padded, targets
-from .inputs import Features, SequenceInput, encode_input, learn_features, texts_of
-from .labels import Label, LabelIndex, learn_labels, rounded
+from .inputs import SequenceInput, encode_input
+from .labels import Label, LabelTask, rounded
 from .losses import full_precision
 
 CONSTRUCTS: dict[str, tuple[type[ast.AST], ...]] = {
@@ -46,7 +46,7 @@ class MultilabelRecord(SequenceInput):
         return labels
 
 
-class Multilabel(Task):
+class Multilabel(LabelTask):
     """Say which of several labels a text or a series has (an encoder), where it may have any number of them.
 
     Args:
@@ -55,13 +55,6 @@ class Multilabel(Task):
     """
 
     Record: ClassVar[type[BaseModel]] = MultilabelRecord
-    Input: ClassVar[type[BaseModel] | None] = SequenceInput
-    head: ClassVar[str] = "classification"
-
-    def __init__(self, *, labels: tuple[Label, ...] = (), features: Features = ()) -> None:
-        self.labels, self.features = labels, features
-        self.index = LabelIndex(labels)
-        self.input_dim = len(features) or None
 
     def stdlib(self) -> Iterable[tuple[str, MultilabelRecord]]:
         """Short functions, labelled with the kinds of construct that are in them."""
@@ -69,23 +62,12 @@ class Multilabel(Task):
             kinds = {type(inner) for inner in ast.walk(node)}
             yield where, MultilabelRecord(input=source, labels=[n for n, types in CONSTRUCTS.items() if kinds & set(types)])
 
-    def fit(self, records: Iterable[MultilabelRecord]) -> Mapping[str, Any]:
-        records = list(records)
-        labels = {} if self.labels else {"labels": learn_labels(one for record in records for one in record.labels)}
-        return {**labels, **({} if self.features else learn_features(records))}
-
-    def texts(self, record: MultilabelRecord) -> Iterator[str]:
-        return texts_of(record)
-
-    def n_outputs(self, vocab_size: int) -> int:
-        return len(self.labels)
+    def labels_of(self, record: MultilabelRecord) -> Iterable[Label]:
+        return record.labels
 
     def encode(self, record: MultilabelRecord, tokenizer: Tokenizer) -> Example:
         places = [self.index[label] for label in record.labels]
         return Example(encode_input(record, tokenizer, self.features), [float(i in places) for i in range(len(self.labels))])
-
-    def question(self, record: SequenceInput, tokenizer: Tokenizer) -> Example:
-        return Example(encode_input(record, tokenizer, self.features))
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         inputs, layout = padded(examples)
