@@ -63,7 +63,7 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
     if val_path is None:
         train, val = hold_out(records, val_fraction, train_path)
     else:
-        train, val = records, _read(val_path, task)
+        train, val = records, records if val_path == train_path else _read(val_path, task)
         fingerprint["val"] = _fingerprint(val_path, val)
     test = None if test_path is None else _read(test_path, task)
     if test_path is not None and test is not None:
@@ -84,8 +84,8 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
     except ValueError as error:
         raise DataError(f"tokenizer: {error}") from None
     limit = None if task.packs else max_len
-    return PreparedData(spec, task, tokenizer, _encoded(task, train, tokenizer, limit),
-                        _encoded(task, val, tokenizer, limit),
+    seen = _encoded(task, train, tokenizer, limit)
+    return PreparedData(spec, task, tokenizer, seen, seen if val is train else _encoded(task, val, tokenizer, limit),
                         None if test is None else _encoded(task, test, tokenizer, limit), fingerprint)
 
 

@@ -11,7 +11,6 @@ from torch import Tensor
 from miniformer.kernel.errors import UserError
 from miniformer.model.assembly import Assembly
 from miniformer.model.decoding import Sampling, decode
-from miniformer.model.decoding import choose as choose
 
 
 def generate(model: Assembly, prompt: Tensor, max_new_tokens: int, **settings: Any) -> Tensor:

@@ -56,6 +56,7 @@ class MiniFormerDataModule(pl.LightningDataModule):
         self.config = config
         self._tokenizer = tokenizer
         self._data: PreparedData | None = None
+        self._packed: dict[int, PackedRows] = {}
 
     @property
     def data(self) -> PreparedData:
@@ -96,7 +97,11 @@ class MiniFormerDataModule(pl.LightningDataModule):
         return self._loader(self.data.test or self.data.val, shuffle=False)
 
     def _rows(self, split: Split) -> Sequence[Example] | PackedRows:
-        return PackedRows(split.examples, self.row_length) if self.data.task.packs else split.examples
+        if not self.data.task.packs:
+            return split.examples
+        if id(split) not in self._packed:
+            self._packed[id(split)] = PackedRows(split.examples, self.row_length)
+        return self._packed[id(split)]
 
     def _loader(self, split: Split, *, shuffle: bool) -> DataLoader[Batch]:
         rows = self._rows(split)

@@ -9,8 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.inference.generation import choose, generate, stream
+from miniformer.inference.generation import generate, stream
 from miniformer.kernel.errors import SpecError, UserError
+from miniformer.model.decoding import choose
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 
