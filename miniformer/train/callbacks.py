@@ -17,12 +17,6 @@ from miniformer.checkpoint.store import BEST, write_model
 from miniformer.kernel.errors import Interrupted, RunError
 
 LAST = Path("checkpoints") / "last.ckpt"
-SMALLER_IS_BETTER = ("loss", "perplexity", "bits_per_byte", "error", "mse", "mae")
-
-
-def smaller_is_better(metric: str) -> bool:
-    """Whether a metric of that name is to fall."""
-    return metric.endswith(SMALLER_IS_BETTER)
 
 
 class BestModel(Callback):
@@ -31,12 +25,13 @@ class BestModel(Callback):
     Args:
         run: the run folder.
         metric: what is compared.
+        smaller: the smaller it is, the better.
         config: what `config.json` says.
         tokenizer: text of `tokenizer.json`; None: there is none.
     """
 
-    def __init__(self, run: Path, metric: str, config: dict[str, Any], tokenizer: str | None) -> None:
-        self.run, self.metric, self.config, self.tokenizer = run, metric, config, tokenizer
+    def __init__(self, run: Path, metric: str, smaller: bool, config: dict[str, Any], tokenizer: str | None) -> None:
+        self.run, self.metric, self.smaller, self.config, self.tokenizer = run, metric, smaller, config, tokenizer
         self.best: dict[str, float] = {}
         self.measured_at = -1
 
@@ -47,7 +42,7 @@ class BestModel(Callback):
         values = {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("val_")}
         if self.metric not in values:
             raise RunError(f"checkpoint_metric {self.metric!r} is not measured; measured are {', '.join(sorted(values))}")
-        sign = 1 if smaller_is_better(self.metric) else -1
+        sign = 1 if self.smaller else -1
         if not self.best or sign * values[self.metric] < sign * self.best[self.metric]:
             self.best = {**values, "step": float(trainer.global_step)}
             weights = trainer.strategy.lightning_module_state_dict()

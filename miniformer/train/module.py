@@ -20,6 +20,7 @@ from miniformer.kernel.hooks import activate
 from miniformer.kernel.recipes import OptimizerRecipe, SchedulerRecipe, trainable
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch, LossTerm, Task, Tokenizer
+from miniformer.tasks.metrics import LossRatio
 
 from .specs import model_class, model_spec, task_spec
 from .train_config import TrainConfig
@@ -90,10 +91,12 @@ class MiniFormerLitModule(pl.LightningModule):
     def on_test_epoch_end(self) -> None:
         self._log_measured("test")
 
+    def measures(self) -> dict[str, Metric]:
+        """Fresh metrics for one pass over held-out data, the loss first."""
+        return {"loss": LossRatio(), **({} if self.tokenizer is None else self.task.metrics(self.tokenizer))}
+
     def _start_measuring(self) -> None:
-        mean = {"loss": _WeightedMean().to(self.device)}
-        self.held_out = {**mean, **({} if self.tokenizer is None else
-                                    {n: m.to(self.device) for n, m in self.task.metrics(self.tokenizer).items()})}
+        self.held_out = {name: metric.to(self.device) for name, metric in self.measures().items()}
 
     def _measure(self, batch: Batch) -> None:
         batch = self.hooks.hook.batch(batch=batch, training=False)
@@ -131,22 +134,3 @@ class MiniFormerLitModule(pl.LightningModule):
             term = LossTerm(term.sum + extra * term.weight, term.weight)
         term = self.hooks.hook.loss(loss=term, batch=batch, model=self.model)
         return term
-
-
-class _WeightedMean(Metric):
-    """The mean loss over a pass, by summed weight."""
-
-    total: Tensor
-    weight: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("weight", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-
-    def update(self, total: Tensor, weight: Tensor) -> None:
-        self.total = self.total + total.detach().double()
-        self.weight = self.weight + weight.double()
-
-    def compute(self) -> Tensor:
-        return self.total / self.weight

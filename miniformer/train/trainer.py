@@ -25,13 +25,13 @@ from miniformer.checkpoint.atomic import write_json
 from miniformer.checkpoint.provenance import environment, provenance
 from miniformer.checkpoint.store import BEST, load_weights, read_model
 from miniformer.data.prepare import PreparedData, token_counts
-from miniformer.kernel.errors import SpecError, UserError
+from miniformer.kernel.errors import SpecError, UserError, did_you_mean
 from miniformer.kernel.hooks import resolve_extensions
 from miniformer.kernel.spec import build, resolve
 from miniformer.kernel.task import Task
 from miniformer.tasks.collate import start_of
 
-from .callbacks import AtomicCheckpointIO, BestModel, LastState, StopOnSignal, smaller_is_better
+from .callbacks import AtomicCheckpointIO, BestModel, LastState, StopOnSignal
 from .datamodule import MiniFormerDataModule
 from .module import MiniFormerLitModule
 from .progress import RunProgress
@@ -91,6 +91,7 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         module = MiniFormerLitModule(config, data.tokenizer)
         console.print(f"model: {sum(p.numel() for p in module.model.parameters()):,} parameters, "
                       f"precision {config.precision}", highlight=False)
+        smaller = _smaller_is_better(config, module)
         logger = _loggers(config, folder)
         spec = {"model": module.model.config.model_dump(mode="json"), "task": config.to_data()["task"]}
         record = {"miniformer": __version__, **spec, "train": config.to_data(), **provenance([spec, config.to_data()]),
@@ -98,8 +99,10 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         write_json(folder / "run.json", record)
         saved = {"assembly": module.model.assembly, "extensions": config.extensions, **spec}
         tokens = data.tokenizer.to_json() if data.task.input_dim is None else None
-        best = BestModel(folder, config.checkpoint_metric, saved, tokens)
-        trainer = _trainer(config, datamodule, module, devices, logger, [best, RunProgress(console)])
+        best = BestModel(folder, config.checkpoint_metric, smaller, saved, tokens)
+        callbacks = _callbacks(config, module, folder, smaller)
+        trainer = _trainer(config, folder, datamodule.batches_per_epoch, [best, RunProgress(console), *callbacks],
+                           logger=logger, **devices)
         trainer.fit(module, datamodule=datamodule)
         if best.measured_at != trainer.global_step:  # the run ended between two measurements
             trainer.validate(module, datamodule=datamodule, verbose=False)
@@ -205,25 +208,42 @@ def _loggers(config: TrainConfig, folder: Path) -> list[Logger]:
     return loggers
 
 
-def _trainer(config: TrainConfig, datamodule: MiniFormerDataModule, module: MiniFormerLitModule, devices: dict[str, Any],
-             logger: list[Logger], callbacks: list[Any]) -> pl.Trainer:
-    folder = callbacks[0].run
+def _smaller_is_better(config: TrainConfig, module: MiniFormerLitModule) -> bool:
+    """Which way the checkpoint metric is better, as the metric itself says; an extension's is better the larger it is.
+
+    Raises:
+        SpecError: nothing of that name is measured, and no extension is active that could add it.
+    """
+    measured = {f"val_{name}": metric for name, metric in module.measures().items()}
+    if config.checkpoint_metric not in measured and not config.extensions:
+        raise SpecError(f"checkpoint_metric {config.checkpoint_metric!r} is not measured"
+                        f"{did_you_mean(config.checkpoint_metric, measured)}; measured are {', '.join(sorted(measured))}")
+    metric = measured.get(config.checkpoint_metric)
+    return metric is not None and metric.higher_is_better is False
+
+
+def _callbacks(config: TrainConfig, module: MiniFormerLitModule, folder: Path, smaller: bool) -> list[Any]:
+    """What may end a run and what extensions add, then what saves its state, which sees all that they did."""
+    found: list[Any] = []
+    if config.early_stopping_patience is not None:
+        found.append(EarlyStopping(config.checkpoint_metric, patience=config.early_stopping_patience,
+                                   mode="min" if smaller else "max"))
+    for added in module.hooks.hook.callbacks():
+        found += added
+    return [*found, LastState(folder), StopOnSignal(folder)]
+
+
+def _trainer(config: TrainConfig, folder: Path, batches: int, callbacks: list[Any], **options: Any) -> pl.Trainer:
+    """Lightning's trainer for a run of which an epoch has so many batches."""
     max_epochs, max_steps = config.duration
-    batches = datamodule.batches_per_epoch
     if max_steps > 0:
         batches = min(batches, max_steps * config.accumulate_grad_batches)
-    if config.early_stopping_patience is not None:
-        callbacks.append(EarlyStopping(config.checkpoint_metric, patience=config.early_stopping_patience,
-                                       mode="min" if smaller_is_better(config.checkpoint_metric) else "max"))
-    for added in module.hooks.hook.callbacks():
-        callbacks += added
     return pl.Trainer(
-        **devices, max_epochs=max_epochs, max_steps=max_steps, precision=PRECISIONS[config.precision], logger=logger,
-        callbacks=[*callbacks, LastState(folder), StopOnSignal(folder)], plugins=[AtomicCheckpointIO()],
-        gradient_clip_val=config.gradient_clip_val, accumulate_grad_batches=config.accumulate_grad_batches,
-        val_check_interval=config.val_every or batches, check_val_every_n_epoch=None,
-        log_every_n_steps=10, use_distributed_sampler=False, num_sanity_val_steps=0, enable_checkpointing=False,
-        enable_model_summary=False, default_root_dir=folder)
+        **options, max_epochs=max_epochs, max_steps=max_steps, precision=PRECISIONS[config.precision], callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()], gradient_clip_val=config.gradient_clip_val,
+        accumulate_grad_batches=config.accumulate_grad_batches, val_check_interval=config.val_every or batches,
+        check_val_every_n_epoch=None, log_every_n_steps=10, use_distributed_sampler=False, num_sanity_val_steps=0,
+        enable_checkpointing=False, enable_model_summary=False, default_root_dir=folder)
 
 
 @contextmanager

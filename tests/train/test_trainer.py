@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from miniformer.kernel import DataError, RunError, SpecError, UserError
+from miniformer.kernel import DataError, SpecError, UserError
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 from miniformer.train.train_config import TrainConfig
@@ -127,8 +127,18 @@ def test_early_stopping_ends_a_run_that_does_not_get_better(tmp_path, texts):
 
 
 def test_a_metric_that_is_not_measured_is_told_with_those_that_are(tmp_path, texts):
-    with pytest.raises(RunError, match=r"'val_accuracy' is not measured; measured are val_bits_per_byte, val_loss"):
+    with pytest.raises(SpecError, match=r"'val_accuracy' is not measured; measured are val_bits_per_byte, val_loss"):
         run(tmp_path, texts, checkpoint_metric="val_accuracy")
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("metric", "best_of"), [("val_accuracy", max), ("val_loss", min)])
+def test_a_metric_says_itself_which_way_it_is_better(tmp_path, labelled, metric, best_of):
+    result = run(tmp_path, labelled, task="classification", max_steps=30, lr=1e-2, batch_size=8, val_every=3,
+                 checkpoint_metric=metric)
+    measured = [float(row[metric]) for row in losses(result) if row[metric]]
+    assert len(set(measured)) > 1
+    assert result.metrics[metric] == best_of(measured)
 
 
 def test_the_best_model_is_measured_on_the_test_file(tmp_path, texts):
