@@ -48,8 +48,9 @@ def read_lines(path: Path, record: type[BaseModel]) -> Iterator[Line]:
 
 
 def check_file(path: Path) -> None:
-    """Raise what `read_records` would of a file that cannot be read at all."""
-    next(_lines(path), None)
+    """Raise what `read_records` would of a file that cannot be read at all; a pipe is left alone, as it can be read once."""
+    if path.is_file() or path.is_dir() or not path.exists():
+        next(_lines(path), None)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str]]:

@@ -105,9 +105,6 @@ class RotaryMultiHeadAttention(MultiHeadAttention):
 
     stands_for: ClassVar[Mapping[str, Any] | None] = {"attention": "mha", "position": "rope"}
 
-    def __init__(self, d_model: int, n_heads: int, **options: Any) -> None:
-        super().__init__(d_model, n_heads, **options)
-
 
 class MultiQueryAttention(MultiHeadAttention):
     """`mha` whose heads all share one head of keys and values (Shazeer 2019, arXiv:1911.02150)."""

@@ -1,6 +1,7 @@
 """`miniformer train`: what flags, files and defaults add up to, what it prints, and how it refuses."""
 
 import json
+import os
 import shlex
 import subprocess
 import sys
@@ -126,6 +127,14 @@ def test_a_run_on_a_file_says_what_it_reached_and_what_to_type_next(cli, texts, 
     assert "run folder: runs/texts-language-modeling-1" in text
     following = text.partition("next: miniformer ")[2].splitlines()[0]
     assert cli(*shlex.split(following)).stdout.startswith("def ")
+
+
+def test_a_pipe_is_read_once_and_whole(cli, texts, tiny, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with subprocess.Popen(["cp", str(texts), str(tmp_path / "pipe")]):
+        cli("train", "--train-path", "pipe", "--max-steps", "1", *tiny)
+    record = json.loads((tmp_path / "runs" / "pipe-language-modeling-1" / "run.json").read_text())
+    assert record["data"]["train"]["records"] == 42
 
 
 def test_underscores_and_dashes_are_the_same(cli, texts, tiny):
