@@ -18,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from miniformer.config.model_config import KIND_OF, TransformerConfig
 from miniformer.data.jsonl import check_file
+from miniformer.data.stdlib import NAME
 from miniformer.kernel.errors import SpecError, UserError, did_you_mean
 from miniformer.kernel.registry import current_registry
 from miniformer.kernel.spec import ComponentSpec
@@ -84,7 +85,7 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
     config = merged(config_file, model_config, given, settings, extensions)
     _check_names(config)
     for path in (config.train_path, config.val_path, config.test_path):
-        if path not in (None, "stdlib"):
+        if path not in (None, NAME):
             check_file(Path(path))
 
     from rich.console import Console
@@ -257,5 +258,7 @@ def _sample(result: RunResult) -> tuple[str, str]:
         assert source is not None
         asked = " ".join(tokenizer.decode(source).split())[-200:]
         return asked, f"{asked}\n-> {tokenizer.decode(generate(model, torch.as_tensor(source), 60, temperature=0, **settings))}"
-    prompt = torch.tensor(tokenizer.encode("def " if result.folder.name.startswith("stdlib") else ""))
-    return "def ", tokenizer.decode(generate(model, prompt, 60, temperature=0.7, top_p=0.9, **settings))
+    held_out = next(result.data.task.texts(result.data.val.records[0]))
+    prompt = "def " if result.module.config.train_path == NAME else " ".join(held_out.split()[:2])
+    ids = torch.tensor(tokenizer.encode(prompt))
+    return prompt, tokenizer.decode(generate(model, ids, 60, temperature=0.7, top_p=0.9, **settings))

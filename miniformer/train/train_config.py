@@ -20,6 +20,7 @@ from pydantic import (
     model_validator,
 )
 
+from miniformer.data.stdlib import NAME
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.options import explain
 from miniformer.kernel.registry import canonical, current_registry
@@ -36,7 +37,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
-    train_path: str = Field(default="stdlib", description="JSONL file, or stdlib: this Python's standard library")
+    train_path: str = Field(default=NAME, description="JSONL file, or stdlib: this Python's standard library")
     val_path: str | None = Field(default=None, description="JSONL file to measure on; none: hold records out")
     test_path: str | None = Field(default=None, description="JSONL file to measure the best model on at the end")
     val_fraction: float = Field(default=0.05, gt=0, lt=1, description="part of the records that is held out")
@@ -114,7 +115,7 @@ class TrainConfig(BaseModel):
     def duration(self) -> tuple[int, int]:
         """Most epochs and most steps, -1 for no bound."""
         if self.max_epochs is None and self.max_steps is None:
-            return (-1, STDLIB_STEPS) if self.train_path == "stdlib" else (DEFAULT_EPOCHS, -1)
+            return (-1, STDLIB_STEPS) if self.train_path == NAME else (DEFAULT_EPOCHS, -1)
         return self.max_epochs or -1, self.max_steps or -1
 
     def with_fields(self, **fields: Any) -> TrainConfig:

@@ -169,8 +169,7 @@ def _free_folder(config: TrainConfig) -> Path:
         if folder.exists():
             raise UserError(f"{folder} is there already; choose another --experiment-name, or remove it")
         return folder
-    source = "stdlib" if config.train_path == "stdlib" else Path(config.train_path).stem
-    name = f"{source}-{config.task.name.rpartition(':')[2]}"
+    name = f"{Path(config.train_path).stem}-{config.task.name.rpartition(':')[2]}"
     taken = [int(path.name.removeprefix(f"{name}-")) for path in root.glob(f"{name}-*")
              if path.name.removeprefix(f"{name}-").isdecimal()]
     return root / f"{name}-{max(taken, default=0) + 1}"
@@ -242,7 +241,7 @@ def _trainer(config: TrainConfig, folder: Path, batches: int, callbacks: list[An
         **options, max_epochs=max_epochs, max_steps=max_steps, precision=PRECISIONS[config.precision], callbacks=callbacks,
         plugins=[AtomicCheckpointIO()], gradient_clip_val=config.gradient_clip_val,
         accumulate_grad_batches=config.accumulate_grad_batches, val_check_interval=config.val_every or batches,
-        check_val_every_n_epoch=None, log_every_n_steps=10, use_distributed_sampler=False, num_sanity_val_steps=0,
+        check_val_every_n_epoch=None, log_every_n_steps=min(10, batches), use_distributed_sampler=False, num_sanity_val_steps=0,
         enable_checkpointing=False, enable_model_summary=False, default_root_dir=folder)
 
 

@@ -119,14 +119,18 @@ def test_a_file_that_cannot_be_used_is_one_clear_line_and_no_run_folder(cli, tmp
 
 def test_a_run_on_a_file_says_what_it_reached_and_what_to_type_next(cli, texts, tiny, tmp_path):
     text = cli("train", "--attention", "rope-mha", "--ffn", "swiglu", "--train-path", str(texts), "--max-steps", "4",
-               *tiny).stdout
+               *tiny)
+    assert "log_every_n_steps" not in text.stderr
+    text = text.stdout
     assert "tokens/s" in text
     assert "this model" in text
     assert "unigram" in text
     assert "xz -9" in text
     assert "run folder: runs/texts-language-modeling-1" in text
     following = text.partition("next: miniformer ")[2].splitlines()[0]
-    assert cli(*shlex.split(following)).stdout.startswith("def ")
+    *_, prompt = args = shlex.split(following)
+    assert any(json.loads(line)["text"].startswith(prompt) for line in texts.read_text().splitlines())
+    assert cli(*args).stdout.startswith(prompt) and prompt
 
 
 def test_a_pipe_is_read_once_and_whole(cli, texts, tiny, tmp_path):
