@@ -1,0 +1,1 @@
+"""What recipes of optimizers and schedules promise."""
