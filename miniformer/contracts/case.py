@@ -6,10 +6,12 @@ Numbers are float64 unless a property is about precision, so that what must be e
 from __future__ import annotations
 
 import math
+import random
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import reject
 from hypothesis import strategies as st
@@ -95,7 +97,7 @@ class Case:
                     move(module)
         return module
 
-    def built(self, sizes: Mapping[str, int], options: Mapping[str, Any]) -> Any:
+    def built(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         """The component at these sizes; what it refuses is no example."""
         try:
             return self.subject.build(sizes, options)
@@ -165,3 +167,18 @@ def require(holds: bool, what: str) -> None:
     """Raise `Broken` with what was seen instead."""
     if not holds:
         raise Broken(what)
+
+
+def process_settings() -> dict[str, Any]:
+    """What a component must leave alone: settings of torch, and random states but torch's, of which first weights are drawn."""
+    return {"default dtype": torch.get_default_dtype(), "default device": torch.get_default_device(),
+            "gradient mode": torch.is_grad_enabled(), "threads": torch.get_num_threads(),
+            "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
+            "matmul precision": torch.get_float32_matmul_precision(), "anomaly mode": torch.is_anomaly_enabled(),
+            "random": random.getstate(), "numpy's random state": str(np.random.get_state())}
+
+
+def require_unchanged(before: Mapping[str, Any], doing: str) -> None:
+    """Raise `Broken` where `doing` something changed a setting of the process."""
+    for name, value in process_settings().items():
+        require(value == before[name], f"{doing} changes the {name}")

@@ -9,7 +9,6 @@ import random
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import torch
 from hypothesis import reject
 from hypothesis import strategies as st
@@ -20,7 +19,7 @@ from miniformer.kernel.kinds import KINDS
 from miniformer.kernel.options import complete
 
 from . import drawing
-from .case import Case, require, same, seeded
+from .case import Case, process_settings, require, require_unchanged, same, seeded
 from .probe import MODULES, Probe
 from .properties import Broken, contract
 
@@ -216,33 +215,20 @@ def leaves_the_process_alone(case: Case) -> None:
     Seen: pytorch-lightning#20204, where loading a checkpoint moved the global random state.
     """
     sizes, options = case.sizes(), case.options()
-    before = _settings()
+    before = process_settings()
     after_seed = []
     for seed in (1, 2):
         with seeded(seed):
             module = case.built(sizes, options).double().eval()
             after_seed.append(torch.get_rng_state())
     require(not torch.equal(*after_seed), "building it sets torch's seed")
-    _unchanged(before, "building it")
+    require_unchanged(before, "building it")
     probe = Probe.of(case, module, case.tensor(2, 4, module.d_model))
     state = torch.get_rng_state()
     with torch.no_grad():
         probe.outputs()
     require(torch.equal(torch.get_rng_state(), state), "running it in eval mode draws from torch's random numbers")
-    _unchanged(before, "running it")
-
-
-def _settings() -> dict[str, Any]:
-    return {"default dtype": torch.get_default_dtype(), "default device": torch.get_default_device(),
-            "gradient mode": torch.is_grad_enabled(), "threads": torch.get_num_threads(),
-            "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-            "matmul precision": torch.get_float32_matmul_precision(), "anomaly mode": torch.is_anomaly_enabled(),
-            "random": random.getstate(), "numpy's random state": str(np.random.get_state())}
-
-
-def _unchanged(before: Mapping[str, Any], doing: str) -> None:
-    for name, value in _settings().items():
-        require(value == before[name], f"{doing} changes the {name}")
+    require_unchanged(before, "running it")
 
 
 @contract(*MODULES)
