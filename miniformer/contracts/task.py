@@ -82,6 +82,8 @@ def metrics_do_not_hang_on_batching(case: Case) -> None:
     """Metrics are those of all rows, whatever their order and however they are cut into batches, and each pass starts anew.
 
     In training: the best checkpoint is chosen by a figure that changes with the batch size.
+
+    Seen: transformers#24839 and vak#595, where the last, smaller batch counted as much as the others.
     """
     one = Tasking.drawn(case)
     rows = one.pick(case, 3, 6)
