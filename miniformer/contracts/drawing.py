@@ -69,9 +69,9 @@ def cuts(draw: st.DrawFn, length: int) -> list[int]:
 def options(cls: type) -> st.SearchStrategy[dict[str, Any]]:
     """Options of a component class by its own schema; any of them may be left at its default; some may be refused."""
     choices, fields = choices_of(cls), options_of(cls).model_fields
-    return st.fixed_dictionaries({name: st.sampled_from(found) for name, found in choices.items() if fields[name].is_required()},
-                                 optional={name: st.sampled_from(found) for name, found in choices.items()
-                                           if not fields[name].is_required()})
+    required, optional = ({name: st.sampled_from(found) for name, found in choices.items()
+                           if fields[name].is_required() == wanted} for wanted in (True, False))
+    return st.fixed_dictionaries(required, optional=optional)
 
 
 def choices_of(cls: type) -> dict[str, list[Any]]:
