@@ -6,6 +6,7 @@ import copy
 import io
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -207,7 +208,7 @@ def warms_up_to_the_peak(case: Case) -> None:
     one = _Schedule(case)
     rates = [rate for rate, _ in one.rates()]
     rising = rates[:one.warmup + 1]
-    require(all(a <= b * (1 + NEAR) for a, b in zip(rising, rising[1:])), f"while it warms up the rate falls: {_told(rising)}")
+    require(all(a <= b * (1 + NEAR) for a, b in pairwise(rising)), f"while it warms up the rate falls: {_told(rising)}")
     if one.warmup:
         require(rates[0] < PEAK, "the first rate of a warm-up is the peak")
     if 0 < one.warmup < one.total:
