@@ -19,7 +19,7 @@ from miniformer.kernel.kinds import KINDS
 from miniformer.kernel.options import complete
 
 from . import drawing
-from .case import Case, process_settings, require, require_unchanged, same, seeded
+from .case import Case, require, same, seeded, undisturbed
 from .probe import MODULES, Probe
 from .properties import Broken, contract
 
@@ -215,20 +215,18 @@ def leaves_the_process_alone(case: Case) -> None:
     Seen: pytorch-lightning#20204, where loading a checkpoint moved the global random state.
     """
     sizes, options = case.sizes(), case.options()
-    before = process_settings()
     after_seed = []
-    for seed in (1, 2):
-        with seeded(seed):
-            module = case.built(sizes, options).double().eval()
-            after_seed.append(torch.get_rng_state())
+    with undisturbed("building it"):
+        for seed in (1, 2):
+            with seeded(seed):
+                module = case.built(sizes, options).double().eval()
+                after_seed.append(torch.get_rng_state())
     require(not torch.equal(*after_seed), "building it sets torch's seed")
-    require_unchanged(before, "building it")
     probe = Probe.of(case, module, case.tensor(2, 4, module.d_model))
     state = torch.get_rng_state()
-    with torch.no_grad():
+    with undisturbed("running it"), torch.no_grad():
         probe.outputs()
     require(torch.equal(torch.get_rng_state(), state), "running it in eval mode draws from torch's random numbers")
-    require_unchanged(before, "running it")
 
 
 @contract(*MODULES)
