@@ -15,7 +15,7 @@ from miniformer.data.packing import PackedRows
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.task import Batch
 
-from .case import Case, require, same, seeded
+from .case import Case, picture, require, same, seeded
 from .properties import Broken, contract
 from .subject import Subject
 from .tasking import CUT, EXACT, LIMIT, Tasking, loss_of, made, near
@@ -125,8 +125,9 @@ def packing_changes_nothing(case: Case) -> None:
     texts = [one.task.cut(example, LIMIT // 4) for example in one.examples(case, 2, 4)]
     row = PackedRows(texts, LIMIT)[0]
     batch = one.task.collate([row])
-    require(batch.layout.documents.tolist() == [row.documents.tolist()],  # type: ignore[union-attr]
-            f"texts {row.documents} are batched as {batch.layout.documents[0]}")
+    assert row.documents is not None
+    given = picture(Layout.from_documents(row.documents[None]))
+    require(picture(batch.layout) == given, f"texts {given} are batched as {picture(batch.layout)}")
     pieces = [loss_of(one.model, one.task, _columns(batch, columns)) for columns in _documents(batch.layout)]
     whole = loss_of(one.model, one.task, batch)
     near(float(whole.sum), sum(float(piece.sum) for piece in pieces), "the loss of a row and of its texts cut out", EXACT)
@@ -162,7 +163,6 @@ def the_source_is_read(case: Case) -> None:
     if batch.source is None:
         raise Broken("its batches have no source")
     require(len(batch.source.inputs) == len(batch.inputs), f"{len(batch.source.inputs)} sources for {len(batch.inputs)} rows")
-    other = Batch(batch.inputs, batch.layout, batch.targets,
-                  batch.source._replace(inputs=(batch.source.inputs + 1) % max(2, one.tokenizer.vocab_size)))
-    require(not torch.equal(loss_of(one.model, one.task, batch).sum, loss_of(one.model, one.task, other).sum),
-            "its loss is the same for another source")
+    size = max(2, one.tokenizer.vocab_size)
+    others = [replace(row, source=[(int(token) + 1) % size for token in row.source or ()]) for row in rows]
+    require(not torch.equal(one.loss(rows).sum, one.loss(others).sum), "the loss is the same for other sources")

@@ -12,7 +12,7 @@ from pydantic_core import to_jsonable_python
 
 from miniformer.kernel.hooks import PROJECT, RunHooks
 
-from .case import Case, process_settings, require, require_unchanged
+from .case import Case, require, undisturbed
 from .properties import Broken, Skip, contract
 from .rehearsal import Runs, rehearse
 from .subject import Subject
@@ -43,15 +43,17 @@ def making_one_changes_nothing(case: Case) -> None:
 
     Seen: flash-fft-conv#26, whose import set torch's seed to 23.
     """
-    options = case.options()
-    before, state, environment = process_settings(), torch.get_rng_state(), dict(os.environ)
-    try:
-        case.built({}, options)
-        require(torch.equal(torch.get_rng_state(), state), "making it changes torch's random state")
-    finally:
-        torch.set_rng_state(state)
-    require_unchanged(before, "making it")
-    require(dict(os.environ) == environment, "making it changes the environment")
+    options, state, environment = case.options(), torch.get_rng_state(), dict(os.environ)
+    with undisturbed("making it"):
+        try:
+            case.built({}, options)
+            require(torch.equal(torch.get_rng_state(), state), "making it changes the random state of torch")
+            require(dict(os.environ) == environment, "making it changes the environment")
+        finally:
+            torch.set_rng_state(state)
+            for name in os.environ.keys() - environment.keys():
+                del os.environ[name]
+            os.environ.update(environment)
 
 
 @contract("extension", examples=0)  # one example: options are those that it has unless told otherwise
