@@ -207,12 +207,13 @@ def warms_up_to_the_peak(case: Case) -> None:
     """
     one = _Schedule(case)
     rates = [rate for rate, _ in one.rates()]
-    rising = rates[:one.warmup + 1]
+    rising = rates[:one.warmup]
     require(all(a <= b * (1 + NEAR) for a, b in pairwise(rising)), f"while it warms up the rate falls: {_told(rising)}")
-    if one.warmup:
+    if one.warmup > 1:  # a warm-up of one step may end with it
         require(rates[0] < PEAK, "the first rate of a warm-up is the peak")
     if 0 < one.warmup < one.total:
-        require(max(rising) >= PEAK * (1 - NEAR), f"when it is warm the rate is {max(rising) / PEAK:.4g} peaks")
+        top = max(rates[:one.warmup + 1])
+        require(top >= PEAK * (1 - NEAR), f"until it is warm the highest rate is {top / PEAK:.4g} peaks")
 
 
 def _told(rates: Sequence[float]) -> str:
