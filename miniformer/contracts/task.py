@@ -223,11 +223,11 @@ class _Saying(Head):
 
 @contract("task", examples=0.2)
 def a_few_steps_lower_the_loss(case: Case) -> None:
-    """A few steps of an optimizer on a few rows lower their loss.
+    """With the options that it has unless told otherwise, a few steps of an optimizer on a few rows lower their loss.
 
     In training: the loss hangs on nothing that can be learnt, or its sign is wrong.
     """
-    one = Tasking.drawn(case)
+    one = Tasking.drawn(case, {})
     batch = one.task.collate(one.pick(case, 3, 5))
     if not loss_of(one.model, one.task, batch).weight:
         reject()

@@ -56,12 +56,13 @@ class Tasking:
     model: Assembly
 
     @classmethod
-    def drawn(cls, case: Case) -> Tasking:
-        """The task with drawn options; a set of them that it refuses is no example."""
+    def drawn(cls, case: Case, options: Mapping[str, Any] | None = None) -> Tasking:
+        """The task with drawn options, or with some; a set of them that it refuses is no example."""
         subject = case.subject
         fixed = json.dumps(to_jsonable_python(subject.fixed), sort_keys=True)
+        options = case.options() if options is None else options
         learnt = _prepared(subject.cls, fixed, subject.data).learnt
-        chosen = {name: value for name, value in {**case.options(), **subject.fixed}.items() if name not in learnt}
+        chosen = {name: value for name, value in {**options, **subject.fixed}.items() if name not in learnt}
         case.story["options"] = chosen
         case.built({}, chosen)
         return _prepared(subject.cls, json.dumps(to_jsonable_python(chosen), sort_keys=True), subject.data)
