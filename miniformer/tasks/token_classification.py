@@ -139,7 +139,7 @@ class TokenClassification(Task):
                 for labels, words in zip(found, batch.targets["words"].tolist(), strict=True)]
 
     def _example(self, words: Sequence[str], labels: Sequence[int], tokenizer: Tokenizer) -> Example:
-        """The pieces of all words, between what marks start and end of a text; each word is encoded as it stands after a space."""
+        """The pieces of all words, between what marks a text; each word is encoded as it stands after a space."""
         start = tokenizer.encode("")
         tokens, pieces = list(start), [NOTHING] * len(start)
         for place, (word, label) in enumerate(zip(words, labels, strict=True), start=1):

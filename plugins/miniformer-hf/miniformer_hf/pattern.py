@@ -1,0 +1,169 @@
+"""The language in which an architecture says which spec it is: one pattern, read in both directions.
+
+`fill` makes the spec from the fields of a `config.json`; `match` finds those fields in a spec, or says what does not fit.
+A pattern is a mapping like a spec's, whose values are constants, or one of the three classes here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from miniformer.kernel import UserError, resolve
+
+KINDS = {"attention": "attention", "cross_attention": "attention", "position": "position", "ffn": "ffn", "norm": "norm",
+         "head": "head"}
+"""The slots of a spec that hold components, and their kinds."""
+
+
+@dataclass(frozen=True)
+class Field:
+    """The value of a field of `config.json`, or what `values` (theirs -> ours) makes of it."""
+
+    name: str
+    values: Mapping[Any, Any] | None = None
+
+
+@dataclass(frozen=True)
+class Free:
+    """No matter to what the model computes: an import gives `default`, and an export takes any value."""
+
+    default: Any
+
+
+class Case(NamedTuple):
+    """A pattern, and what `config.json` says where it holds; the first field decides between cases."""
+
+    pattern: Any
+    where: Mapping[str, Any] = {}
+
+
+class OneOf:
+    """The first case that holds."""
+
+    def __init__(self, *cases: Case) -> None:
+        self.cases = cases
+
+
+class Unsupported(UserError):
+    """A field of `config.json` has a value that no spec has."""
+
+    def __init__(self, name: str, value: Any, supported: Sequence[Any]) -> None:
+        self.name, self.value, self.supported = name, value, list(dict.fromkeys(supported))
+        super().__init__(f"{name} is {value!r}; supported: {', '.join(map(repr, self.supported))}")
+
+
+def fill(pattern: Any, fields: Mapping[str, Any]) -> Any:
+    """The spec that `pattern` has for the fields of a `config.json`.
+
+    Raises:
+        Unsupported: a field has a value that the pattern has no place for.
+    """
+    match pattern:
+        case Field(name, None):
+            return fields[name]
+        case Field(name, values) if values is not None:
+            for theirs, ours in values.items():
+                if theirs == fields[name]:
+                    return ours
+            raise Unsupported(name, fields[name], list(values))
+        case Free(default):
+            return default
+        case OneOf():
+            return _first(pattern, fields)
+        case Mapping():
+            return {name: fill(value, fields) for name, value in pattern.items()}
+    return pattern
+
+
+def _first(pattern: OneOf, fields: Mapping[str, Any]) -> Any:
+    refused: list[tuple[int, Unsupported]] = []
+    for case in pattern.cases:
+        passed = 0
+        try:
+            for name, wanted in case.where.items():
+                if fields[name] != wanted:
+                    raise Unsupported(name, fields[name], [wanted])
+                passed += 1
+            return fill(case.pattern, fields)
+        except Unsupported as error:
+            refused.append((passed, error))
+    most = max(passed for passed, _ in refused)  # the case that came nearest says what is missing
+    nearest = [error for passed, error in refused if passed == most]
+    name = nearest[0].name
+    raise Unsupported(name, fields[name], [value for error in nearest if error.name == name for value in error.supported])
+
+
+@dataclass
+class Found:
+    """What `match` found.
+
+    Attributes:
+        fields: of `config.json`.
+        problems: sentences that say what does not fit; none: it fits.
+    """
+
+    fields: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+    def join(self, other: Found, where: str) -> None:
+        """Add what a part of the spec gave; one field must have one value."""
+        self.problems += other.problems
+        for name, value in other.fields.items():
+            if self.fields.setdefault(name, value) != value:
+                self.problems.append(f"{where} wants {name} {value!r}, and another part {self.fields[name]!r}")
+
+
+def match(pattern: Any, value: Any, where: str) -> Found:
+    """The fields of `config.json` for which `pattern` gives the spec `value`.
+
+    Args:
+        pattern: what an architecture has.
+        value: a spec, or a part of one, as JSON data with every option filled in.
+        where: the path to that part, for sentences.
+    """
+    match pattern:
+        case Field(name, None):
+            return Found({name: value})
+        case Field(name, values) if values is not None:
+            theirs = [key for key, ours in values.items() if ours == value]
+            return Found({name: theirs[0]}) if theirs else _unfit(where, value, values.values())
+        case Free():
+            return Found()
+        case OneOf():
+            cases = [case for case in pattern.cases if _name(case.pattern) == _name(value)]
+            if not cases:
+                return _unfit(where, _name(value), [_name(case.pattern) for case in pattern.cases])
+            return min((_case(case, value, where) for case in cases), key=lambda found: len(found.problems))
+        case Mapping() if "name" in pattern:
+            if value["name"] != pattern["name"]:
+                return _unfit(where, value["name"], [pattern["name"]])
+            # an option that the pattern does not name has its default there
+            return _match_all({**resolve(KINDS[where], pattern["name"]).options, **pattern}, value, f"{where}.")
+        case Mapping():
+            return _match_all(pattern, value, where)
+    return Found() if pattern == value else _unfit(where, value, [pattern])
+
+
+def _match_all(pattern: Mapping[str, Any], value: Mapping[str, Any], prefix: str) -> Found:
+    found = Found()
+    for name, part in value.items():
+        found.join(match(pattern[name], part, f"{prefix}{name}"), f"{prefix}{name}")
+    return found
+
+
+def _case(case: Case, value: Any, where: str) -> Found:
+    found = match(case.pattern, value, where)
+    found.join(Found(dict(case.where)), where)
+    return found
+
+
+def _name(value: Any) -> Any:
+    """The component that a spec or its pattern names; None: it is no spec."""
+    return value["name"] if isinstance(value, Mapping) else None
+
+
+def _unfit(where: str, value: Any, expected: Any) -> Found:
+    choices = " or ".join(repr(one) for one in dict.fromkeys(expected))
+    return Found(problems=[f"{where} is {value!r} instead of {choices}"])
