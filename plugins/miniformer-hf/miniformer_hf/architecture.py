@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,10 +13,12 @@ from miniformer.config.model_config import TransformerConfig
 from miniformer.model.assembly import Assembly
 from miniformer.model.transformer import Transformer
 
-from .pattern import Found, Unsupported, fill, match
+from .pattern import Found, Problem, Unsupported, fill, match
 from .weights import Row
 
 Fields = dict[str, Any]
+
+logger = logging.getLogger(__name__)
 
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu-tanh", "gelu_pytorch_tanh": "gelu-tanh", "gelu_fast": "gelu-tanh",
                "relu": "relu", "relu2": "relu2", "silu": "silu", "swish": "silu", "sigmoid": "sigmoid", "tanh": "tanh",
@@ -84,13 +87,13 @@ class Architecture:
             values = value if isinstance(value, tuple) else (value,)
             if config.get(name, values[0]) not in values:
                 raise Unsupported(name, config[name], values)
-        known = {name: config.get(name, default) for name, default in self.defaults.items()}
+        known = {name: _checked(name, config.get(name, default), default) for name, default in self.defaults.items()}
         if self.labels:
             known["num_labels"] = len(config.get("id2label") or range(2))
-        if "eos_token_id" in known and isinstance(known["eos_token_id"], list):
-            if len(known["eos_token_id"]) != 1:
-                raise Unsupported("eos_token_id", known["eos_token_id"], ["one token", None])
-            [known["eos_token_id"]] = known["eos_token_id"]
+        if isinstance(ends := known["eos_token_id"], list):
+            known["eos_token_id"] = ends[0] if ends else None
+            if len(ends) > 1:
+                logger.warning("eos_token_id %s: a text of miniformer ends at one token; taken: %s", ends, ends[0])
         if known.get("bos_token_id", 0) is None:
             known["bos_token_id"] = TransformerConfig.model_fields["bos_id"].default
         return self.read(known, weights)
@@ -106,10 +109,10 @@ class Architecture:
     def find(self, model: Assembly) -> Found:
         """The fields of a config.json that `model` has, or what does not fit."""
         if not isinstance(model, self.assembly):
-            return Found(problems=[f"the model is a {model.assembly} instead of a {self.assembly.assembly}"])
+            return Found(problems=[Problem("assembly", model.assembly, (self.assembly.assembly,))])
         layers = {repr(layer): layer for layer in model.config.layer_specs()}
         if len(layers) > 1:
-            return Found(problems=["layers differ"])
+            return Found(problems=[Problem("layers", "of several kinds", ("all alike",))])
         spec = {**model.config.model_dump(mode="json"), **next(iter(layers.values())).model_dump(mode="json"), "layers": []}
         del spec["repeat"]
         found = Found()
@@ -120,5 +123,20 @@ class Architecture:
             try:
                 found.fields = self.write(found.fields)
             except Unsupported as error:
-                found.problems.append(str(error))
+                found.problems.append(Problem(error.name, error.value, tuple(error.supported)))
         return found
+
+
+KINDS: Mapping[type, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"), int: ((int,), "a whole number"), float: ((int, float), "a number"),
+    str: ((str,), "a text")}
+
+
+def _checked(name: str, value: Any, default: Any) -> Any:
+    """The value, if it is of its default's type; ids of tokens may be left open, and ends of texts be several."""
+    if default is None or (name.endswith("_token_id") and (value is None or isinstance(value, (int, list)))):
+        return value
+    types, kind = KINDS[type(default)]
+    if not isinstance(value, types) or (isinstance(value, bool) and bool not in types):
+        raise Unsupported(name, value, [kind])
+    return value

@@ -7,7 +7,7 @@ from typing import Any
 
 from .architecture import ACTIVATIONS, Architecture
 from .pattern import Case, Field, Free, OneOf
-from .weights import rows
+from .weights import Table, rows
 
 OURS, THEIRS = "stack.blocks.{i}.", "bert.encoder.layer.{i}."
 EPS = Field("layer_norm_eps")
@@ -31,7 +31,7 @@ DEFAULTS: Mapping[str, Any] = {
     "type_vocab_size": 2, "layer_norm_eps": 1e-12, "bos_token_id": None, "eos_token_id": None,
 }
 FIXED = {"is_decoder": False, "add_cross_attention": False, "position_embedding_type": "absolute", "tie_word_embeddings": True}
-TRUNK = {
+TRUNK: Table = {
     "embedding.weight": "bert.embeddings.word_embeddings.weight",
     "stack.positions.0.positions.weight": "bert.embeddings.position_embeddings.weight",
     "stack.positions.0.segments.weight": "bert.embeddings.token_type_embeddings.weight",
@@ -48,7 +48,7 @@ POSITIONS = {r"bert\.embeddings\.position_ids": ""}
 POOLER = {r"bert\.pooler\.dense\.(weight|bias)": "the pooler, which this head does not read"}
 
 
-def bert(name: str, task: str, head: Mapping[str, Any], weights: Mapping[str, str], **more: Any) -> Architecture:
+def bert(name: str, task: str, head: Mapping[str, Any], weights: Table, **more: Any) -> Architecture:
     """BERT with a head."""
     spec = {**SPEC, "head": head, **({"output_dim": Field("num_labels")} if more.get("labels") else {})}
     return Architecture(family=f"BERT ({name})", name=name, model_type="bert", base="bert.", task=task, spec=spec,

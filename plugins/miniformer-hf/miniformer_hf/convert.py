@@ -216,15 +216,18 @@ def _without_copies(architecture: Architecture, weights: Mapping[str, Tensor], e
 def _labels(config: Mapping[str, Any]) -> list[str]:
     """The labels of a classifier, in the order of its outputs."""
     named = config.get("id2label") or {str(i): f"LABEL_{i}" for i in range(2)}
-    return [str(named[key]) for key in sorted(named, key=int)]
+    try:
+        return [str(named[key]) for key in sorted(named, key=int)]
+    except (TypeError, ValueError):
+        raise UserError(f"id2label: expected an object of numbers to labels; found {named!r:.80}") from None
 
 
 def _misfit(tried: Sequence[tuple[Architecture, Found]]) -> str:
     """What keeps a model from each architecture, the nearest first; of one family the nearest head speaks."""
     lines: dict[str, str] = {}
-    for architecture, found in sorted(tried, key=lambda pair: len(pair[1].problems)):
+    for architecture, found in sorted(tried, key=lambda pair: (pair[1].problems[0].where == "assembly", len(pair[1].problems))):
         more = [f"and {len(found.problems) - TOLD} more"] if len(found.problems) > TOLD else []
         lines.setdefault(architecture.model_type,
-                         f"{architecture.family}: {'; '.join([*found.problems[:TOLD], *more])}")
+                         f"{architecture.family}: {'; '.join([*map(str, found.problems[:TOLD]), *more])}")
     return "\n  ".join(["this model fits no architecture that can be exported:", *lines.values()])
 

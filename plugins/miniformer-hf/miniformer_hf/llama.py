@@ -16,22 +16,29 @@ ROPE = {"rope_type": "default", "rope_theta": 10000.0, "factor": 1.0, "original_
         "partial_rotary_factor": 1.0, "attention_factor": None, "mscale": None, "mscale_all_dim": None, "beta_fast": 32,
         "beta_slow": 1, "truncate": True, "low_freq_factor": 1, "high_freq_factor": 4}
 """What `rope_parameters` may say, with what is meant where it is left out."""
-WRITTEN = {"default": (), "linear": ("factor",), "yarn": ("factor", "original_max_position_embeddings"),
-           "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor")}
+WRITTEN: Mapping[str, tuple[str, ...]] = {
+    "default": (), "linear": ("factor",), "yarn": ("factor", "original_max_position_embeddings"),
+    "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor")}
 """What is written of it."""
 
 
 def read(fields: Fields, weights: Mapping[str, Tensor]) -> Fields:
     """The rope, from either place where it is written: `rope_parameters`, or `rope_theta` and `rope_scaling`."""
-    said: dict[str, Any] = {name: value for name, value in (fields["rope_parameters"] or fields["rope_scaling"] or {}).items()
-                            if value is not None}
+    given = fields["rope_parameters"] or fields["rope_scaling"] or {}
+    if not isinstance(given, Mapping):
+        raise Unsupported("rope_parameters", given, ["an object", None])
+    said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     kind = said.pop("type", None)
-    said.setdefault("rope_type", kind or "default")
+    if said.setdefault("rope_type", kind or "default") not in WRITTEN:
+        raise Unsupported("rope_parameters.rope_type", said["rope_type"], list(WRITTEN))
     if fields["rope_theta"] is not None:
         said.setdefault("rope_theta", fields["rope_theta"])
     if unknown := [name for name in said if name not in ROPE]:
         raise Unsupported(f"rope_parameters.{unknown[0]}", said[unknown[0]], list(ROPE))
     rope = {**ROPE, **said}
+    for name in ("factor", "rope_theta", "original_max_position_embeddings"):
+        if not isinstance(rope[name], (int, float, type(ROPE[name]))):
+            raise Unsupported(f"rope_parameters.{name}", rope[name], ["a number"])
     length, factor = fields["max_position_embeddings"], rope["factor"]
     if rope["original_max_position_embeddings"] is not None and rope["original_max_position_embeddings"] * factor == length:
         rope["original_max_position_embeddings"] = None  # what miniformer takes unless told
@@ -40,7 +47,7 @@ def read(fields: Fields, weights: Mapping[str, Tensor]) -> Fields:
 
 def write(fields: Fields) -> Fields:
     """The rope as all versions of transformers read it."""
-    said = {name: fields.get(f"rope_parameters.{name}") for name in ROPE}
+    said: dict[str, Any] = {name: fields.get(f"rope_parameters.{name}") for name in ROPE}
     kept = {name: value for name, value in fields.items() if not name.startswith("rope_parameters.")}
     scaling = {name: said[name] for name in ("rope_type", *WRITTEN[said["rope_type"]])}
     if scaling.get("original_max_position_embeddings", 0) is None:

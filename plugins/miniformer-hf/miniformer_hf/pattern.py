@@ -6,7 +6,7 @@ A pattern is a mapping like a spec's, whose values are constants, or one of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -95,24 +95,35 @@ def _first(pattern: OneOf, fields: Mapping[str, Any]) -> Any:
     raise Unsupported(name, fields[name], [value for error in nearest if error.name == name for value in error.supported])
 
 
+class Problem(NamedTuple):
+    """A part of a spec that does not fit: where it stands, what is there, and what would fit."""
+
+    where: str
+    value: Any
+    choices: tuple[Any, ...]
+
+    def __str__(self) -> str:
+        return f"{self.where} is {self.value!r} instead of {' or '.join(map(repr, dict.fromkeys(self.choices)))}"
+
+
 @dataclass
 class Found:
     """What `match` found.
 
     Attributes:
         fields: of `config.json`.
-        problems: sentences that say what does not fit; none: it fits.
+        problems: what does not fit; none: it fits.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
-    problems: list[str] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
 
     def join(self, other: Found, where: str) -> None:
         """Add what a part of the spec gave; one field must have one value."""
         self.problems += other.problems
         for name, value in other.fields.items():
             if self.fields.setdefault(name, value) != value:
-                self.problems.append(f"{where} wants {name} {value!r}, and another part {self.fields[name]!r}")
+                self.problems.append(Problem(f"{name} by {where}", value, (self.fields[name],)))
 
 
 def match(pattern: Any, value: Any, where: str) -> Found:
@@ -135,7 +146,7 @@ def match(pattern: Any, value: Any, where: str) -> Found:
             cases = [case for case in pattern.cases if _name(case.pattern) == _name(value)]
             if not cases:
                 return _unfit(where, _name(value), [_name(case.pattern) for case in pattern.cases])
-            return min((_case(case, value, where) for case in cases), key=lambda found: len(found.problems))
+            return _nearest([_case(case, value, where) for case in cases])
         case Mapping() if "name" in pattern:
             if value["name"] != pattern["name"]:
                 return _unfit(where, value["name"], [pattern["name"]])
@@ -159,11 +170,19 @@ def _case(case: Case, value: Any, where: str) -> Found:
     return found
 
 
+def _nearest(tried: Sequence[Found]) -> Found:
+    """The case with the fewest problems; others that fail at the same places add what would fit there."""
+    best = min(tried, key=lambda found: len(found.problems))
+    alike = [found.problems for found in tried if [p.where for p in found.problems] == [p.where for p in best.problems]]
+    best.problems = [one._replace(choices=tuple(choice for other in others for choice in other.choices))
+                     for one, *others in ((problems[0], *problems) for problems in zip(*alike, strict=True))]
+    return best
+
+
 def _name(value: Any) -> Any:
     """The component that a spec or its pattern names; None: it is no spec."""
     return value["name"] if isinstance(value, Mapping) else None
 
 
-def _unfit(where: str, value: Any, expected: Any) -> Found:
-    choices = " or ".join(repr(one) for one in dict.fromkeys(expected))
-    return Found(problems=[f"{where} is {value!r} instead of {choices}"])
+def _unfit(where: str, value: Any, expected: Iterable[Any]) -> Found:
+    return Found(problems=[Problem(where, value, tuple(expected))])

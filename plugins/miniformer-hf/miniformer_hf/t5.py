@@ -12,7 +12,7 @@ from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 
 from .architecture import ACTIVATIONS, Architecture, Fields
 from .pattern import Case, Field, Free, OneOf, Unsupported
-from .weights import rows
+from .weights import Table, rows
 
 SHARED, HEAD = "shared.weight", "lm_head.weight"
 N_POSITIONS = 512
@@ -30,7 +30,7 @@ def read(fields: Fields, weights: Mapping[str, Tensor]) -> Fields:
     d_model, d_head = fields["d_model"], fields["d_kv"]
     scaled = fields["scale_decoder_outputs"]
     scaled = fields["tie_word_embeddings"] is not False if scaled is None else scaled
-    tied = HEAD not in weights or SHARED in weights and torch.equal(weights[HEAD], weights[SHARED])
+    tied = HEAD not in weights or (SHARED in weights and torch.equal(weights[HEAD], weights[SHARED]))
     start = fields["decoder_start_token_id"]
     return {**fields, "d_head": None if d_head * fields["num_heads"] == d_model else d_head, "tied": tied,
             "head_scale": d_model ** -0.5 if scaled else 1.0, "start": fields["pad_token_id"] or 0 if start is None else start}
@@ -50,7 +50,7 @@ def write(fields: Fields) -> Fields:
             "decoder_start_token_id": fields["start"]}
 
 
-def stack(side: str, ffn: int) -> dict[str | tuple[str, ...], str | tuple[str, ...]]:
+def stack(side: str, ffn: int) -> Table:
     """The rows of the encoder or the decoder, whose feed-forward is sub-layer `ffn`."""
     ours, theirs = f"{side}.blocks.{{i}}.", f"{side}.block.{{i}}.layer."
     dense = f"{theirs}{ffn}.DenseReluDense."
@@ -66,7 +66,7 @@ def stack(side: str, ffn: int) -> dict[str | tuple[str, ...], str | tuple[str, .
     }
 
 
-def attention(ours: str, theirs: str) -> dict[str, str | tuple[str, ...]]:
+def attention(ours: str, theirs: str) -> Table:
     """The rows of an attention."""
     return {f"{ours}q.weight": f"{theirs}q.weight", f"{ours}kv.weight": (f"{theirs}k.weight", f"{theirs}v.weight"),
             f"{ours}out.weight": f"{theirs}o.weight"}
@@ -86,7 +86,8 @@ T5 = Architecture(
         "dropout": Field("dropout_rate"), "attention": ATTENTION, "cross_attention": ATTENTION,
         "position": {"name": "t5-bias", "n_buckets": Field("relative_attention_num_buckets"),
                      "max_distance": Field("relative_attention_max_distance")},
-        "ffn": OneOf(Case({"name": "relu"}, {"feed_forward_proj": "relu"}), Case({"name": "gelu"}, {"feed_forward_proj": "gelu"}),
+        "ffn": OneOf(Case({"name": "relu"}, {"feed_forward_proj": "relu"}),
+                     Case({"name": "gelu"}, {"feed_forward_proj": "gelu"}),
                      Case({"name": "swiglu"}, {"feed_forward_proj": "gated-silu"}),
                      Case({"name": "glu", "activation": Field("feed_forward_proj", {
                          "gated-gelu": "gelu-tanh", **{f"gated-{name}": ours for name, ours in ACTIVATIONS.items()

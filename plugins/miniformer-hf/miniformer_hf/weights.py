@@ -14,6 +14,8 @@ from torch import Tensor
 
 from miniformer.kernel import UserError
 
+Names = str | tuple[str, ...]
+Table = dict[Names, Names]
 PARTS = ("weight", "bias")
 TOLD = 8
 
@@ -34,9 +36,9 @@ class Row:
     transposed: bool = False
 
 
-def rows(table: Mapping[str | tuple[str, ...], str | tuple[str, ...]], *, transposed: Iterable[str] = ()) -> tuple[Row, ...]:
+def rows(table: Table, *, transposed: Iterable[str] = ()) -> tuple[Row, ...]:
     """Rows from a table of ours and theirs; `transposed` are names of theirs."""
-    def names(value: str | tuple[str, ...]) -> tuple[str, ...]:
+    def names(value: Names) -> tuple[str, ...]:
         return (value,) if isinstance(value, str) else value
 
     turned = set(transposed)
@@ -50,7 +52,8 @@ def expand(table: Sequence[Row], present: Mapping[str, Tensor], n_layers: int) -
         text = "".join(row.ours)
         for i in range(n_layers if "{i}" in text else 1):
             for p in PARTS if "{p}" in text else PARTS[:1]:
-                one = Row(*(tuple(name.format(i=i, p=p) for name in side) for side in (row.ours, row.theirs)), row.transposed)
+                ours, theirs = (tuple(name.format(i=i, p=p) for name in side) for side in (row.ours, row.theirs))
+                one = Row(ours, theirs, row.transposed)
                 if all(name in present for name in one.ours):
                     found.append(one)
     return found
@@ -89,6 +92,6 @@ def to_ours(table: Sequence[Row], theirs: Mapping[str, Tensor], like: Mapping[st
     found = {}
     for row in table:
         turned = [theirs[name].T if row.transposed and theirs[name].ndim == 2 else theirs[name] for name in row.theirs]
-        parts = torch.cat(turned).split([like[name].shape[0] for name in row.ours])
+        parts = torch.split(torch.cat(turned), [like[name].shape[0] for name in row.ours])
         found.update({name: part.contiguous() for name, part in zip(row.ours, parts, strict=True)})
     return found

@@ -120,7 +120,8 @@ def bpe() -> Backend:
     backend = Backend(models.BPE())
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     backend.train_from_iterator(CORPUS, trainers.BpeTrainer(
-        vocab_size=300, show_progress=False, special_tokens=["<|endoftext|>"], initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+        vocab_size=300, show_progress=False, special_tokens=["<|endoftext|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     return backend
 
 
@@ -128,8 +129,8 @@ def llama_bpe() -> Backend:
     """A byte-level BPE that marks where a text begins, as Llama 3 does."""
     backend = bpe()
     backend.add_special_tokens(["<|begin_of_text|>", "<|end_of_text|>"])
-    begin = backend.token_to_id("<|begin_of_text|>")
-    backend.post_processor = processors.TemplateProcessing("<|begin_of_text|> $A", special_tokens=[("<|begin_of_text|>", begin)])
+    begin = "<|begin_of_text|>"
+    backend.post_processor = processors.TemplateProcessing(f"{begin} $A", special_tokens=[(begin, backend.token_to_id(begin))])
     return backend
 
 
