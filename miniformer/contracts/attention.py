@@ -102,7 +102,7 @@ def padding_is_not_heard(case: Case) -> None:
     _unheard(case, attend, layout, padding, "which is padding")
 
 
-@contract("attention")
+@contract("attention", examples=2)
 def hears_what_it_may(case: Case) -> None:
     """A token hears of every token that the rules let it see, and of none that its own rule hides.
 

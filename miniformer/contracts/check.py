@@ -23,7 +23,7 @@ from .properties import Broken, Property, Skip, properties_of
 from .report import Outcome, Report, Result
 from .subject import Subject
 
-FAST, THOROUGH = 20, 400
+FAST, THOROUGH = 30, 400
 """Examples a property."""
 ABILITIES = "declared-abilities-are-checked"
 
