@@ -35,7 +35,8 @@ class MultiHeadAttention(Attention):
         bias: biases in the projections.
         dropout: on the attention weights, in training.
         qk_norm: a norm over the width of each query and key, before rotation (Henry 2020, arXiv:2010.04245); None: none.
-        scale: factor of the scores; None: 1 / sqrt(E). T5 has 1 (Raffel 2020, arXiv:1910.10683).
+        scale: factor of the scores; None: 1 / sqrt(E). Queries start so that scores are alike whatever it is, as in T5, which
+            has 1 (Raffel 2020, arXiv:1910.10683).
         softcap: bound of the scores, by a tanh (Gemma 2, arXiv:2408.00118); None: none.
         sinks: learn a logit for each head that takes weight from the keys (gpt-oss, arXiv:2508.10925).
         kernel: what computes it; `auto`: the fastest that can do what the other options ask for.
@@ -62,7 +63,7 @@ class MultiHeadAttention(Attention):
         self.rotary_width = d_head
         self.dropout, self.scale, self.softcap = dropout, scale, softcap
         self.rule: MaskRule | None = None if window is None else Window(window)
-        self.q = linear(d_model, n_heads * self.d_head, bias)
+        self.q = linear(d_model, n_heads * self.d_head, bias, scale=1.0 if scale is None else self.d_head ** -0.5 / scale)
         self.kv = linear(d_model, 2 * self.n_kv_heads * self.d_head, bias)
         self.out = linear(n_heads * self.d_head, d_model, bias, scale=RESIDUAL)
         self.q_norm = None if qk_norm is None else build(Norm, qk_norm, self.d_head)

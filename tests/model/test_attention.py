@@ -80,6 +80,11 @@ def test_heads_have_the_width_and_scores_the_scale_that_are_asked_for(layout, n_
     close(module(x, Context(layout))[layout.real], expected[layout.real])
 
 
+def test_scores_start_alike_whatever_their_scale():
+    plain, scaled = mha(), mha(scale=3.0)
+    torch.testing.assert_close(scaled.q.weight * 3.0, plain.q.weight * E ** -0.5)
+
+
 def test_heads_of_another_width_are_rotated_as_a_whole():
     config = TransformerConfig(d_model=12, n_heads=2, n_layers=1, vocab_size=9, causal=True, position="rope",
                                attention={"name": "mha", "d_head": 4})
