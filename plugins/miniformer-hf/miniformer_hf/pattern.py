@@ -27,7 +27,7 @@ class Field:
 
 @dataclass(frozen=True)
 class Free:
-    """No matter to what the model computes: an import gives `default`, and an export takes any value."""
+    """No matter to what the model computes: an import gives `default`, a pattern too, and an export takes any value."""
 
     default: Any
 
@@ -69,7 +69,7 @@ def fill(pattern: Any, fields: Mapping[str, Any]) -> Any:
                     return ours
             raise Unsupported(name, fields[name], list(values))
         case Free(default):
-            return default
+            return fill(default, fields)
         case OneOf():
             return _first(pattern, fields)
         case Mapping():
@@ -150,18 +150,12 @@ def match(pattern: Any, value: Any, where: str) -> Found:
         case Mapping() if "name" in pattern:
             if value["name"] != pattern["name"]:
                 return _unfit(where, value["name"], [pattern["name"]])
-            # an option that the pattern does not name has its default there
-            return _match_all({**resolve(KINDS[where], pattern["name"]).options, **pattern}, value, f"{where}.")
-        case Mapping():
-            return _match_all(pattern, value, where)
+            found = Found()
+            options = {**resolve(KINDS[where], pattern["name"]).options, **pattern}  # what it does not name has its default
+            for name, part in value.items():
+                found.join(match(options[name], part, f"{where}.{name}"), f"{where}.{name}")
+            return found
     return Found() if pattern == value else _unfit(where, value, [pattern])
-
-
-def _match_all(pattern: Mapping[str, Any], value: Mapping[str, Any], prefix: str) -> Found:
-    found = Found()
-    for name, part in value.items():
-        found.join(match(pattern[name], part, f"{prefix}{name}"), f"{prefix}{name}")
-    return found
 
 
 def _case(case: Case, value: Any, where: str) -> Found:

@@ -74,7 +74,7 @@ def attention(ours: str, theirs: str) -> Table:
 
 ATTENTION: Mapping[str, Any] = {
     "name": "mha", "n_kv_heads": OneOf(Case(None), Case(Field("num_heads"))), "d_head": Field("d_head"), "scale": 1.0,
-    "dropout": Field("dropout_rate"), "kernel": Free("auto"),
+    "dropout": Free(Field("dropout_rate")), "kernel": Free("auto"),
 }
 
 T5 = Architecture(

@@ -23,6 +23,8 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from miniformer.inference.load import Trained, load
+from miniformer.kernel import UserError
+from miniformer.model.transformer import Transformer
 
 CASES: dict[str, tuple[str, Callable[[], Backend], dict[str, str]]] = {
     "gpt2": ("gpt2", bpe, {"eos_token": "<|endoftext|>"}),
@@ -123,17 +125,18 @@ def test_of_t5_the_source_is_a_whole_text(tmp_path: Path) -> None:
     assert said.split() == expected.split() != []
 
 
-def test_a_checkpoint_without_a_tokenizer_is_told_and_still_a_model(tmp_path: Path) -> None:
-    saved(MAKERS["llama"](), tmp_path / "there")
-    assert "no tokenizer.json" in run("import-hf", "there", "here", cwd=tmp_path).stderr
-    from miniformer.model.transformer import Transformer
+def test_a_checkpoint_without_a_tokenizer_is_told_and_still_a_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    import_folder(saved(MAKERS["llama"](), tmp_path / "there"), tmp_path / "here")
+    assert "no tokenizer.json" in caplog.text
     assert Transformer.from_pretrained(tmp_path / "here").config.ffn.name == "swiglu"
 
 
 def test_a_tokenizer_with_more_tokens_than_the_model_is_refused(tmp_path: Path) -> None:
     saved(MAKERS["gpt2"](), tmp_path / "there")
     PreTrainedTokenizerFast(tokenizer_object=bpe()).save_pretrained(tmp_path / "there")
-    assert "tokens, and the model has 41" in run("import-hf", "there", "here", code=2, cwd=tmp_path).stderr
+    with pytest.raises(UserError, match=r"\d+ tokens, and the model has 41"):
+        import_folder(tmp_path / "there", tmp_path / "here")
+    assert not (tmp_path / "here").exists()
 
 
 @pytest.mark.slow

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
+import types
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -13,9 +16,11 @@ from checkpoints import MAKERS, ids_of, ours, outputs, randomised, saved
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from miniformer_hf import export_folder, export_model, import_folder, import_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from miniformer.checkpoint.store import write_model
 from miniformer.config.model_config import TransformerConfig
+from miniformer.kernel import Entry, Registry, UserError, discover, hookimpl, use_registry
 from miniformer.model.assembly import Assembly
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
@@ -111,10 +116,36 @@ def test_two_ways_to_say_one_model_are_exported_alike(tmp_path: Path) -> None:
     assert import_model(tmp_path / "there").config == TransformerConfig(**SIZES, **LLAMA)
 
 
+def test_what_matters_in_training_alone_keeps_no_model_from_being_exported(tmp_path: Path) -> None:
+    config = TransformerConfig(**SIZES, **T5, dropout=0.1)  # and none on the attention weights, which T5 cannot say
+    export_model(Seq2SeqTransformer(config), tmp_path / "t5")
+    assert import_model(tmp_path / "t5").config.attention.options["dropout"] == 0.1
+    said = {**LLAMA, "dropout": 0.1, "activation_checkpointing": True, "attention": {"name": "mha", "kernel": "eager"}}
+    export_model(Transformer(TransformerConfig(**SIZES, **said)), tmp_path / "llama")
+    assert import_model(tmp_path / "llama").config == TransformerConfig(**SIZES, **LLAMA)
+
+
+def test_an_extension_that_changed_the_model_keeps_it_from_being_exported(tmp_path: Path) -> None:
+    class Wider:
+        """Adds to the model."""
+
+        @hookimpl
+        def model_assembled(self, model: Any) -> None:
+            """Changes nothing, for all that anybody knows."""
+
+    acme = types.ModuleType("acme_wider")
+    acme.Wider = Wider  # type: ignore[attr-defined]
+    model = Transformer(TransformerConfig(**SIZES, **LLAMA))
+    config = {"assembly": "transformer", "model": model.config.model_dump(mode="json"), "extensions": {"acme:wider": {}}}
+    with patch.dict(sys.modules, acme_wider=acme), use_registry(
+            Registry([*discover(), Entry("extension", "wider", "acme_wider:Wider", "acme", "1")])):
+        write_model(tmp_path / "here", model.state_dict(), config)
+        with pytest.raises(UserError, match="extension 'acme:wider' changed this model"):
+            export_folder(tmp_path / "here", tmp_path / "there")
+
+
 def test_older_names_of_tensors_are_read(tmp_path: Path) -> None:
     """Checkpoints of the first years: no base in the names of GPT-2, its masks in the file; gamma and beta in BERT."""
-    from safetensors.torch import save_file
-
     for maker in ("gpt2", "masked"):
         folder = saved(MAKERS[maker](), tmp_path / maker)
         expected, weights = import_model(folder), load_file(folder / "model.safetensors")
