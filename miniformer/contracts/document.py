@@ -22,8 +22,9 @@ def _lines() -> Iterator[str]:
     sections: dict[str, list[Property]] = {}
     for kind in KINDS:
         for prop in properties_of(kind):
-            title = next(iter(prop.kinds)) if len(prop.kinds) == 1 else f"All of {', '.join(k for k in KINDS if k in prop.kinds)}"
-            found = sections.setdefault("All kinds" if prop.kinds == KINDS.keys() else title, [])
+            kinds = [name for name in KINDS if name in prop.kinds]
+            title = kinds[0] if len(kinds) == 1 else "All kinds" if kinds == list(KINDS) else f"All of {', '.join(kinds)}"
+            found = sections.setdefault(title, [])
             if prop not in found:
                 found.append(prop)
     for title, properties in sections.items():
@@ -39,7 +40,9 @@ def _lines() -> Iterator[str]:
 
 
 def _notes(prop: Property) -> str:
-    notes = [f"Proves what a class declares: {', '.join(f'`{ability}`' for ability in sorted(prop.proves))}."] if prop.proves else []
+    notes = []
+    if prop.proves:
+        notes.append(f"Proves what a class declares: {', '.join(f'`{ability}`' for ability in sorted(prop.proves))}.")
     if prop.thorough:
         notes.append("Checked with `--thorough`.")
     if prop.note:

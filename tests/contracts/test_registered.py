@@ -1,4 +1,4 @@
-"""Everything that is registered keeps its promises, with no exception by name: the built-in components and installed plugins."""
+"""All that is registered keeps its promises, with no exception by name: built-in components and those of installed plugins."""
 
 from miniformer.contracts import contract_suite
 
