@@ -3,9 +3,9 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import layouts, seeds
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.contracts.drawing import layouts, seeds
 from miniformer.kernel import (
     Attention,
     ComponentSpec,
