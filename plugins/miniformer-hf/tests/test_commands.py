@@ -99,6 +99,7 @@ def test_the_task_is_that_of_the_head(imported: dict[str, Any], case: str, task:
         assert trained.task.labels == ("no", "yes", "maybe")
 
 
+@pytest.mark.slow
 def test_commands_import_generate_inspect_and_export(tmp_path: Path) -> None:
     model, tokenizer = there(tmp_path / "there", "gpt2")
     said = run("import-hf", "there", "here", cwd=tmp_path)
@@ -115,6 +116,7 @@ def test_commands_import_generate_inspect_and_export(tmp_path: Path) -> None:
     assert "back: exists already" in run("export-hf", "here", "back", code=2, cwd=tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_of_t5_the_source_is_a_whole_text(tmp_path: Path) -> None:
     model, tokenizer = there(tmp_path / "there", "t5")
     import_folder(tmp_path / "there", tmp_path / "here")
