@@ -23,6 +23,8 @@ from miniformer.kernel.spec import ComponentSpec, build, resolve
 if TYPE_CHECKING:
     from miniformer.kernel.interfaces import Attention, PositionEncoding
 
+    from .counting import Skeleton
+
 LAYER_SLOTS = ("attention", "position", "ffn", "norm")
 DEFAULTS = {"attention": "mha", "position": "rope", "ffn": "swiglu", "norm": "rmsnorm", "cross_attention": "mha"}
 KIND_OF = {"cross_attention": "attention"}
@@ -115,6 +117,24 @@ class TransformerConfig(BaseModel):
         """The same config with some fields changed, validated again; a shorthand replaces what it is short for."""
         kept = self.model_dump(mode="json", exclude={slot for name, slot in SHORTHANDS.items() if name in fields})
         return TransformerConfig.model_validate({**kept, **fields})
+
+    def skeleton(self, assembly: str = "transformer") -> Skeleton:
+        """The model without storage, to count what it costs: `transformer`, or of the same parts `seq2seq`."""
+        from .counting import Skeleton  # needs torch, as a config by itself does not
+
+        return Skeleton(self, assembly)
+
+    def parameter_count(self, assembly: str = "transformer") -> int:
+        """See `Skeleton.parameter_count`."""
+        return self.skeleton(assembly).parameter_count()
+
+    def flops_per_token(self, length: int, source_length: int = 0, assembly: str = "transformer") -> int:
+        """See `Skeleton.flops_per_token`."""
+        return self.skeleton(assembly).flops_per_token(length, source_length)
+
+    def state_bytes(self, batch: int, length: int, source_length: int = 0, assembly: str = "transformer") -> int:
+        """See `Skeleton.state_bytes`."""
+        return self.skeleton(assembly).state_bytes(batch, length, source_length)
 
     def _check(self) -> None:
         """Traits that must fit each other, and constructors that must accept their sizes."""
