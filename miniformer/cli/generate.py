@@ -35,7 +35,7 @@ def command(run: str, prompt: str, max_new_tokens: int, temperature: float, gree
     trained = load(run)
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
-    ids = trained.tokenizer.encode(prompt)
+    ids = trained.task.prompt(prompt, trained.tokenizer)
     tokens = stream(trained.model, torch.tensor(ids), max_new_tokens, temperature=0.0 if greedy else temperature,
                     top_k=top_k, top_p=top_p, seed=seed, eos_id=trained.tokenizer.eos_id, use_state=not no_state)
     if not trained.model.has_source:

@@ -68,10 +68,9 @@ def cuts(draw: st.DrawFn, length: int) -> list[int]:
 
 def options(cls: type) -> st.SearchStrategy[dict[str, Any]]:
     """Options of a component class by its own schema; any of them may be left at its default; some may be refused."""
-    choices, fields = choices_of(cls), options_of(cls).model_fields
-    required, optional = ({name: st.sampled_from(found) for name, found in choices.items()
-                           if fields[name].is_required() == wanted} for wanted in (True, False))
-    return st.fixed_dictionaries(required, optional=optional)
+    fields, drawn = options_of(cls).model_fields, {name: st.sampled_from(found) for name, found in choices_of(cls).items()}
+    required = {name: one for name, one in drawn.items() if fields[name].is_required()}
+    return st.fixed_dictionaries(required, optional={name: one for name, one in drawn.items() if name not in required})
 
 
 def choices_of(cls: type) -> dict[str, list[Any]]:

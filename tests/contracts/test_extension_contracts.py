@@ -8,10 +8,11 @@ import sys
 
 import pytest
 import torch
-from contracts.mutants.extension import Scaled
 
 from miniformer.contracts import Outcome, check_component, extension
 from miniformer.contracts.rehearsal import Runs, rehearse
+
+from .mutants.extension import Scaled
 
 PATCHING = '''
 import torch

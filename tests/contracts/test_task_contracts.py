@@ -6,7 +6,6 @@ Tasks with a fault, and the property that names it, are in mutants/task.py.
 import json
 
 import pytest
-from contracts.mutants import task as tasks
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,6 +14,8 @@ from miniformer.contracts.case import Case
 from miniformer.contracts.subject import Subject
 from miniformer.contracts.tasking import CUT, LIMIT, RECORDS, Tasking, near, records_of
 from miniformer.kernel.task import Task
+
+from .mutants import task as tasks
 
 HEALTHY = [tasks.Sorting, tasks.Texts, tasks.Gaps, tasks.Naming, tasks.Tagging, tasks.Counting, tasks.Matching]
 

@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 from hypothesis import given
-from strategies import layouts
 from torch import nn
 
+from miniformer.contracts.drawing import layouts
 from miniformer.kernel import Head, Layout, SpecError, build
 from miniformer.model.head import (
     ClassificationHead,
@@ -82,6 +82,15 @@ def test_a_summary_is_blind_to_what_stands_in_the_padding(cls, pool, junk):
     nn.init.normal_(head.out.weight)
     other = torch.where(layout.real[..., None], x, junk)
     assert torch.equal(head.summary(x, layout), head.summary(other, layout))
+
+
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_a_scale_is_a_factor_of_the_scores_before_a_soft_cap(softcap):
+    plain, scaled = LanguageModelHead(4, 5), LanguageModelHead(4, 5, scale=0.3, softcap=softcap)
+    scaled.load_state_dict(plain.state_dict())
+    x = torch.randn(3, 4)
+    scores = 0.3 * plain(x)
+    torch.testing.assert_close(scaled(x), scores if softcap is None else softcap * torch.tanh(scores / softcap))
 
 
 def test_a_soft_cap_bounds_scores_and_keeps_their_order():

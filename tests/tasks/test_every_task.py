@@ -1,16 +1,13 @@
-"""What every registered task keeps: the contracts of tasks, and what the built-in ones embed."""
+"""What the built-in tasks have beyond the contracts of tasks, which tests/contracts checks: records, and predictors to beat."""
 
 import json
 from itertools import islice
 
 import pytest
 
-from miniformer.contracts import contract_suite
 from miniformer.kernel import Task, build, current_registry
 
 NAMES = [entry.name for entry in current_registry().entries("task") if entry.distribution == "miniformer"]
-
-test_contracts = contract_suite("task")
 
 
 @pytest.mark.parametrize("name", NAMES)
