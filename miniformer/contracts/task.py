@@ -158,6 +158,8 @@ def answers_know_no_labels(case: Case) -> None:
         example = task.examples(known, one.tokenizer, None if task.packs else LIMIT)[0]
         if task.Input is None and asked.source is not None:  # the rest of a text, to be written from what there is of it
             example = replace(example, source=asked.source)
+        if asked.source is not None and example.source is not None:
+            near(list(map(int, example.source)), list(map(int, asked.source)), f"{what} and without: token of the source")
         near(one.answers(one.rows([example])), told, f"{what} and without: answer")
 
 
