@@ -29,12 +29,16 @@ def sentences():
 class Sorting(Classification):
     """Tool or fruit."""
 
+    kind = "task"
+
     def stdlib(self):
         return [(where, LabelledRecord(input=text, label=("tool", "fruit")[n % 2])) for where, n, _, text in sentences()]
 
 
 class Texts(LanguageModeling):
     """The next token of short texts."""
+
+    kind = "task"
 
     def stdlib(self):
         return [(where, TextRecord(text=text)) for where, _, _, text in sentences()]
@@ -43,6 +47,8 @@ class Texts(LanguageModeling):
 class Gaps(MaskedLanguageModeling):
     """Hidden tokens of short texts."""
 
+    kind = "task"
+
     def stdlib(self):
         return [(where, TextRecord(text=text)) for where, _, _, text in sentences()]
 
@@ -50,12 +56,16 @@ class Gaps(MaskedLanguageModeling):
 class Naming(Seq2Seq):
     """The thing that a text is about."""
 
+    kind = "task"
+
     def stdlib(self):
         return [(where, Answered(source=text, target=thing)) for where, _, thing, text in sentences()]
 
 
 class Tagging(TokenClassification):
     """Which words are short."""
+
+    kind = "task"
 
     def stdlib(self):
         words = {where: text.split() for where, _, _, text in sentences()}
@@ -66,12 +76,16 @@ class Tagging(TokenClassification):
 class Counting(Regression):
     """The number in a text."""
 
+    kind = "task"
+
     def stdlib(self):
         return [(where, ValuedRecord(input=text, value=float(n))) for where, n, _, text in sentences()]
 
 
 class Matching(Embedding):
     """Texts and the things that they are about."""
+
+    kind = "task"
 
     def stdlib(self):
         return [(where, PairRecord(anchor=text, positive=f"{thing} {n}")) for where, n, thing, text in sentences()]
@@ -80,7 +94,7 @@ class Matching(Embedding):
 class ShiftsTwice(Texts):
     """Labels are shifted when a batch is made, and once more in the loss."""
 
-    kind, caught_by = "task", "labels-are-shifted-once"
+    caught_by = "labels-are-shifted-once"
 
     def loss(self, hidden, head, batch):
         return next_tokens(hidden[:, :-1], head, batch.targets["following"][:, 1:])
@@ -89,7 +103,7 @@ class ShiftsTwice(Texts):
 class NeverShifts(Texts):
     """Each token is to be said where it is seen."""
 
-    kind, caught_by = "task", "labels-are-shifted-once"
+    caught_by = "labels-are-shifted-once"
 
     def loss(self, hidden, head, batch):
         return next_tokens(hidden, head, torch.where(batch.layout.real, batch.inputs, -1))
@@ -98,7 +112,7 @@ class NeverShifts(Texts):
 class MeanOfTheBatch(Sorting):
     """The loss is a mean already, and weighs nothing but itself."""
 
-    kind, caught_by = "task", "losses-add-up"
+    caught_by = "losses-add-up"
 
     def loss(self, hidden, head, batch):
         term = super().loss(hidden, head, batch)
@@ -108,21 +122,21 @@ class MeanOfTheBatch(Sorting):
 class HidesItsNeighbours(Matching):
     """Its loss hangs on who else is in the batch, and it does not say so."""
 
-    kind, caught_by = "task", "losses-add-up"
+    caught_by = "losses-add-up"
     additive = True
 
 
 class DeniesThatItAddsUp(Sorting):
     """Its losses add up, and it says that they do not."""
 
-    kind, caught_by = "task", "losses-add-up"
+    caught_by = "losses-add-up"
     additive = False
 
 
 class CountsPadding(Tagging):
     """Labels are padded with a label."""
 
-    kind, caught_by = "task", "padding-does-not-count"
+    caught_by = "padding-does-not-count"
 
     def collate(self, examples):
         batch = super().collate(examples)
@@ -133,7 +147,7 @@ class CountsPadding(Tagging):
 class RightAboutPadding(Naming):
     """Accuracy is over all positions, of which padding is always right."""
 
-    kind, caught_by = "task", "padding-does-not-count"
+    caught_by = "padding-does-not-count"
 
     def update(self, metrics, hidden, head, batch, loss):
         super().update({**metrics, "accuracy": MeanMetric()}, hidden, head, batch, loss)
@@ -144,7 +158,7 @@ class RightAboutPadding(Naming):
 class ReadsTheLastColumn(Sorting):
     """What is said of a row is read where the longest row ends."""
 
-    kind, caught_by = "task", "padding-does-not-count"
+    caught_by = "padding-does-not-count"
 
     def predict(self, hidden, head, batch):
         scores = head(hidden[:, -1:])[:, 0]
@@ -154,7 +168,7 @@ class ReadsTheLastColumn(Sorting):
 class MeanOfMeans(Tagging):
     """The accuracy of each batch counts the same, whatever its size."""
 
-    kind, caught_by = "task", "metrics-do-not-hang-on-batching"
+    caught_by = "metrics-do-not-hang-on-batching"
 
     def metrics(self, tokenizer):
         return {"accuracy": MeanMetric()}
@@ -167,7 +181,7 @@ class MeanOfMeans(Tagging):
 class MetricsOfTheLastPass(Sorting):
     """Metrics are made once and never start anew."""
 
-    kind, caught_by = "task", "metrics-do-not-hang-on-batching"
+    caught_by = "metrics-do-not-hang-on-batching"
 
     def metrics(self, tokenizer):
         if not hasattr(self, "made"):
@@ -178,7 +192,7 @@ class MetricsOfTheLastPass(Sorting):
 class PerplexityOfMeans(Texts):
     """Perplexity is made of the mean loss of each batch."""
 
-    kind, caught_by = "task", "metrics-match-the-loss"
+    caught_by = "metrics-match-the-loss"
 
     def update(self, metrics, hidden, head, batch, loss):
         super().update(metrics, hidden, head, batch, LossTerm(loss.sum / loss.weight, torch.ones_like(loss.weight)))
@@ -187,7 +201,7 @@ class PerplexityOfMeans(Texts):
 class LongestFirst(Sorting):
     """Rows are sorted by length, and their predictions are not sorted back."""
 
-    kind, caught_by = "task", "predicts-every-row-in-order"
+    caught_by = "predicts-every-row-in-order"
 
     def collate(self, examples):
         return super().collate(sorted(examples, key=lambda example: -len(example.tokens)))
@@ -196,7 +210,7 @@ class LongestFirst(Sorting):
 class SilentWhenUnsure(Sorting):
     """A row whose label is not clear gets no prediction."""
 
-    kind, caught_by = "task", "predicts-every-row-in-order"
+    caught_by = "predicts-every-row-in-order"
 
     def predict(self, hidden, head, batch):
         return [one for one in super().predict(hidden, head, batch) if max(one["probabilities"].values()) > 0.9]
@@ -205,7 +219,7 @@ class SilentWhenUnsure(Sorting):
 class PredictsTensors(Counting):
     """A prediction is a tensor, which no file can hold."""
 
-    kind, caught_by = "task", "predicts-every-row-in-order"
+    caught_by = "predicts-every-row-in-order"
 
     def predict(self, hidden, head, batch):
         return [{"value": torch.tensor(one["value"])} for one in super().predict(hidden, head, batch)]
@@ -214,7 +228,7 @@ class PredictsTensors(Counting):
 class AnswerAtTheEnd(Sorting):
     """The label is a token at the end of the text."""
 
-    kind, caught_by = "task", "answers-know-no-labels"
+    caught_by = "answers-know-no-labels"
 
     def encode(self, record, tokenizer):
         example = super().encode(record, tokenizer)
@@ -224,7 +238,7 @@ class AnswerAtTheEnd(Sorting):
 class AnswerInTheBatch(Counting):
     """The number to be said stands where the first token was, where it is known."""
 
-    kind, caught_by = "task", "answers-know-no-labels"
+    caught_by = "answers-know-no-labels"
 
     def collate(self, examples):
         batch = super().collate(examples)
@@ -236,7 +250,7 @@ class AnswerInTheBatch(Counting):
 class AnswerInTheSource(Naming):
     """The target ends the source, as in a prompt with an example."""
 
-    kind, caught_by = "task", "answers-know-no-labels"
+    caught_by = "answers-know-no-labels"
 
     def encode(self, record, tokenizer):
         example = super().encode(record, tokenizer)
@@ -246,7 +260,7 @@ class AnswerInTheSource(Naming):
 class DropsWords(Texts):
     """Some tokens are hidden, drawn from the random numbers of the whole process."""
 
-    kind, caught_by = "task", "collates-the-same-each-time"
+    caught_by = "collates-the-same-each-time"
 
     def collate(self, examples):
         batch = super().collate(examples)
@@ -256,7 +270,7 @@ class DropsWords(Texts):
 class LearnsInSecret(Counting):
     """What it learns stays in the task that learnt it: made again it takes numbers as they are."""
 
-    kind, caught_by = "task", "what-it-learnt-makes-it-again"
+    caught_by = "what-it-learnt-makes-it-again"
 
     def fit(self, records):
         learnt = dict(super().fit(records))
@@ -267,7 +281,7 @@ class LearnsInSecret(Counting):
 class LearnsAgain(Counting):
     """It learns on top of what it has learnt, so that made again it is another."""
 
-    kind, caught_by = "task", "what-it-learnt-makes-it-again"
+    caught_by = "what-it-learnt-makes-it-again"
 
     def fit(self, records):
         learnt = dict(super().fit(records))
@@ -286,7 +300,7 @@ class Prompted(LabelledRecord):
 class ReadsOtherRecords(Sorting):
     """A record is changed by reading it."""
 
-    kind, caught_by = "task", "records-survive-json"
+    caught_by = "records-survive-json"
     Record = Prompted
 
     def stdlib(self):
@@ -296,7 +310,7 @@ class ReadsOtherRecords(Sorting):
 class OtherWords(Sorting):
     """The baseline speaks of `acc`, and the metrics of `accuracy`."""
 
-    kind, caught_by = "task", "baselines-speak-in-its-metrics"
+    caught_by = "baselines-speak-in-its-metrics"
 
     def baselines(self, train, held_out, tokenizer):
         return {name: {"acc": values["accuracy"]} for name, values in super().baselines(train, held_out, tokenizer).items()}
@@ -305,7 +319,7 @@ class OtherWords(Sorting):
 class NeverCuts(Sorting):
     """Texts are as long as they are."""
 
-    kind, caught_by = "task", "keeps-to-the-limit"
+    caught_by = "keeps-to-the-limit"
 
     def examples(self, record, tokenizer, limit):
         return [self.encode(record, tokenizer)]
@@ -314,7 +328,7 @@ class NeverCuts(Sorting):
 class OneLongText(Texts):
     """Texts that share a row are one text."""
 
-    kind, caught_by = "task", "packing-changes-nothing"
+    caught_by = "packing-changes-nothing"
 
     def collate(self, examples):
         batch = super().collate(examples)
@@ -324,7 +338,7 @@ class OneLongText(Texts):
 class SaysTheNextText(Texts):
     """The last token of a text is to say the first of the next."""
 
-    kind, caught_by = "task", "packing-changes-nothing"
+    caught_by = "packing-changes-nothing"
 
     def collate(self, examples):
         batch = super().collate(examples)
@@ -336,7 +350,7 @@ class SaysTheNextText(Texts):
 class NeverReads(Naming):
     """The encoder is given padding."""
 
-    kind, caught_by = "task", "the-source-is-read"
+    caught_by = "the-source-is-read"
 
     def collate(self, examples):
         batch = super().collate(examples)
@@ -347,7 +361,7 @@ class NeverReads(Naming):
 class RewardsErrors(Sorting):
     """The sign of the loss is wrong, and its gradient with it."""
 
-    kind, caught_by = "task", "a-few-steps-lower-the-loss"
+    caught_by = "a-few-steps-lower-the-loss"
 
     def loss(self, hidden, head, batch):
         term = super().loss(hidden, head, batch)
@@ -357,7 +371,7 @@ class RewardsErrors(Sorting):
 class Detached(Counting):
     """Its loss is a number that no gradient comes from."""
 
-    kind, caught_by = "task", "a-few-steps-lower-the-loss"
+    caught_by = "a-few-steps-lower-the-loss"
 
     def loss(self, hidden, head, batch):
         return LossTerm(*(part.detach() for part in super().loss(hidden, head, batch)))
