@@ -94,8 +94,8 @@ def _runs(subject: Subject) -> Runs:
     if "<locals>" in subject.cls.__qualname__:
         raise Skip("it is defined inside a function, where no other process can import it")
     runs = _rehearsed(subject.cls, json.dumps(to_jsonable_python(subject.fixed), sort_keys=True))
-    if runs.missing:
-        raise Skip(f"another process cannot import its module: {runs.missing}")
+    if runs.untried:
+        raise Skip(f"in another process {runs.untried}")
     return runs
 
 

@@ -36,7 +36,8 @@ def test_a_healthy_extension_breaks_no_promise():
 
 @pytest.mark.parametrize(("runs", "name", "told"), [
     (Runs("a", "a", "a", refused="it serves models of 7 layers"), "a-run-with-it-ends", "models of 7 layers"),
-    (Runs(missing="ModuleNotFoundError: acme"), "installed-is-not-active", "ModuleNotFoundError: acme"),
+    (Runs(untried="its module cannot be imported: acme"), "installed-is-not-active",
+     "in another process its module cannot be imported: acme"),
 ], ids=["it refuses", "it cannot be imported there"])
 def test_what_could_not_be_tried_is_skipped_with_the_reason(monkeypatch, runs, name, told):
     monkeypatch.setattr(extension, "rehearse", lambda cls, options: runs)
