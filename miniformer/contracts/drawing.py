@@ -118,7 +118,7 @@ def _numbers(number: type, metadata: Sequence[Any], default: Any) -> list[Any]:
     near = default or low or 1
     if number is int:
         found: list[Any] = [*range(int(low or 0), int(low or 0) + 9), near // 2, near + 1, 2 * near,
-                            *([] if default else [50, 1000])]
+                            *([] if default else [50])]
     elif low is not None and high is not None:
         found = [low + part * (high - low) for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
     else:

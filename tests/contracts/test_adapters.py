@@ -1,5 +1,7 @@
 """Attentions of other libraries, wrapped as components: the kit says what they keep and what they do not."""
 
+from functools import cache
+
 import torch
 
 from miniformer.contracts import Outcome, check_component
@@ -11,6 +13,7 @@ from .adapters import TorchAttention, XTransformers, allowed
 STATE = {"steps-give-the-whole", "reordered-rows-go-on", "cut-states-go-on", "states-are-separate", "a-state-tells-its-size"}
 
 
+@cache
 def outcomes(cls, outcome):
     report = check_component("attention", cls)
     return {result.property for result in report.results if result.outcome is outcome}, report

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args
 
 from .architecture import ACTIVATIONS, Architecture
+from .bert_parts import Activation
 from .pattern import Case, Field, Free, OneOf
 from .weights import Table, rows
 
@@ -60,7 +61,7 @@ MASKED = bert(
     "BertForMaskedLM", "masked-lm",
     {"name": "miniformer-hf:bert-mlm", "eps": EPS,
      "activation": Field("hidden_act", {name: ours for name, ours in ACTIVATIONS.items()
-                                        if ours in ("gelu", "gelu-tanh", "relu", "silu")})},
+                                        if ours in get_args(Activation)})},
     {"head.dense.{p}": "cls.predictions.transform.dense.{p}", "head.norm.{p}": "cls.predictions.transform.LayerNorm.{p}",
      "head.out.bias": "cls.predictions.bias"},
     copies={"cls.predictions.decoder.weight": "bert.embeddings.word_embeddings.weight",

@@ -72,6 +72,8 @@ def attention(ours: str, theirs: str) -> Table:
             f"{ours}out.weight": f"{theirs}o.weight"}
 
 
+GATED = {"gated-gelu": "", **{f"gated-{name}": ours for name, ours in ACTIVATIONS.items()}} | {"gated-gelu": "gelu-tanh"}
+"""What `feed_forward_proj` says of a gated one, first what is written; its gelu is the approximation by a tanh."""
 ATTENTION: Mapping[str, Any] = {
     "name": "mha", "n_kv_heads": OneOf(Case(None), Case(Field("num_heads"))), "d_head": Field("d_head"), "scale": 1.0,
     "dropout": Free(Field("dropout_rate")), "kernel": Free("auto"),
@@ -89,9 +91,7 @@ T5 = Architecture(
         "ffn": OneOf(Case({"name": "relu"}, {"feed_forward_proj": "relu"}),
                      Case({"name": "gelu"}, {"feed_forward_proj": "gelu"}),
                      Case({"name": "swiglu"}, {"feed_forward_proj": "gated-silu"}),
-                     Case({"name": "glu", "activation": Field("feed_forward_proj", {
-                         "gated-gelu": "gelu-tanh", **{f"gated-{name}": ours for name, ours in ACTIVATIONS.items()
-                                                       if name != "gelu"}})}),
+                     Case({"name": "glu", "activation": Field("feed_forward_proj", GATED)}),
                      Case({"name": "mlp", "activation": Field("feed_forward_proj", ACTIVATIONS)})),
         "norm": {"name": "rmsnorm", "eps": Field("layer_norm_epsilon")},
         "head": {"name": "lm", "tied": Field("tied"), "scale": Field("head_scale")},
