@@ -20,7 +20,8 @@ from miniformer.kernel.layout import Layout
 from miniformer.kernel.task import Batch
 
 from .block import Stack
-from .decoding import Feed, Sampling, decode
+from .decoding import Feed, decode, start_rows
+from .sampling import Sampling
 from .state import DecodingState
 
 Readout = Callable[[Tensor, Head], Any]
@@ -77,11 +78,15 @@ class Assembly(nn.Module, ABC):
         Raises:
             UserError: settings out of range, an empty prompt, or a model that cannot write.
         """
-        sampling = Sampling(temperature if do_sample else 0.0, top_k, top_p, repetition_penalty)
+        sampling = Sampling(temperature if do_sample else 0.0, top_k, top_p, repetition_penalty=repetition_penalty)
         eos_id = self.config.eos_id if eos_id is None else eos_id  # no token is -1
         feed = self.feed(input_ids, max_new_tokens, layout=layout, use_state=use_state, bos_id=bos_id)
-        steps = [input_ids.new_tensor(tokens) for tokens in decode(feed, max_new_tokens, sampling, eos_id=eos_id, seed=seed)]
-        written = torch.stack(steps, dim=1) if steps else input_ids[:, :0]
+        seeds = [None if seed is None else seed + b for b in range(len(input_ids))]
+        rows = start_rows(feed, [max_new_tokens] * len(seeds), seeds)
+        for _ in decode(feed, rows, sampling, eos_id):
+            pass
+        longest = max(len(row.new) for row in rows)
+        written = input_ids.new_tensor([row.new + [eos_id] * (longest - len(row.new)) for row in rows])
         return written if self.has_source else torch.cat([input_ids, written], dim=1)
 
     def save_pretrained(self, folder: str | Path) -> None:

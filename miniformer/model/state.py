@@ -13,6 +13,8 @@ from miniformer.kernel.state import State
 class DecodingState(State):
     """The states of a model's layers, with the layout of all columns so far (None before the first)."""
 
+    memory: Memory | None = None
+
     def __init__(self, layers: list[State | None], capacity: int) -> None:
         self.layers, self.capacity = layers, capacity
         self.layout: Layout | None = None
@@ -98,14 +100,21 @@ class EncoderDecoderState(DecodingState):
 
     @property
     def nbytes(self) -> int:
+        assert self.memory is not None
         return super().nbytes + self.memory.hidden.nbytes + sum(state.nbytes for state in self.cross if state is not None)
 
     def reorder(self, index: Tensor) -> None:
         super().reorder(index)
-        self.memory = Memory(self.memory.hidden[index], self.memory.layout.rows(index))
+        assert self.memory is not None
+        self.memory = rows_of(self.memory, index)
         for state in self.cross:
             if state is not None:
                 state.reorder(index)
+
+
+def rows_of(memory: Memory, index: Tensor) -> Memory:
+    """The rows of a memory that `index` `[N]` picks, in its order."""
+    return Memory(memory.hidden[index], memory.layout.rows(index))
 
 
 class MemoryState(State):
