@@ -15,7 +15,7 @@ from miniformer.checkpoint.store import SavedModel, read_model, restore, write_m
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import SpecError, StateError, UserError
-from miniformer.kernel.interfaces import Head, PositionEncoding
+from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.task import Batch
 
@@ -55,6 +55,12 @@ class Assembly(nn.Module, ABC):
     @abstractmethod
     def generates(self) -> bool:
         """Whether it can write token by token."""
+
+    @property
+    def endless(self) -> bool:
+        """Whether it takes sequences longer than `max_seq_len`."""
+        stacks = [module for module in self.modules() if isinstance(module, Stack)]
+        return all(encoding.extrapolates for stack in stacks for encoding in stack.encodings)
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, max_new_tokens: int = 100, *, temperature: float = 1.0, top_k: int = 50,
@@ -131,8 +137,7 @@ class Assembly(nn.Module, ABC):
 
     def _check_length(self, length: int, stack: Stack) -> None:
         if length > self.config.max_seq_len:
-            for encoding in stack.positions:
-                assert isinstance(encoding, PositionEncoding)
+            for encoding in stack.encodings:
                 if not encoding.extrapolates:
                     raise SpecError(f"{length} tokens: position {self.config.position.name!r} ends at max_seq_len = "
                                     f"{self.config.max_seq_len}")

@@ -1,0 +1,196 @@
+"""`Engine`: texts that a model writes after prompts, alone, in batches of any lengths, or piece by piece."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch.nn.utils.rnn import pad_sequence
+
+from miniformer.kernel.errors import UserError
+from miniformer.kernel.layout import Layout
+from miniformer.kernel.task import Tokenizer
+from miniformer.model.assembly import Assembly
+from miniformer.model.decoding import Feed, Finish, Row, decode, start_rows
+from miniformer.model.sampling import Sampling
+
+from .text import TextWriter
+
+PLAIN = Sampling()
+AHEAD = 8
+"""Batches of prompts that are sorted by length at a time, so that little is padded."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What was written after a prompt.
+
+    Attributes:
+        prompt: as it was given.
+        text: what was written, without the prompt and what ended it.
+        tokens: those that were written; without the end token, and with those of a stop string.
+        logprobs: the log-probability of each by the model, before any edit or filter.
+        finish_reason: `eos`: the model ended it; `stop`: a stop string did; `length`: it is as long as it may be.
+    """
+
+    prompt: str
+    text: str
+    tokens: list[int]
+    logprobs: list[float]
+    finish_reason: Finish
+
+
+class Stream(Iterator[str]):
+    """The pieces of a text, as they are written; `answer` is there when they have ended."""
+
+    answer: Answer | None = None
+
+    def __init__(self, pieces: Iterator[str | Answer]) -> None:
+        self._pieces = pieces
+
+    def __next__(self) -> str:
+        piece = next(self._pieces)
+        if isinstance(piece, str):
+            return piece
+        self.answer = piece
+        raise StopIteration
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as tokens, and how many new ones there is room for, up to what was asked for."""
+
+    text: str
+    ids: list[int]
+    room: int
+
+
+class Engine:
+    """A model that writes, with the tokenizer of its texts.
+
+    What is written after a prompt hangs on the prompt, the settings and the seed alone, and not on what else is in the batch.
+
+    Args:
+        model: a decoder, which goes on from its prompt, or an encoder-decoder, which answers it; it runs where its weights are.
+        tokenizer: its `eos_id` ends texts.
+        batch_size: prompts that are written after together.
+        use_state: keep what the layers remember between steps; without, everything is computed again at each step.
+    """
+
+    def __init__(self, model: Assembly, tokenizer: Tokenizer, *, batch_size: int = 16, use_state: bool = True) -> None:
+        if batch_size < 1:
+            raise UserError(f"batch_size: at least 1; found {batch_size}")
+        self.model, self.tokenizer, self.batch_size, self.use_state = model, tokenizer, batch_size, use_state
+
+    def generate(self, prompts: Iterable[str], sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
+                 stop: Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Iterator[Answer]:
+        """What is written after each prompt, in order; prompts are taken as answers are asked for, some ahead.
+
+        Args:
+            prompts: texts.
+            sampling: how tokens are chosen.
+            max_new_tokens: at most so many; fewer, where the model's positions end before.
+            stop: strings that end a text.
+            seed: of the draws after every prompt, so that a prompt is answered as it would be alone; None: torch's own.
+            truncate: of a prompt that is too long, keep the end; see `encode`.
+
+        Raises:
+            UserError: a prompt is empty or too long, settings are out of range, or the model cannot write.
+        """
+        remaining = iter(prompts)
+        while some := list(itertools.islice(remaining, AHEAD * self.batch_size)):
+            asked = [self.encode(prompt, max_new_tokens, truncate) for prompt in some]
+            found: dict[int, Answer] = {}
+            for places in self._batches(asked):
+                for place, piece in self._pieces([asked[i] for i in places], sampling, stop, seed):
+                    if isinstance(piece, Answer):
+                        found[places[place]] = piece
+            yield from (found[i] for i in range(len(some)))
+
+    def stream(self, prompt: str, sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
+               stop: Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Stream:
+        """What is written after one prompt, piece by piece; arguments and errors as those of `generate`."""
+        asked = [self.encode(prompt, max_new_tokens, truncate)]
+        return Stream(piece for _, piece in self._pieces(asked, sampling, stop, seed))
+
+    def encode(self, prompt: str, max_new_tokens: int, truncate: bool = False) -> Prompt:
+        """A prompt as tokens that the model has positions for.
+
+        With `truncate`, one that leaves no room for `max_new_tokens` within `max_seq_len` tokens loses tokens from its start
+        (but for the one that marks it), until there is room or it is half of `max_seq_len`.
+
+        Raises:
+            UserError: no tokens, or more than there are positions.
+        """
+        if max_new_tokens < 0:
+            raise UserError(f"max_new_tokens: not negative; found {max_new_tokens}")
+        model, ids = self.model, self.tokenizer.encode(prompt)
+        if not ids:
+            raise UserError("the prompt has no tokens, and this tokenizer no token that marks a start; expected some text")
+        whole = model.config.max_seq_len
+        if truncate:
+            most = whole if model.has_source else max(whole // 2, whole + 1 - max_new_tokens)
+            if len(ids) > most:
+                start = ids[:1] if ids[0] == self.tokenizer.bos_id and most > 1 else []
+                ids = start + ids[len(start) - most:]
+        if not model.endless and len(ids) > whole:
+            raise UserError(f"the prompt has {len(ids)} tokens, and this model reads at most max_seq_len = {whole}; shorten "
+                            "it, or have its start left out (truncate)")
+        room = max_new_tokens
+        if not model.endless:  # the last token that is written is not read
+            room = min(room, whole if model.has_source else whole + 1 - len(ids))
+        return Prompt(prompt, ids, room)
+
+    def start(self, prompts: Sequence[Prompt]) -> Feed:
+        """The model, ready to go on from some prompts."""
+        ids = pad_sequence([torch.tensor(prompt.ids) for prompt in prompts], batch_first=True)
+        return self.model.feed(ids, max(prompt.room for prompt in prompts), use_state=self.use_state,
+                               layout=Layout.from_lengths([len(prompt.ids) for prompt in prompts]))
+
+    def writer(self, prompt: Prompt, stop: Sequence[str]) -> TextWriter:
+        """What makes text of the tokens after a prompt."""
+        return TextWriter(self.tokenizer, () if self.model.has_source else prompt.ids, stop)
+
+    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
+        """The places of prompts of like lengths, at most `batch_size`, for whose longest and most new tokens there is room."""
+        batch: list[int] = []
+        for place in sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids)):
+            columns = len(prompts[place].ids) + max(prompts[i].room for i in [*batch, place]) - 1
+            fits = self.model.endless or self.model.has_source or columns <= self.model.config.max_seq_len
+            if batch and (len(batch) == self.batch_size or not fits):
+                yield batch
+                batch = []
+            batch.append(place)
+        yield batch
+
+    @torch.inference_mode()
+    def _pieces(self, prompts: Sequence[Prompt], sampling: Sampling, stop: Sequence[str],
+                seed: int | None) -> Iterator[tuple[int, str | Answer]]:
+        """Pieces of text after one batch of prompts, each with its place among them; the last is the answer."""
+        feed = self.start(prompts)
+        rows = start_rows(feed, [prompt.room for prompt in prompts], [seed] * len(prompts))
+        writers = [self.writer(prompt, stop) for prompt in prompts]
+        place_of = {id(row): place for place, row in enumerate(rows)}
+        for row in rows:
+            if row.limit == 0:
+                yield place_of[id(row)], _answer(prompts[place_of[id(row)]], row, "")
+        for running in decode(feed, rows, sampling, self.tokenizer.eos_id):
+            for row in running:
+                place = place_of[id(row)]
+                writer = writers[place]
+                if row.finish != "eos" and (piece := writer.push(row.new[-1])):
+                    yield place, piece
+                if not writer.stopped and row.finish is not None and (piece := writer.end()):
+                    yield place, piece
+                if writer.stopped:
+                    row.finish = "stop"
+                if row.finish is not None:
+                    yield place, _answer(prompts[place], row, writer.text)
+
+
+def _answer(prompt: Prompt, row: Row, text: str) -> Answer:
+    assert row.finish is not None or row.limit == 0
+    count = len(row.new) - (row.finish == "eos")
+    return Answer(prompt.text, text, row.new[:count], row.logprobs[:count], row.finish or "length")
