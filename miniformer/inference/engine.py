@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
@@ -13,12 +14,14 @@ from miniformer.kernel.errors import UserError
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.task import Tokenizer
 from miniformer.model.assembly import Assembly
+from miniformer.model.beams import Beams, Hypothesis, search
 from miniformer.model.decoding import Feed, Finish, Row, decode, start_rows
-from miniformer.model.sampling import Sampling
+from miniformer.model.sampling import Sampling, Text
 
 from .text import TextWriter
 
-PLAIN = Sampling()
+T = TypeVar("T")
+PLAIN, BEAMS = Sampling(), Beams()
 AHEAD = 8
 """Batches of prompts that are sorted by length at a time, so that little is padded."""
 
@@ -33,6 +36,7 @@ class Answer:
         tokens: those that were written; without the end token, and with those of a stop string.
         logprobs: the log-probability of each by the model, before any edit or filter.
         finish_reason: `eos`: the model ended it; `stop`: a stop string did; `length`: it is as long as it may be.
+        score: how good beam search found it; None: it was not searched for.
     """
 
     prompt: str
@@ -40,6 +44,7 @@ class Answer:
     tokens: list[int]
     logprobs: list[float]
     finish_reason: Finish
+    score: float | None = None
 
 
 class Stream(Iterator[str]):
@@ -99,15 +104,35 @@ class Engine:
         Raises:
             UserError: a prompt is empty or too long, settings are out of range, or the model cannot write.
         """
-        remaining = iter(prompts)
-        while some := list(itertools.islice(remaining, AHEAD * self.batch_size)):
-            asked = [self.encode(prompt, max_new_tokens, truncate) for prompt in some]
-            found: dict[int, Answer] = {}
-            for places in self._batches(asked):
-                for place, piece in self._pieces([asked[i] for i in places], sampling, stop, seed):
-                    if isinstance(piece, Answer):
-                        found[places[place]] = piece
-            yield from (found[i] for i in range(len(some)))
+        def written(batch: Sequence[Prompt]) -> list[Answer]:
+            pieces = self._pieces(batch, sampling, stop, seed)
+            found = {place: piece for place, piece in pieces if isinstance(piece, Answer)}
+            return [found[place] for place in range(len(batch))]
+
+        return self._in_batches(prompts, max_new_tokens, truncate, self.batch_size, written)
+
+    def search(self, prompts: Iterable[str], beams: Beams = BEAMS, sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
+               stop: Sequence[str] = (), truncate: bool = False) -> Iterator[list[Answer]]:
+        """For each prompt the best texts that a beam search finds, best first; see `generate`.
+
+        Args:
+            beams: how to search.
+            sampling: its edits count; nothing is drawn.
+            prompts, max_new_tokens, stop, truncate: as in `generate`.
+        """
+        def ending(text: Text) -> Finish | None:
+            if text.new[-1] == self.tokenizer.eos_id:
+                return "eos"
+            written = self.tokenizer.decode(text.new) if stop else ""
+            return "stop" if any(one in written for one in stop) else None
+
+        @torch.inference_mode()
+        def found(batch: Sequence[Prompt]) -> list[list[Answer]]:
+            rows = search(self.start(batch), [prompt.room for prompt in batch], beams, sampling, ending)
+            return [[self._searched(prompt, one, stop) for one in row] or [_answer(prompt, Row(()), "")]
+                    for prompt, row in zip(batch, rows, strict=True)]
+
+        return self._in_batches(prompts, max_new_tokens, truncate, max(1, self.batch_size // beams.width), found)
 
     def stream(self, prompt: str, sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
                stop: Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Stream:
@@ -153,17 +178,35 @@ class Engine:
         """What makes text of the tokens after a prompt."""
         return TextWriter(self.tokenizer, () if self.model.has_source else prompt.ids, stop)
 
-    def _batches(self, prompts: Sequence[Prompt]) -> Iterator[list[int]]:
-        """The places of prompts of like lengths, at most `batch_size`, for whose longest and most new tokens there is room."""
+    def _in_batches(self, prompts: Iterable[str], max_new_tokens: int, truncate: bool, size: int,
+                    answer: Callable[[list[Prompt]], list[T]]) -> Iterator[T]:
+        """What `answer` gives for each prompt, in order; up to `size` of like length share a batch."""
+        remaining = iter(prompts)
+        while some := list(itertools.islice(remaining, AHEAD * size)):
+            asked = [self.encode(prompt, max_new_tokens, truncate) for prompt in some]
+            found: dict[int, T] = {}
+            for places in self._batches(asked, size):
+                found.update(zip(places, answer([asked[i] for i in places]), strict=True))
+            yield from (found[i] for i in range(len(some)))
+
+    def _batches(self, prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
+        """The places of prompts of like lengths, at most `size`, for whose longest and most new tokens there is room."""
         batch: list[int] = []
         for place in sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids)):
             columns = len(prompts[place].ids) + max(prompts[i].room for i in [*batch, place]) - 1
             fits = self.model.endless or self.model.has_source or columns <= self.model.config.max_seq_len
-            if batch and (len(batch) == self.batch_size or not fits):
+            if batch and (len(batch) == size or not fits):
                 yield batch
                 batch = []
             batch.append(place)
         yield batch
+
+    def _searched(self, prompt: Prompt, found: Hypothesis, stop: Sequence[str]) -> Answer:
+        writer = self.writer(prompt, stop)
+        for token in found.new[:-1] if found.finish == "eos" else found.new:
+            writer.push(token)
+        writer.end()
+        return replace(_answer(prompt, found, writer.text), score=found.score)
 
     @torch.inference_mode()
     def _pieces(self, prompts: Sequence[Prompt], sampling: Sampling, stop: Sequence[str],
@@ -190,7 +233,6 @@ class Engine:
                     yield place, _answer(prompts[place], row, writer.text)
 
 
-def _answer(prompt: Prompt, row: Row, text: str) -> Answer:
-    assert row.finish is not None or row.limit == 0
+def _answer(prompt: Prompt, row: Row | Hypothesis, text: str) -> Answer:
     count = len(row.new) - (row.finish == "eos")
     return Answer(prompt.text, text, row.new[:count], row.logprobs[:count], row.finish or "length")

@@ -11,6 +11,7 @@ from writing_models import BYTES, letters, writing
 from miniformer.inference.engine import Answer, Engine
 from miniformer.inference.load import load
 from miniformer.kernel import UserError
+from miniformer.model.beams import Beams
 from miniformer.model.sampling import Allowed, LogitBias, Sampling
 
 GREEDY = Sampling(temperature=0)
@@ -211,3 +212,29 @@ def test_what_a_run_has_learnt_is_written(trained, answering):
     assert (answer.text, answer.finish_reason) == (" fox jumps", "stop")
     answers = Engine(animals.model, animals.tokenizer).generate(["7 times the owl jumps", "9 times the cat jumps"], GREEDY)
     assert [(answer.text, answer.finish_reason) for answer in answers] == [("the owl", "eos"), ("the cat", "eos")]
+
+
+@engines
+def test_a_search_of_width_one_is_greedy(engine):
+    found = [best for [best] in engine.search(PROMPTS, Beams(1), max_new_tokens=10)]
+    assert alike([replace(answer, score=None) for answer in found], engine.generate(PROMPTS, GREEDY, max_new_tokens=10))
+
+
+@engines
+def test_a_search_gives_the_best_first_and_ends_at_stop_strings(engine):
+    [whole] = engine.search(["some text"], Beams(4), max_new_tokens=10)
+    assert len(whole) == 4 and [answer.score for answer in whole] == sorted((answer.score for answer in whole), reverse=True)
+    assert whole[0].score == pytest.approx(sum(whole[0].logprobs) / len(whole[0].logprobs))
+    stop = whole[0].text[1]
+    [found] = engine.search(["some text"], Beams(4, early_stop=True), max_new_tokens=10, stop=[stop])
+    assert any(answer.finish_reason == "stop" for answer in found) and not any(stop in answer.text for answer in found)
+
+
+def test_a_search_without_new_tokens_is_no_text():
+    assert list(ENGINES["decoder"].search(["some"], max_new_tokens=0)) == [[Answer("some", "", [], [], "length")]]
+
+
+def test_a_search_finds_what_a_run_has_learnt(answering):
+    animals = load(answering)
+    [[best, *others]] = Engine(animals.model, animals.tokenizer).search(["7 times the owl jumps"], Beams(3))
+    assert (best.text, best.finish_reason) == ("the owl", "eos") and len(others) == 2
