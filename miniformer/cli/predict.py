@@ -29,17 +29,15 @@ def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int
     if source != STDIN:
         check_file(source)
 
-    import torch
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-    from miniformer.inference.load import load
+    from miniformer.inference.load import load_on_best_device
     from miniformer.inference.predict_file import STDOUT, predict_file
 
-    trained = load(run)
+    trained = load_on_best_device(run)
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
-    trained.model.to("cuda" if torch.cuda.is_available() else "cpu")
     console = Console(stderr=True)
     bar = Progress(TextColumn("predicting"), BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"),
                    TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,

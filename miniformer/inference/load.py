@@ -6,6 +6,8 @@ import importlib.metadata
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from miniformer.checkpoint.store import CONFIG, TOKENIZER, read_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.tokenizer import NoTokenizer, Tokenizer
@@ -48,3 +50,10 @@ def load(path: str | Path) -> Trained:
             notes.append(f"trained with {name} {version}; this is {now}")
     tokenizer = Tokenizer.load(saved.folder) if config.input_dim is None else NoTokenizer()
     return Trained(model, tokenizer, task, tuple(notes))
+
+
+def load_on_best_device(path: str | Path) -> Trained:
+    """The same, with its weights on a GPU if there is one."""
+    trained = load(path)
+    trained.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return trained
