@@ -22,6 +22,7 @@ COMMANDS = {
     "inspect": "Show what a model is made of and what it costs.",
     "list-components": "List components: kind, name, provider, state.",
     "describe": "Show what a component is and which options it takes.",
+    "check": "Check that a component keeps the promises of its kind.",
 }
 PLUGIN_COMMANDS = "miniformer.command"
 

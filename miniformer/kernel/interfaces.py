@@ -30,9 +30,11 @@ class Component(nn.Module, ABC):
         stands_for: makes the class a shorthand: a spec that names it is stored as these slots instead, each a name or a
             spec with options: `{"attention": {"name": "mha", "n_kv_heads": 1}, "position": "rope"}`. Its options are
             those of what it stands for in its own slot, and those that the user gives win over those given here.
+        breaks: promises of its kind that it does not keep, by the name of the contract's property, and why.
     """
 
     stands_for: ClassVar[Mapping[str, Any] | None] = None
+    breaks: ClassVar[Mapping[str, str]] = {}
 
 
 class Attention(Component):
@@ -88,6 +90,7 @@ class PositionEncoding(Component):
     Class data:
         extrapolates: works at positions from `max_seq_len` on; otherwise the model refuses longer sequences.
         learns_bias: its bias has parameters, so that an attention must let gradients through.
+        relative: what `rotate` and `bias` do to a query and a key hangs on the difference of their positions only.
 
     Heads are d_model // n_heads elements wide. Where an attention has heads of another width E rotated, it is served by an
     encoding built with `d_model` = E n_heads, of which only `rotate` is used.
@@ -95,6 +98,7 @@ class PositionEncoding(Component):
 
     extrapolates: ClassVar[bool] = False
     learns_bias: ClassVar[bool] = False
+    relative: ClassVar[bool] = False
 
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
         super().__init__()

@@ -30,7 +30,8 @@ class LatentAttention(Attention):
     Args:
         d_model: D.
         n_heads: H, a divisor of D.
-        d_latent: L, width of the vector that keys and values are made from; None: D / 4.
+        d_latent: L, width of the vector that keys and values are made from; None: D / 4. It is normalised, and a norm of fewer
+            than four numbers leaves little of them.
         d_query_latent: width of a like vector for queries; None: queries are made from the input.
         d_rotary: R; None: half of a head.
         norm: over the latents.
@@ -40,15 +41,15 @@ class LatentAttention(Attention):
 
     cross: ClassVar[bool] = True
 
-    def __init__(self, d_model: int, n_heads: int, *, d_latent: Annotated[int | None, Field(ge=1)] = None,
-                 d_query_latent: Annotated[int | None, Field(ge=1)] = None,
+    def __init__(self, d_model: int, n_heads: int, *, d_latent: Annotated[int | None, Field(ge=4)] = None,
+                 d_query_latent: Annotated[int | None, Field(ge=4)] = None,
                  d_rotary: Annotated[int | None, Field(ge=1)] = None, norm: Slot[Norm] = "rmsnorm",
                  dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0, kernel: KernelName = "auto") -> None:
         super().__init__(d_model, n_heads)
         if d_model % n_heads:
             raise ValueError(f"d_model {d_model} must be a multiple of n_heads {n_heads}")
         self.d_head, self.dropout = d_model // n_heads, dropout
-        self.d_latent = d_latent or max(1, d_model // 4)
+        self.d_latent = d_latent or max(4, d_model // 4)
         self.d_rotary = self.rotary_width = d_rotary or max(2, 2 * (self.d_head // 4))
         self.kernel = choose(kernel, dropout=dropout)
         self.trains_bias = "bias gradient" in self.kernel.abilities

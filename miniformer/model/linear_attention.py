@@ -140,7 +140,8 @@ class LinearState(State):
 
     def advance(self, sums_BHEF: Tensor, documents_BT: Tensor) -> None:
         """Take over the sums after T more tokens."""
-        self.sums, self.document, self._length = sums_BHEF, documents_BT[:, -1], self._length + documents_BT.shape[1]
+        self.sums, self.document = sums_BHEF, documents_BT[:, -1].clone()  # not all columns, to keep the last
+        self._length += documents_BT.shape[1]
 
     @property
     def length(self) -> int:

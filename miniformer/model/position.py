@@ -62,6 +62,7 @@ class ALiBi(PositionEncoding):
     """
 
     extrapolates: ClassVar[bool] = True
+    relative: ClassVar[bool] = True
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
         distance_B1TS = (q_positions[:, None, :, None] - k_positions[:, None, None, :]).abs()
@@ -88,6 +89,7 @@ class T5Bias(PositionEncoding):
     """
 
     extrapolates: ClassVar[bool] = True
+    relative: ClassVar[bool] = True
     learns_bias: ClassVar[bool] = True
 
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int, *, n_buckets: Annotated[int, Field(ge=4)] = 32,

@@ -32,6 +32,7 @@ class Rotary(PositionEncoding):
     """
 
     extrapolates: ClassVar[bool] = True
+    relative: ClassVar[bool] = True
 
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int, *,
                  pct: Annotated[float, Field(gt=0, le=1)] = 1.0,

@@ -1,0 +1,138 @@
+"""`miniformer check [KIND] NAME`: whether a component keeps the promises of its kind, one row a property."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from miniformer.kernel.errors import SpecError, UserError, did_you_mean
+from miniformer.kernel.kinds import KINDS
+from miniformer.kernel.registry import Entry, State, canonical, current_registry
+
+if TYPE_CHECKING:
+    from miniformer.contracts.report import Report, Result
+
+MARKS = {"held": ("✓", "green"), "skipped": ("-", "bright_black"), "fails as declared": ("x", "yellow"), "note": ("!", "yellow"),
+         "failed": ("✗", "red")}
+
+
+@click.command("check")
+@click.argument("what", nargs=-1, metavar="[KIND] [NAME]")
+@click.option("--all", "everything", is_flag=True, help="Every component that can be loaded, or every one of KIND.")
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Check with this option only; may be repeated.")
+@click.option("--thorough", is_flag=True, help="Many more examples, and torch.compile and torch.export.")
+@click.option("--examples", type=click.IntRange(min=1), help="Examples a property.  [default: 30, thorough: 400]")
+@click.option("--seed", type=int, default=0, show_default=True, help="Of the examples.")
+@click.option("--data", type=click.Path(path_type=Path), help="JSONL file, for a task without embedded data.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def command(what: Sequence[str], everything: bool, settings: Sequence[str], thorough: bool, examples: int | None, seed: int,
+            data: Path | None, as_json: bool) -> None:
+    """Check that a component keeps the promises of its kind.
+
+    NAME is a component, KIND its kind where the name alone does not say it. Ends with 1 if a promise is broken.
+    """
+    entries = _entries(what, everything)
+    options = _options(settings)
+    if data is not None:
+        from miniformer.data.jsonl import check_file
+
+        check_file(data)
+
+    from miniformer.contracts.check import FAST, THOROUGH, Suite
+    from miniformer.contracts.report import Report
+    from miniformer.contracts.subject import Subject
+
+    if options and len(entries) > 1:
+        raise UserError("--set goes with one component")
+    reports: list[Report] = []
+    for entry in entries:
+        subject = Subject.of(entry.kind, {"name": entry.qualified, **options}, None if data is None else str(data))
+        suite = Suite(subject, examples or (THOROUGH if thorough else FAST), thorough, seed)
+        if not as_json:
+            click.secho(f"{entry.kind} {entry.name} ({entry.provider})", bold=True)
+        results = []
+        for result in suite.results():
+            results.append(result)
+            if not as_json:
+                _row(result, max(map(len, suite.names)))
+        reports.append(Report(entry.kind, subject.name, results))
+        if not as_json:
+            _summary(reports[-1])
+    if as_json:
+        found = [report.to_dict() for report in reports]
+        click.echo(json.dumps(found if everything or len(found) != 1 else found[0], indent=2))
+    elif len(reports) > 1:
+        broken = [f"{report.kind} {report.component}" for report in reports if not report.ok]
+        click.echo(f"{len(reports)} components: " + (f"{len(broken)} break promises: {', '.join(broken)}" if broken else
+                                                     "all keep their promises"))
+    if not all(report.ok for report in reports):
+        raise click.exceptions.Exit(1)
+
+
+def _row(result: Result, width: int) -> None:
+    mark, colour = MARKS[result.outcome.value]
+    facts = f"{result.examples:4} examples {result.seconds:6.1f} s" if result.examples else result.why
+    click.echo(f"  {click.style(mark, colour)} {result.property.ljust(width)}  {result.outcome.value.ljust(9)} {facts}".rstrip())
+
+
+def _summary(report: Report) -> None:
+    counts = {outcome: sum(result.outcome.value == outcome for result in report.results) for outcome in MARKS}
+    told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    click.echo(f"  {told}; {sum(result.seconds for result in report.results):.1f} s\n")
+    for result in report.results:
+        if result.outcome.value in ("fails as declared", "note"):
+            click.echo(f"  {result.property}: {result.why}")
+    if not report.ok:
+        click.echo(report.explain() + "\n")
+
+
+def _entries(what: Sequence[str], everything: bool) -> list[Entry]:
+    """The components that are meant; names are looked up before anything is imported."""
+    registry = current_registry()
+    if len(what) > 2:
+        raise click.UsageError(f"expected [KIND] NAME; found {' '.join(what)}")
+    if len(what) == 2:
+        kind, name = what
+        if kind not in KINDS:
+            raise SpecError(f"there is no kind {kind!r}{did_you_mean(kind, KINDS)}; kinds: {', '.join(KINDS)}")
+        return [registry.find(kind, name)]
+    kind_only = what[0] if what and (everything or what[0] in KINDS) else None
+    if everything or kind_only:
+        if kind_only is not None and kind_only not in KINDS:
+            raise SpecError(f"there is no kind {kind_only!r}{did_you_mean(kind_only, KINDS)}; kinds: {', '.join(KINDS)}")
+        from miniformer.contracts.suite import usable
+
+        return usable(kind_only)
+    if not what:
+        raise click.UsageError("which component? Give [KIND] NAME, or --all; `miniformer list-components` lists them")
+    name = canonical(what[0])
+    found = [entry for entry in registry.entries() if name in (entry.name, entry.qualified) and entry.kind in KINDS
+             and entry.state is not State.BLOCKED]
+    kinds = list(dict.fromkeys(entry.kind for entry in found))
+    if len(kinds) > 1:
+        choices = " or ".join(f"{kind} {name}" for kind in kinds)
+        raise UserError(f"{name!r} is the name of {len(kinds)} components; say {choices}")
+    if not kinds:
+        names = {entry.name for entry in registry.entries()}
+        raise UserError(f"there is no component named {what[0]!r}{did_you_mean(name, names)}; "
+                        "`miniformer list-components` lists them")
+    return [registry.find(kinds[0], what[0])]
+
+
+def _options(settings: Sequence[str]) -> dict[str, Any]:
+    import yaml
+
+    options = {}
+    for setting in settings:
+        name, equals, value = setting.partition("=")
+        if not equals or not name:
+            raise UserError(f"--set {setting}: expected OPTION=VALUE, such as window=4")
+        try:
+            options[name.replace("-", "_")] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise UserError(f"--set {setting}: {' '.join(str(error).split())}") from None
+    return options

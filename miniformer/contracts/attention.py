@@ -1,0 +1,346 @@
+"""What an attention promises about a whole pass: who is heard, and that neighbours, padding and kernels change nothing."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import reject
+from hypothesis import strategies as st
+from torch import Tensor
+
+from miniformer.kernel.context import Context, Memory, Signal
+from miniformer.kernel.interfaces import PositionEncoding
+from miniformer.kernel.layout import Layout
+from miniformer.kernel.options import options_of
+
+from . import drawing
+from .attending import Attending, alone
+from .case import Case, require, same, seeded
+from .properties import Broken, contract
+from .subject import Subject
+
+HEARD = 1e-9
+"""A change of an output that is more than rounding."""
+
+
+def _serves_one_direction(subject: Subject) -> str:
+    return "it only looks back, as it declares" if subject.cls.causal_only else ""  # type: ignore[attr-defined]
+
+
+def _reads_no_memory(subject: Subject) -> str:
+    return "" if subject.cls.cross else "it does not declare `cross`"  # type: ignore[attr-defined]
+
+
+def heard(attend: Attending, x_TD: Tensor, layout: Layout) -> Tensor:
+    """`[T, T]` bool: the output of column t changes when the tokens of column s do; `layout` has one row."""
+    T = len(x_TD)
+    with torch.no_grad():
+        before_TD = attend(x_TD[None], layout)[0]
+        changed_TTD = x_TD.repeat(T, 1, 1)
+        changed_TTD[torch.arange(T), torch.arange(T)] += torch.linspace(1.0, 2.0, x_TD.shape[1], dtype=x_TD.dtype)
+        after = [attend(row_TD[None], layout)[0] for row_TD in changed_TTD]
+    return torch.stack([(row_TD - before_TD).abs().amax(dim=-1) > HEARD for row_TD in after], dim=1)
+
+
+def _unheard(case: Case, attend: Attending, layout: Layout, forbidden: Tensor, who: str) -> None:
+    """No real token hears of a column where `forbidden` `[T, T]`, by change and by gradient."""
+    x = case.tensor(*layout.shape, attend.module.d_model)
+    leak = heard(attend, x[0], layout) & forbidden
+    if bool(leak.any()):
+        t, s = leak.nonzero()[0].tolist()
+        raise Broken(f"the output at column {t} changes with the input at column {s}, {who}")
+    x = x.requires_grad_()
+    out = attend(x, layout)
+    for t in layout.real[0].nonzero().flatten().tolist():
+        (slope,) = torch.autograd.grad(out[0, t].sum(), x, retain_graph=True, allow_unused=True)
+        if slope is not None and bool((slope[0].abs().amax(dim=-1)[forbidden[t]] > HEARD).any()):
+            raise Broken(f"gradients of the output at column {t} reach a column {who}")
+
+
+@contract("attention", proves=["causal_only"])
+def no_look_ahead(case: Case) -> None:
+    """In a causal model, no token hears of a later one.
+
+    In training: the model learns to read its answer from the future; the loss falls to nearly nothing, and what it then writes
+    is noise.
+
+    Seen: transformers#45811, where registering an attention without a mask function dropped the causal mask.
+    """
+    attend = Attending.drawn(case, causal=True)
+    layout = case.layout(rows=1)
+    real = layout.real[0]
+    later = layout.positions[0][None, :] > layout.positions[0][:, None]
+    same_document = layout.documents[0][None, :] == layout.documents[0][:, None]
+    _unheard(case, attend, layout, later & same_document & real[:, None], "which is later in the same document")
+
+
+@contract("attention")
+def documents_do_not_mix(case: Case) -> None:
+    """Of several documents in one row, none hears of another.
+
+    In training: packing, which most runs use, teaches the model that unrelated texts explain each other.
+
+    Seen: transformers#46634, where a mask of ones silently turned off the detection of packed rows.
+    """
+    attend = Attending.drawn(case)
+    layout = case.layout(rows=1, kinds=[drawing.PACKED])
+    documents = layout.documents[0]
+    other = (documents[None, :] != documents[:, None]) & layout.real[0][:, None] & layout.real[0][None, :]
+    _unheard(case, attend, layout, other, "which is of another document")
+
+
+@contract("attention")
+def padding_is_not_heard(case: Case) -> None:
+    """No token hears of padding, wherever it stands.
+
+    In training: what a text means hangs on the length of its neighbours.
+
+    Seen: TransformerLens#1005, where padding was not masked in generation.
+    """
+    attend = Attending.drawn(case)
+    layout = case.layout(rows=1, kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES])
+    padding = ~layout.real[0][None, :] & layout.real[0][:, None]
+    _unheard(case, attend, layout, padding, "which is padding")
+
+
+@contract("attention", examples=2)
+def hears_what_it_may(case: Case) -> None:
+    """A token hears of every token that the rules let it see, and of none that its own rule hides.
+
+    In training: a window that is off by one, or a half of the context that is never read, costs quality that nobody can find.
+
+    Seen: pytorch#108108, a causal mask aligned to the wrong corner where there were more keys than queries.
+    """
+    attend = Attending.drawn(case)
+    layout = case.layout(rows=1)
+    x = case.tensor(*layout.shape, attend.module.d_model)
+    wrong = (heard(attend, x[0], layout) != attend.may_see(layout)[0]) & layout.real[0][:, None] & layout.real[0][None, :]
+    if bool(wrong.any()):
+        t, s = wrong.nonzero()[0].tolist()
+        may = bool(attend.may_see(layout)[0, t, s])
+        raise Broken(f"the output at column {t} {'does not change' if may else 'changes'} with the input at column {s}, which "
+                     f"it {'may' if may else 'may not'} see")
+
+
+@contract("attention")
+def packed_is_separate(case: Case) -> None:
+    """A row packed from documents gives for each what it gives alone.
+
+    In training: what is measured on packed rows is not what users get for their one text.
+
+    Seen: nanoVLM#204, where restarting positions was not enough.
+    """
+    attend = Attending.drawn(case)
+    layout = case.layout(kinds=[drawing.PACKED])
+    _as_alone(case, attend, layout)
+
+
+@contract("attention")
+def padded_is_alone(case: Case) -> None:
+    """A padded row gives what it gives alone, with the padding on the left, on the right or in between.
+
+    In training: evaluation in batches, and every batched answer, differ from those for one text.
+
+    Seen: transformers#22707 and unsloth#4078, where rotary positions of left-padded rows were shared over the batch.
+    """
+    attend = Attending.drawn(case)
+    layout = case.layout(kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES])
+    _as_alone(case, attend, layout)
+
+
+def _as_alone(case: Case, attend: Attending, layout: Layout) -> None:
+    x = case.tensor(*layout.shape, attend.module.d_model)
+    with torch.no_grad():
+        together = attend(x, layout)
+        for b, columns, tokens in alone(x, layout):
+            by_itself = attend(tokens, Layout.full(1, len(columns)))
+            same(together[b, columns], by_itself[0], f"the text in row {b} beside others and alone")
+
+
+@contract("attention")
+def rows_without_texts_are_finite(case: Case) -> None:
+    """A row of padding only gives finite numbers and finite gradients.
+
+    In training: one short last batch turns every weight into NaN.
+
+    Seen: pytorch#103749 and #163997, NaN for rows in which everything is masked.
+    """
+    attend = Attending.drawn(case)
+    lengths = case.draw("lengths", st.lists(st.integers(0, 4), min_size=2, max_size=3).filter(lambda n: 0 in n and max(n)))
+    layout = Layout.from_lengths(lengths, 4, case.choose("padding", ["right", "left"]))
+    x = case.tensor(*layout.shape, attend.module.d_model).requires_grad_()
+    out = attend(x, layout)
+    require(bool(out.isfinite().all()), "its output is not finite where a row is padding only")
+    out[layout.real].sum().backward()  # type: ignore[no-untyped-call]
+    gradients = [x.grad, *(p.grad for p in attend.module.parameters())]
+    require(all(g is None or bool(g.isfinite().all()) for g in gradients), "a gradient is not finite where a row is padding")
+
+
+@contract("attention", proves=["applies bias"], skip=lambda s: "" if "bias" in s.cls.applies else "it applies no bias")  # type: ignore[attr-defined]
+def a_bias_counts(case: Case) -> None:
+    """A bias on the scores is added to them: with minus infinity, all but, a key is as if it were not there.
+
+    In training: ALiBi and T5 biases do nothing, and the model has no idea of order.
+
+    Seen: transformers#47014: T5's bias was added to the mask, which fast kernels could not take.
+    """
+    attend = Attending.drawn(case, causal=None, encoded=False)
+    T = case.draw("tokens", st.integers(2, 6))
+    hidden = case.draw("hidden key", st.integers(0, T - 1))
+    layout = Layout.full(1, T)
+    x = case.tensor(1, T, attend.module.d_model)
+    attend.encoding = Hiding(attend.module.d_model, attend.module.n_heads, hidden)
+    found = heard(attend, x[0], layout)[:, hidden]
+    found[hidden] = False  # its own query changes
+    require(not bool(found.any()), f"key {hidden} is heard by column {int(found.long().argmax())} under a bias of -1e9")
+
+
+class Hiding(PositionEncoding):
+    """A bias that hides the key at one position from all others."""
+
+    def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        hidden = (k_positions[:, None, None, :] == self.max_seq_len) & (q_positions[:, None, :, None] != self.max_seq_len)
+        return torch.where(hidden, -1e9, 0.0).double().expand(-1, self.n_heads, -1, -1)
+
+
+@contract("attention", proves=["applies rotate"], skip=lambda s: "" if "rotate" in s.cls.applies else "it applies no rotation")  # type: ignore[attr-defined]
+def queries_and_keys_are_rotated(case: Case) -> None:
+    """Queries and keys of this call pass the rotation of the position encoding once each, as `[B, H or K, T, E]`, told which
+    they are.
+
+    In training: rotary positions are half applied, and distances mean nothing.
+
+    Seen: unsloth#4078, where left-padded rows shared the positions of one row.
+    """
+    attend = Attending.drawn(case, encoded=False)
+    layout = case.layout(kinds=[drawing.FULL, drawing.LEFT])
+    x = case.tensor(*layout.shape, attend.module.d_model)
+    watching = Watching(attend.module.d_model, attend.module.n_heads, 64)
+    with torch.no_grad():
+        attend.module(x, Context(layout, attend.causal, signal=Signal(watching, None, None)))
+    roles = [role for role, _ in watching.calls]
+    require(set(roles) == {"q", "k"}, f"it rotated {', '.join(sorted(set(roles))) or 'nothing'}")
+    B, T = layout.shape
+    width = attend.module.rotary_width or attend.module.d_model // attend.module.n_heads
+    for role, shape in watching.calls:
+        require(len(shape) == 4 and shape[0] == B and shape[2:] == (T, width),
+                f"it rotated {role} of shape {list(shape)}; expected [{B}, heads, {T}, {width}]")
+
+
+class Watching(PositionEncoding):
+    """Changes nothing and notes what is rotated."""
+
+    def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
+        super().__init__(d_model, n_heads, max_seq_len)
+        self.calls: list[tuple[str, tuple[int, ...]]] = []
+
+    def rotate(self, x: Tensor, where: object, role: str) -> Tensor:
+        self.calls.append((role, tuple(x.shape)))
+        return x
+
+
+@contract("attention", proves=["cross"], skip=_reads_no_memory)
+def reads_a_memory(case: Case) -> None:
+    """With a memory, a token hears of every token of its document there, of no padding, and of no other token beside it; what
+    is kept of the memory between steps changes nothing.
+
+    In training: an encoder-decoder answers without its source, or with that of its neighbour.
+
+    Seen: transformers#10552, padding in front of a decoder's inputs that changed what it wrote.
+    """
+    attend = Attending.drawn(case, causal=False, encoded=False)
+    if attend.module.rule is not None:  # no model uses one that hides places across sequences
+        reject()
+    D, queries = attend.module.d_model, case.layout(kinds=[drawing.FULL], max_rows=2, max_length=3)
+    keys: Layout = case.draw("memory", drawing.layouts(kinds=[drawing.FULL, drawing.LEFT, drawing.RIGHT, drawing.HOLES],
+                                                       rows=queries.shape[0]))
+    x, hidden = case.tensor(*queries.shape, D), case.tensor(*keys.shape, D)
+    with torch.no_grad():
+        out = attend.reading(x, queries, Memory(hidden, keys))
+        kept = attend.module.remember(Memory(hidden, keys))
+        same(attend.reading(x, queries, Memory(hidden, keys), kept), out, "with what it keeps of the memory and without")
+        for b, columns, tokens in alone(hidden, keys):
+            full = Layout.full(1, len(columns))
+            for t in range(queries.shape[1]):
+                one = attend.reading(x[b:b + 1, t:t + 1], Layout.full(1, 1), Memory(tokens, full))
+                same(out[b, t], one[0, 0], "a token beside others with a padded memory, and alone with its own")
+        for s in range(keys.shape[1]):
+            changed = hidden.clone()
+            changed[:, s] += 1 + torch.arange(D) / D
+            moved = (attend.reading(x, queries, Memory(changed, keys)) - out).abs().amax(dim=-1) > HEARD
+            for b, row in enumerate(moved.tolist()):
+                token = bool(keys.real[b, s])
+                what = "a token, is not heard" if token else "padding, is heard"
+                require(row == [token] * len(row), f"column {s} of the memory, which is {what}")
+
+
+@contract("attention", skip=lambda s: "" if s.cls.masked else "it reads no mask, so its weights need not sum to one")  # type: ignore[attr-defined]
+def starts_spread_out(case: Case) -> None:
+    """Freshly made, wide heads average over many tokens instead of picking one.
+
+    In training: softmax is saturated from the first step on, as without the factor 1 / sqrt(E) on the scores, and gradients
+    through it are close to nothing.
+
+    Seen: the reason that Vaswani et al. 2017 give for the factor, section 3.2.1.
+    """
+    module = case.component(options={}, moved=False, d_model=256, n_heads=2)
+    x = case.tensor(4, 64, 256)
+    with torch.no_grad():
+        full, causal = Layout.full(4, 64), case.subject.cls.causal_only  # type: ignore[attr-defined]
+        many = module(x, Context(full, causal))[:, -1]
+        one = module(x[:, -1:], Context(Layout.full(4, 1), causal))[:, -1]
+    mixed = float((one.square().mean() / many.square().mean()).clamp(max=1e6))
+    require(mixed > 4, f"of 64 tokens that are alike but for noise, it averages over about {mixed:.1f}")
+
+
+@contract("attention", skip=lambda s: "" if _kernel_options(s.cls) else "none of its options names a kernel", examples=0.3)
+def kernels_agree(case: Case) -> None:
+    """Every kernel that an option can name gives the same numbers.
+
+    In training: what was learnt with one kernel is used with another.
+
+    Seen: pytorch#120668, masks of opposite polarity in two functions of one library.
+    """
+    names = _kernel_options(case.subject.cls)
+    name, kernels = case.choose("option", sorted(names)), names
+    attend = Attending.drawn(case)
+    layout = case.layout()
+    x = case.tensor(*layout.shape, attend.module.d_model)
+    weights, found = attend.module.state_dict(), {}
+    for kernel in kernels[name]:
+        sizes = {"d_model": attend.module.d_model, "n_heads": attend.module.n_heads}
+        options = {**{k: v for k, v in case.chosen.items() if k != name}, name: kernel}
+        try:
+            with seeded(0):
+                module = case.subject.build(sizes, options).double().eval()
+        except ValueError:  # it cannot do what the other options ask for
+            continue
+        module.load_state_dict(weights)
+        with torch.no_grad():
+            found[kernel] = Attending(module, attend.causal, attend.encoding)(x, layout)[layout.real]
+    first = next(iter(found))
+    for kernel, out in found.items():
+        same(out, found[first], f"kernels {kernel} and {first}", 1e-6)
+
+
+def _kernel_options(cls: type) -> dict[str, tuple[str, ...]]:
+    """The options of a component that name a kernel, with their choices."""
+    from miniformer.model.kernels import KernelName
+
+    return {name: KernelName.__args__ for name, field in options_of(cls).model_fields.items()  # type: ignore[attr-defined]
+            if field.annotation == KernelName}  # type: ignore[comparison-overlap]
+
+
+@contract("attention")
+def extreme_inputs_are_finite(case: Case) -> None:
+    """Zeros, equal tokens, and numbers up to ten thousand give finite outputs in float32 and bfloat16.
+
+    In training: a spike of activations becomes NaN and the run is lost.
+    """
+    dtype = case.choose("dtype", [torch.float32, torch.bfloat16])
+    attend = Attending.drawn(case, dtype=dtype, encoded=False)
+    scale = case.choose("scale", [0.0, 1e4, 1e-4])
+    x = case.tensor(2, 5, attend.module.d_model, dtype=dtype) * scale
+    x[0] = x[0, :1]
+    out = attend(x, Layout.full(2, 5))
+    require(bool(out.isfinite().all()), f"its output is not finite for inputs of size {scale:g} in {dtype}")
+    require(out.dtype == dtype, f"its output is {out.dtype} for {dtype}")

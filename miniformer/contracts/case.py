@@ -1,0 +1,167 @@
+"""One example of a property: a component with drawn sizes and options, what it is given, and the story to tell if it fails.
+
+Numbers are float64 unless a property is about precision, so that what must be equal is equal to about ten digits.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from hypothesis import reject
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from miniformer.kernel.layout import Layout
+
+from . import drawing
+from .properties import Broken
+from .subject import Subject
+
+SIZES: Mapping[str, st.SearchStrategy[int]] = {
+    "n_heads": st.sampled_from([2, 1, 4]), "d_head": st.sampled_from([4, 8, 6]), "d_ff": st.sampled_from([12, 16, 7]),
+    "max_seq_len": st.sampled_from([32, 64]), "n_outputs": st.sampled_from([5, 1, 9])}
+TOLERANCE = 1e-8
+
+
+class Case:
+    """One example.
+
+    Args:
+        subject: the component.
+        data: draws from hypothesis.
+    """
+
+    def __init__(self, subject: Subject, data: st.DataObject) -> None:
+        self.subject, self.data, self.story = subject, data, dict[str, Any]()
+        self.chosen: dict[str, Any] = {}
+        self.last_sizes: dict[str, int] = {}
+
+    def draw(self, name: str, strategy: st.SearchStrategy[Any]) -> Any:
+        """A drawn value, which the story tells."""
+        self.story[name] = value = self.data.draw(strategy)
+        return value
+
+    def flip(self, name: str) -> bool:
+        """A drawn truth value."""
+        return bool(self.draw(name, st.booleans()))
+
+    def choose(self, name: str, choices: Sequence[Any]) -> Any:
+        """One of some values."""
+        return self.draw(name, st.sampled_from(list(choices)))
+
+    def sizes(self, **fixed: int) -> dict[str, int]:
+        """Sizes of the component's kind; `d_head` makes `d_model` of `n_heads`."""
+        from miniformer.kernel.kinds import KINDS
+
+        wanted = KINDS[self.subject.kind].sizes
+        known = dict(fixed)
+        for name in wanted:
+            if name != "d_model" and name not in known:
+                known[name] = self.draw(name, SIZES[name])
+        if "d_model" in wanted and "d_model" not in known:
+            heads = known.get("n_heads", 2)
+            known["d_model"] = self.story["d_model"] = heads * self.draw("d_head", SIZES["d_head"])
+            del self.story["d_head"]
+        self.last_sizes = {name: known[name] for name in wanted}
+        return self.last_sizes
+
+    def options(self) -> dict[str, Any]:
+        """Options by the component's own schema, as far as they are not given."""
+        drawn = self.draw("options", drawing.options(self.subject.cls))
+        self.story["options"] = {name: getattr(value, "name", value) for name, value in {**drawn, **self.subject.fixed}.items()}
+        return dict(drawn)
+
+    def component(self, dtype: torch.dtype = torch.float64, *, options: Mapping[str, Any] | None = None, moved: bool = True,
+                  **sizes: int) -> Any:
+        """A component in eval mode with drawn sizes and options; a set of them that it refuses is no example.
+
+        Args:
+            dtype: of its parameters.
+            options: instead of drawn ones.
+            moved: parameters are moved away from where they start, so that no zero or one hides what they do.
+            sizes: instead of drawn ones.
+        """
+        self.chosen = self.options() if options is None else dict(options)
+        self.sizes(**sizes)
+        with seeded(self.draw("seed", drawing.seeds)):
+            module = self.built(self.last_sizes, self.chosen)
+            if isinstance(module, nn.Module):
+                module = module.to(dtype).eval()
+                if moved:
+                    move(module)
+        return module
+
+    def built(self, sizes: Mapping[str, int], options: Mapping[str, Any]) -> Any:
+        """The component at these sizes; what it refuses is no example."""
+        try:
+            return self.subject.build(sizes, options)
+        except ValueError:
+            reject()
+
+    def layout(self, **how: Any) -> Layout:
+        """A layout, told as a picture of its documents."""
+        layout: Layout = self.draw("layout", drawing.layouts(**how))
+        self.story["layout"] = picture(layout)
+        return layout
+
+    def tensor(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
+        """Normal numbers."""
+        with seeded(self.draw("numbers", drawing.seeds)):
+            return torch.randn(*shape, dtype=torch.float64).to(dtype)
+
+    def tell(self) -> str:
+        """The story in words."""
+        return ", ".join(f"{name} {value}" for name, value in self.story.items() if name not in ("seed", "numbers"))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """A seed for torch's random numbers inside, which are put back after."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+@torch.no_grad()
+def move(module: nn.Module, by: float = 0.3) -> None:
+    """Move parameters away from where they start."""
+    for parameter in module.parameters():
+        if parameter.is_floating_point():
+            parameter.add_(by * torch.randn_like(parameter))
+
+
+def picture(layout: Layout) -> str:
+    """Documents by row, padding as a dot: `11.2 / 1112`."""
+    return " / ".join("".join("." if d == 0 else str(d) for d in row) for row in layout.documents.tolist())
+
+
+def apart(found: Tensor, expected: Tensor) -> float:
+    """The largest difference, in units of the largest expected value or of 1."""
+    if found.shape != expected.shape:
+        raise Broken(f"shape {list(found.shape)} where {list(expected.shape)} is expected")
+    if not found.numel():
+        return 0.0
+    difference = (found.double() - expected.double()).abs().max().item()
+    return math.inf if math.isnan(difference) else difference / max(1.0, expected.double().abs().max().item())
+
+
+def same(found: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
+    """Two tensors are equal up to rounding.
+
+    Raises:
+        Broken: they are not; the text says `what` differs, by how much and where first.
+    """
+    if (off := apart(found, expected)) > tolerance:
+        differs = ~torch.isclose(found.double(), expected.double(), rtol=0, atol=tolerance)
+        where = differs.nonzero()[0].tolist() if bool(differs.any()) else []
+        raise Broken(f"{what}: {off:.1e} apart, first at {where}")
+
+
+def require(holds: bool, what: str) -> None:
+    """Raise `Broken` with what was seen instead."""
+    if not holds:
+        raise Broken(what)

@@ -1,0 +1,88 @@
+"""What a head promises: any selection of positions gives what all give, summaries are blind to padding, ties are real."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import strategies as st
+from torch import nn
+
+from miniformer.kernel.layout import Layout
+
+from . import drawing
+from .attending import alone
+from .case import Case, require, same
+from .properties import contract
+
+
+@contract("head")
+def selecting_is_picking(case: Case) -> None:
+    """Asked for some positions, it gives what it gives there when asked for all, row by row.
+
+    In training: losses are computed at some positions and metrics at all, and the two speak of different outputs.
+    """
+    module = case.component()
+    x = case.tensor(2, 5, module.d_model)
+    select = torch.tensor(case.draw("select", st.lists(st.booleans(), min_size=10, max_size=10))).view(2, 5)
+    with torch.no_grad():
+        out = module(x)
+        expected = [2, 5, module.n_outputs]
+        require(list(out.shape) == expected, f"it gives {list(out.shape)}; expected {expected}")
+        same(module(x, select), out[select], "at selected positions and at all")
+
+
+@contract("head")
+def summaries_are_blind_to_padding(case: Case) -> None:
+    """The output for a whole row hangs on its tokens alone, with padding on the left, on the right or in between.
+
+    In training: the class of a text hangs on the length of its neighbours.
+
+    Seen: sentence-transformers#2569, where mean pooling by hand changed with the size of the batch.
+    """
+    module = case.component()
+    layout = case.layout(kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES, drawing.FULL])
+    x = case.tensor(*layout.shape, module.d_model)
+    with torch.no_grad():
+        out = module.summary(x, layout)
+        require(tuple(out.shape) == (layout.shape[0], module.n_outputs),
+                f"summary gives {list(out.shape)}; expected {[layout.shape[0], module.n_outputs]}")
+        for b, columns, tokens in alone(x, layout):
+            by_itself = module.summary(tokens, Layout.full(1, len(columns)))
+            same(out[b], by_itself[0], f"row {b} padded and alone")
+
+
+@contract("head")
+def positions_stand_alone(case: Case) -> None:
+    """The output at a position hangs on the hidden state there and on no other.
+
+    In training: a decoder's head that looks around reads the answer from the next position.
+    """
+    module = case.component()
+    x = case.tensor(2, 5, module.d_model)
+    with torch.no_grad():
+        out = module(x)
+        for t in range(5):
+            same(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
+
+
+@contract("head")
+def ties_are_real(case: Case) -> None:
+    """Where it says that it shares the embedding's table it does, and where it says not it is as before.
+
+    In training: the two tables drift apart although the count of parameters says one.
+
+    Seen: Megatron-LM#656, tied weights that came apart in training.
+    """
+    module = case.component()
+    table = nn.Parameter(case.tensor(module.n_outputs, module.d_model))
+    x = case.tensor(1, 3, module.d_model)
+    with torch.no_grad():
+        before = module(x)
+        tied = module.tie(table)
+        shared = any(p is table for p in module.parameters())
+        require(tied == shared, f"tie says {tied}, and the table is {'' if shared else 'not '}among its parameters")
+        if not tied:
+            same(module(x), before, "after tie said no")
+            return
+        out = module(x)
+        table.add_(1.0)
+        require(not torch.equal(module(x), out), "tie says yes, and the table makes no difference")

@@ -1,0 +1,95 @@
+"""What is checked: a component as a class with options, named in the registry or given as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+from miniformer.kernel.conformance import fault
+from miniformer.kernel.errors import SpecError, StateError
+from miniformer.kernel.kinds import KINDS
+from miniformer.kernel.options import arguments, complete
+from miniformer.kernel.registry import current_registry
+from miniformer.kernel.spec import ComponentSpec
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A component that is checked.
+
+    Attributes:
+        kind: its kind.
+        name: what it is called in reports.
+        cls: its class.
+        fixed: options that are not drawn, because the one who asks has given them.
+        data: a JSONL file with records, for a task without embedded data.
+    """
+
+    kind: str
+    name: str
+    cls: type
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    data: str | None = None
+
+    @classmethod
+    def of(cls, kind: str, target: Any, data: str | None = None) -> Subject:
+        """From a name, a spec with options, or a class that need not be registered.
+
+        Raises:
+            UserError: there is no such component, it cannot be a component of this kind, or its options are wrong.
+        """
+        if kind not in KINDS:
+            raise SpecError(f"there is no kind {kind!r}; kinds: {', '.join(KINDS)}")
+        if isinstance(target, type):
+            if problem := fault(KINDS[kind], target):
+                raise SpecError(problem)
+            return cls(kind, target.__name__, target, data=data)
+        spec = ComponentSpec.model_validate(target)
+        entry, loaded = current_registry().find(kind, spec.name), current_registry().load(kind, spec.name)
+        complete(loaded, spec.options, f"{kind} {entry.name}")
+        return cls(kind, entry.saved, loaded, spec.options, data)
+
+    def build(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+        """The component at some sizes.
+
+        Raises:
+            ValueError: these sizes and options do not go together.
+        """
+        try:
+            chosen = arguments(self.cls, complete(self.cls, {**options, **self.fixed}, self.name))
+        except SpecError as error:
+            raise ValueError(str(error)) from error
+        return self.cls(*(sizes[name] for name in KINDS[self.kind].sizes), **chosen)
+
+    @property
+    def breaks(self) -> Mapping[str, str]:
+        """The promises that the component says it does not keep, and why."""
+        declared: Mapping[str, str] = getattr(self.cls, "breaks", {})
+        return declared
+
+    @cached_property
+    def has_state(self) -> bool:
+        """Whether an attention can be run step by step."""
+        try:
+            self.build({"d_model": 16, "n_heads": 2}, {}).init_state(1, 1)
+        except StateError:
+            return False
+        return True
+
+    @cached_property
+    def abilities(self) -> frozenset[str]:
+        """What the class data declare, as the names that properties `prove`."""
+        found = set[str]()
+        if self.kind == "attention":
+            found |= {name for name in ("causal_only", "cross") if getattr(self.cls, name)}
+            found |= {f"applies {hook}" for hook in self.cls.applies}  # type: ignore[attr-defined]
+            if self.has_state:
+                found.add("state")
+        elif self.kind == "position":
+            found |= {name for name in ("extrapolates", "learns_bias", "relative") if getattr(self.cls, name)}
+            found |= {f"hook {hook}" for hook in self.cls.hooks()}  # type: ignore[attr-defined]
+        elif self.kind == "task":
+            found |= {name for name in ("packs", "has_source", "additive") if getattr(self.cls, name)}
+        return frozenset(found)

@@ -1,0 +1,95 @@
+"""Heads: `Plain` is as it should be, every other class has one fault."""
+
+from typing import ClassVar
+
+import torch
+from torch import nn
+
+from miniformer.kernel import Head
+
+
+class Plain(Head):
+    """A matrix at every position, its mean over the tokens for a row; can be tied."""
+
+    kind: ClassVar[str] = "head"
+
+    def __init__(self, d_model: int, n_outputs: int) -> None:
+        super().__init__(d_model, n_outputs)
+        self.out = nn.Linear(d_model, n_outputs, bias=False)
+
+    def forward(self, x, select=None):
+        return self.out(x if select is None else x[select])
+
+    def summary(self, x, layout):
+        real = layout.real[..., None].to(x.dtype)
+        return self((x * real).sum(dim=1) / real.sum(dim=1).clamp(min=1))
+
+    def tie(self, table):
+        self.out.weight = table
+        return True
+
+
+class PoolsPadding(Plain):
+    """The mean over all columns."""
+
+    caught_by = "summaries-are-blind-to-padding"
+
+    def summary(self, x, layout):
+        return self(x.mean(dim=1))
+
+
+class TakesTheLastColumn(Plain):
+    """The last column is not the last token where padding is on the right."""
+
+    caught_by = "summaries-are-blind-to-padding"
+
+    def summary(self, x, layout):
+        return self(x[:, -1])
+
+
+class TakesTheFirstColumn(Plain):
+    """The first column is not the first token where padding is on the left."""
+
+    caught_by = "summaries-are-blind-to-padding"
+
+    def summary(self, x, layout):
+        return self(x[:, 0])
+
+
+class PicksColumnByColumn(Plain):
+    """Selected positions come in another order than they are asked for."""
+
+    caught_by = "selecting-is-picking"
+
+    def forward(self, x, select=None):
+        return self.out(x if select is None else x.transpose(0, 1)[select.T])
+
+
+class LooksAround(Plain):
+    """A convolution over the sequence, which sees the next position."""
+
+    caught_by = "positions-stand-alone"
+
+    def forward(self, x, select=None):
+        x = x + torch.cat([x[:, 1:], x[:, :1]], dim=1) if x.ndim == 3 else x
+        return super().forward(x, select)
+
+
+class CopiesTheTable(Plain):
+    """Says that it is tied, and has a copy."""
+
+    caught_by = "ties-are-real"
+
+    def tie(self, table):
+        self.out.weight = nn.Parameter(table.detach().clone())
+        return True
+
+
+class TiesInSecret(Plain):
+    """Is tied, and says that it is not."""
+
+    caught_by = "ties-are-real"
+
+    def tie(self, table):
+        super().tie(table)
+        return False
