@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from miniformer.kernel.errors import UserError
+
 if TYPE_CHECKING:
     from miniformer.inference.engine import Answer, Engine
     from miniformer.model.sampling import Sampling
@@ -34,6 +36,8 @@ ESCAPES = {"\\n": "\n", "\\t": "\t"}
 @click.option("--presence-penalty", type=float, default=0.0, help="Taken off logits of tokens that were written.")
 @click.option("--frequency-penalty", type=float, default=0.0, help="Taken off for each time they were.")
 @click.option("--no-repeat-ngram", type=click.IntRange(min=0), default=0, help="Write no run of so many tokens twice; 0: any.")
+@click.option("--regex", metavar="PATTERN", help="Write what matches this regular expression as a whole.")
+@click.option("--json-schema", type=click.Path(path_type=Path), help="Write JSON of the schema in this file.")
 @click.option("--seed", type=int, help="Make the draws repeatable; a prompt is answered as it would be alone.")
 @click.option("--beams", type=click.IntRange(min=1), help="Search for the likeliest text with so many beams; nothing is drawn.")
 @click.option("--length-penalty", type=float, default=1.0, show_default=True, help="Beams: more favours longer texts.")
@@ -46,7 +50,8 @@ ESCAPES = {"\\n": "\n", "\\t": "\t"}
 @click.option("--no-state", is_flag=True, help="Compute everything again at each step; slow, and the same text.")
 def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, beams: int | None, length_penalty: float,
             beam_groups: int, n_best: int, stream: bool | None, as_json: bool, no_state: bool, batch_size: int,
-            stop: tuple[str, ...], seed: int | None, truncate: bool, max_new_tokens: int, **chosen: Any) -> None:
+            stop: tuple[str, ...], seed: int | None, truncate: bool, max_new_tokens: int, regex: str | None,
+            json_schema: Path | None, **chosen: Any) -> None:
     """Write the text that a trained language model goes on with, after the prompt; of an encoder-decoder, its answer alone.
 
     RUN is a run folder, or a folder with a saved model.
@@ -57,6 +62,9 @@ def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, 
     prompts = _prompts(texts, file)
     if stream and (as_json or beams or file or len(texts) > 1):
         raise click.UsageError("--stream writes the text of one prompt as it is drawn; leave out --json, --beams and --prompts")
+    if regex is not None and json_schema:
+        raise click.UsageError("--regex and --json-schema: give one of them")
+    schema = _schema(json_schema) if json_schema else None
     if n_best > (beams or 1):
         raise click.UsageError(f"--n-best {n_best}: give --beams {n_best} or more")
 
@@ -69,6 +77,11 @@ def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, 
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
     engine = Engine(trained.model, trained.tokenizer, batch_size=batch_size, use_state=not no_state)
+    if regex is not None or schema is not None:
+        from miniformer.inference.constrained import Constraint
+
+        chosen["processors"] = (Constraint.json_schema(trained.tokenizer, schema) if schema is not None else
+                                Constraint.regex(trained.tokenizer, regex or ""),)
     sampling = Sampling(**{**chosen, "temperature": 0.0 if greedy else chosen["temperature"]})
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "truncate": truncate, "stop": [_unescaped(one) for one in stop]}
     if stream or (stream is None and not (as_json or beams or file or len(texts) > 1) and sys.stdout.isatty()):
@@ -104,6 +117,18 @@ def _prompts(texts: Sequence[str], file: Path | None) -> Iterable[str]:
     if sys.stdin.isatty():
         raise click.UsageError("nothing to go on from; give --prompt TEXT, --prompts FILE, or a text on standard input")
     return [sys.stdin.read().removesuffix("\n")]
+
+
+def _schema(path: Path) -> dict[str, Any]:
+    try:
+        schema = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not JSON: {error}") from None
+    if not isinstance(schema, dict):
+        raise UserError(f"{path}: expected a JSON object, a schema; found {type(schema).__name__}")
+    return schema
 
 
 def _stream(engine: Engine, prompt: str, sampling: Sampling, **limits: Any) -> None:

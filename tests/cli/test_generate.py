@@ -3,6 +3,7 @@
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 import sys
@@ -88,6 +89,14 @@ def test_beams_give_the_best_texts(answering):
     assert rows[0]["text"] == "the fox" and len(rows) == 2 and rows[0]["score"] >= rows[1]["score"]
 
 
+def test_a_form_is_kept(trained, tmp_path):
+    pytest.importorskip("llguidance")
+    assert re.fullmatch("the quick( [a-z]+){2}!\n", written(trained, "--prompt", "the quick", "--regex", " [a-z]{2,6} [a-z]{2,6}!"))
+    (tmp_path / "schema.json").write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3}')
+    found = json.loads(written(trained, "--prompt", "the", "--json-schema", tmp_path / "schema.json", "--json"))
+    assert len(json.loads(found["text"])) in (2, 3) and found["finish_reason"] == "eos"
+
+
 def test_on_a_terminal_a_text_is_written_as_it_is_drawn(trained):
     outer, inner = pty.openpty()
     args = ["generate", str(trained), "--prompt", "the quick", "--temperature", "3", "--seed", "1", "--top-p", "1",
@@ -110,6 +119,8 @@ def test_on_a_terminal_a_text_is_written_as_it_is_drawn(trained):
     (("--prompts", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
     (("--prompt", "x", "--stream", "--json"), "--stream writes the text of one prompt as it is drawn"),
     (("--prompt", "x", "--n-best", "2"), "--n-best 2: give --beams 2 or more"),
+    (("--prompt", "x", "--json-schema", "nowhere.json"), "nowhere.json: cannot be read: No such file"),
+    (("--prompt", "x", "--json-schema", "s", "--regex", "a"), "--regex and --json-schema: give one of them"),
     (("--prompt", "x", "--beams", "4", "--beam-groups", "3"), "groups: expected a divisor of width 4; found 3"),
     (("--prompt", "x", "--repetition-penalty", "0"), "repetition_penalty: expected above 0; found 0.0"),
     (("--prompt", "x", "--stop", ""), "stop: an empty string is in every text"),
