@@ -89,6 +89,13 @@ def test_beams_give_the_best_texts(answering):
     assert rows[0]["text"] == "the fox" and len(rows) == 2 and rows[0]["score"] >= rows[1]["score"]
 
 
+def test_a_draft_changes_no_greedy_text(trained, answering):
+    args = (trained, "--prompt", "the quick", *FOX)
+    assert written(*args, "--draft", trained) == written(*args)
+    with pytest.raises(UserError, match=r"its tokenizer is another; train it with --tokenizer .*tokenizer\.json"):
+        written(*args, "--draft", answering)
+
+
 def test_a_form_is_kept(trained, tmp_path):
     pytest.importorskip("llguidance")
     found = written(trained, "--prompt", "the quick", "--regex", " [a-z]{2,6} [a-z]{2,6}!")
@@ -120,6 +127,8 @@ def test_on_a_terminal_a_text_is_written_as_it_is_drawn(trained):
     (("--prompts", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
     (("--prompt", "x", "--stream", "--json"), "--stream writes the text of one prompt as it is drawn"),
     (("--prompt", "x", "--n-best", "2"), "--n-best 2: give --beams 2 or more"),
+    (("--prompt", "x", "--draft", "nowhere"), "nowhere: no saved model here"),
+    (("--prompt", "x", "--draft", "nowhere", "--beams", "2"), "--draft helps drawing and greedy decoding; leave out --beams"),
     (("--prompt", "x", "--json-schema", "nowhere.json"), "nowhere.json: cannot be read: No such file"),
     (("--prompt", "x", "--json-schema", "s", "--regex", "a"), "--regex and --json-schema: give one of them"),
     (("--prompt", "x", "--beams", "4", "--beam-groups", "3"), "groups: expected a divisor of width 4; found 3"),
