@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
@@ -34,12 +35,13 @@ def folder(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_python(folder, page):
+def test_python(folder, page, monkeypatch):
     """The blocks of a page, one after the other, as a reader would type them."""
-    names = {"__name__": "block"}
+    module = types.ModuleType("block")
+    monkeypatch.setitem(sys.modules, "block", module)  # where a class that is pickled is looked for
     for block in blocks("python"):
         if block.id.startswith(f"{page.name}:"):
-            exec(compile(block.values[0], block.id, "exec", dont_inherit=True), names)
+            exec(compile(block.values[0], block.id, "exec", dont_inherit=True), vars(module))
 
 
 @pytest.mark.parametrize("text", blocks("yaml"))

@@ -16,14 +16,14 @@ from miniformer.kernel.registry import Entry, State, canonical, current_registry
 if TYPE_CHECKING:
     from miniformer.contracts.report import Report, Result
 
-MARKS = {"held": ("✓", "green"), "skipped": ("-", "bright_black"), "fails as declared": ("x", "yellow"), "note": ("!", "yellow"),
-         "failed": ("✗", "red")}
+MARKS = {"held": ("✓", "green"), "skipped": ("-", "bright_black"), "fails as declared": ("x", "yellow"),
+         "note": ("!", "yellow"), "failed": ("✗", "red")}
 
 
 @click.command("check")
 @click.argument("what", nargs=-1, metavar="[KIND] [NAME]")
 @click.option("--all", "everything", is_flag=True, help="Every component that can be loaded, or every one of KIND.")
-@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="Check with this option only; may be repeated.")
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option that is not drawn; may be repeated.")
 @click.option("--thorough", is_flag=True, help="Many more examples, and torch.compile and torch.export.")
 @click.option("--examples", type=click.IntRange(min=1), help="Examples a property.  [default: 30, thorough: 400]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of the examples.")
@@ -75,8 +75,10 @@ def command(what: Sequence[str], everything: bool, settings: Sequence[str], thor
 
 def _row(result: Result, width: int) -> None:
     mark, colour = MARKS[result.outcome.value]
-    facts = f"{result.examples:4} examples {result.seconds:6.1f} s" if result.examples else result.why
-    click.echo(f"  {click.style(mark, colour)} {result.property.ljust(width)}  {result.outcome.value.ljust(9)} {facts}".rstrip())
+    facts = f"{result.examples:4} {'example ' if result.examples == 1 else 'examples'} {result.seconds:6.1f} s"
+    cells = (click.style(mark, colour), result.property.ljust(width), result.outcome.value.ljust(8),
+             facts if result.examples else result.why)
+    click.echo("  " + " ".join(cells).rstrip())
 
 
 def _summary(report: Report) -> None:

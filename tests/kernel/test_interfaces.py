@@ -1,8 +1,8 @@
 import pytest
 import torch
 from hypothesis import given
-from strategies import layouts
 
+from miniformer.contracts.drawing import layouts
 from miniformer.kernel import Attention, Context, FeedForward, Head, Layout, PositionEncoding, StateError
 
 

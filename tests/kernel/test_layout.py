@@ -3,8 +3,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracles import places
-from strategies import LEFT, PACKED, RIGHT, documents, layouts
 
+from miniformer.contracts.drawing import LEFT, PACKED, RIGHT, documents, layouts
 from miniformer.kernel import Layout
 
 lengths = st.lists(st.integers(0, 6), min_size=1, max_size=4).filter(any)

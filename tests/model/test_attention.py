@@ -3,8 +3,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import layouts, seeds
 
+from miniformer.contracts.drawing import layouts, seeds
 from miniformer.kernel import (
     Attention,
     ComponentSpec,

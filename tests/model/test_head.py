@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 from hypothesis import given
-from strategies import layouts
 from torch import nn
 
+from miniformer.contracts.drawing import layouts
 from miniformer.kernel import Head, Layout, SpecError, build
 from miniformer.model.head import (
     ClassificationHead,

@@ -6,8 +6,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import layouts, seeds
 
+from miniformer.contracts.drawing import layouts, seeds
 from miniformer.kernel import Context, Layout, RunError, Window
 from miniformer.kernel.masks import Mask
 from miniformer.model import kernels

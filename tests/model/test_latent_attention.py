@@ -3,8 +3,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import layouts, seeds
 
+from miniformer.contracts.drawing import layouts, seeds
 from miniformer.kernel import Context, Layout, Memory, PositionEncoding
 from miniformer.kernel.context import Signal
 from miniformer.model.latent_attention import LatentAttention

@@ -7,10 +7,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import FULL, LEFT, RIGHT, layouts, seeds
 from torch._dynamo.testing import CompileCounter
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.contracts.drawing import FULL, LEFT, RIGHT, layouts, seeds
 from miniformer.kernel import (
     Attention,
     Context,

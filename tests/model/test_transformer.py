@@ -5,10 +5,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import layouts, seeds
 from torch._dynamo.testing import CompileCounter
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.contracts.drawing import layouts, seeds
 from miniformer.kernel import (
     Context,
     Entry,

@@ -1,0 +1,183 @@
+"""A report is honest: what ran, what did not and why, what was seen, and for which smallest example."""
+
+import logging
+import random
+from typing import Annotated, ClassVar
+
+import pytest
+import torch
+from pydantic import Field
+
+from miniformer.contracts import Outcome, check_component
+from miniformer.contracts.check import ABILITIES, Suite
+from miniformer.contracts.subject import Subject
+from miniformer.kernel import FeedForward, Norm, RunError, SpecError, UnknownComponent
+
+from .mutants.attention import ForgetsToMaskTheFuture, MixesDocuments
+from .mutants.ffn import MixesTokens, Plain
+from .mutants.position import AbilityWithoutProof
+
+
+def result(cls, name, kind="ffn", **how):
+    return Suite(Subject.of(kind, cls), **how).result(name)
+
+
+def test_a_report_has_one_result_a_property_in_order_and_is_json_data():
+    report = check_component("ffn", Plain, examples=2)
+    names = [r.property for r in report.results]
+    assert names == Suite(Subject.of("ffn", Plain)).names
+    assert len(set(names)) == len(names) > 10
+    assert report.ok
+    assert report.explain() == ""
+    data = report.to_dict()
+    assert data["ok"] is True
+    assert data["results"][0]["outcome"] == "held"
+    assert data["results"][0]["examples"] > 0
+
+
+def test_the_same_seed_gives_the_same_report_and_another_draws_other_examples():
+    def told(seed):
+        found = result(MixesDocuments, "documents-do-not-mix", "attention", seed=seed)
+        return found.why, found.example, found.examples
+
+    assert told(3) == told(3)
+    assert len({told(seed) for seed in range(5)}) > 1
+
+
+def test_what_failed_is_told_with_the_smallest_example_and_what_it_means():
+    found = result(ForgetsToMaskTheFuture, "no-look-ahead", "attention")
+    assert found.outcome is Outcome.FAILED
+    assert found.why == "the output at column 0 changes with the input at column 1, which is later in the same document"
+    assert "layout 11" in found.example  # two tokens of one document, and no more
+    assert "options {}" in found.example
+    assert "reads" in found.consequence or "read its answer from the future" in found.consequence
+    text = check_component("attention", ForgetsToMaskTheFuture, examples=5).explain()
+    assert "attention ForgetsToMaskTheFuture breaks no-look-ahead: In a causal model" in text
+    assert "in training: " in text
+
+
+def test_what_does_not_concern_a_component_is_skipped_with_the_reason():
+    report = check_component("attention", "linear", examples=2)
+    assert report["a-bias-counts"].outcome is Outcome.SKIPPED
+    assert report["a-bias-counts"].why == "it applies no bias"
+    assert report["compiles"].why == "only when asked to be thorough"
+
+
+def test_an_ability_that_nothing_proved_is_a_failure():
+    found = result(AbilityWithoutProof, ABILITIES, "position", examples=2)
+    assert found.outcome is Outcome.FAILED
+    assert "`learns_bias` is declared" in found.why
+
+
+class Tanh(Norm):
+    """A norm that bounds and does not measure."""
+
+    breaks: ClassVar = {"brings-to-scale": "a tanh bounds its input"}
+
+    def forward(self, x):
+        return torch.tanh(x)
+
+
+def test_a_declared_breach_is_told_as_that_and_fails_nothing():
+    report = check_component("norm", Tanh, examples=5)
+    assert report["brings-to-scale"].outcome is Outcome.EXPECTED
+    assert report["brings-to-scale"].why.startswith("a tanh bounds its input (seen: ")
+    assert report.ok, report.explain()
+
+
+class Misspelt(Tanh):
+    breaks: ClassVar = {**Tanh.breaks, "brings-to-scales": "no such promise"}
+
+
+def test_a_declared_breach_of_nothing_is_a_failure():
+    found = result(Misspelt, ABILITIES, "norm")
+    assert found.outcome is Outcome.FAILED
+    assert "'brings-to-scales', which is no property" in found.why
+
+
+class Raises(Plain):
+    def forward(self, x, context):
+        raise ZeroDivisionError("never mind")
+
+
+def test_any_exception_of_a_component_is_a_failure_with_its_text():
+    assert result(Raises, "acts-on-each-position").why == "ZeroDivisionError: never mind"
+
+
+class NeedsAGPU(Plain):
+    def forward(self, x, context):
+        raise RunError("it runs on a GPU only")
+
+
+def test_a_component_that_says_it_cannot_run_here_is_not_faulted_and_not_praised():
+    assert result(NeedsAGPU, "acts-on-each-position").outcome is Outcome.SKIPPED
+
+
+class Moody(Plain):
+    calls: ClassVar = []
+
+    def forward(self, x, context):
+        self.calls.append(1)
+        return super().forward(x, context) + (x.mean(dim=1, keepdim=True) if len(self.calls) == 12 else 0)
+
+
+def test_what_fails_once_and_then_does_not_is_told_as_that():
+    found = result(Moody, "acts-on-each-position")
+    assert found.outcome is Outcome.FAILED
+    assert "hangs on more than its inputs" in found.why
+
+
+class Picky(FeedForward):
+    """Refuses widths, and options that do not go together."""
+
+    def __init__(self, d_model: int, d_ff: int, *, parts: Annotated[int, Field(ge=1)] = 1, whole: bool = False) -> None:
+        if d_ff % 2 or (whole and parts > 1):
+            raise ValueError("no")
+        super().__init__(d_model, d_ff)
+        self.layer = torch.nn.Linear(d_model, d_model, bias=whole)
+        self.parts = parts
+
+    def forward(self, x, context):
+        return self.layer(x) * self.parts
+
+
+def test_options_and_sizes_that_are_refused_are_no_examples():
+    report = check_component("ffn", Picky)
+    assert report.ok, report.explain()
+    assert report["rows-stand-alone"].examples == 30
+
+
+def test_options_that_are_given_are_not_drawn():
+    report = check_component("attention", {"name": "mha", "window": 2}, examples=3)
+    assert report.ok, report.explain()
+    with pytest.raises(SpecError, match="window"):
+        check_component("attention", {"name": "mha", "window": 0})
+
+
+def test_what_cannot_be_checked_is_an_error():
+    with pytest.raises(UnknownComponent, match="did you mean: rope-mha"):
+        check_component("attention", "rope-mah")
+    with pytest.raises(SpecError, match="there is no kind 'attentoin'"):
+        check_component("attentoin", "mha")
+    with pytest.raises(SpecError, match="subclasses"):
+        check_component("attention", Plain)
+
+
+def test_checking_leaves_threads_logging_and_random_state_as_they_were():
+    torch.set_num_threads(2)
+    before = torch.get_num_threads(), logging.getLogger("miniformer").level, random.getstate(), torch.get_rng_state()
+    check_component("ffn", MixesTokens, examples=3)
+    after = torch.get_num_threads(), logging.getLogger("miniformer").level, random.getstate(), torch.get_rng_state()
+    torch.set_num_threads(1)
+    assert before[:3] == after[:3]
+    assert torch.equal(before[3], after[3])
+
+
+def test_it_works_without_pytest(fresh_python):
+    code = """
+import sys
+sys.modules["pytest"] = None
+from miniformer.contracts import check_component
+print(check_component("norm", "rmsnorm", examples=2).ok)
+"""
+    assert fresh_python(code) == "True"

@@ -1,0 +1,78 @@
+"""What is drawn is valid and varied: layouts as models meet them, options as a schema allows."""
+
+from collections.abc import Mapping
+from enum import Enum
+from typing import Annotated, Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import Field
+
+from miniformer.contracts import drawing
+from miniformer.kernel import FeedForward, Norm, Slot, current_registry, options_of
+from miniformer.kernel.options import complete
+
+
+@given(drawing.layouts())
+def test_every_row_has_a_token_and_facts_are_never_bolder_than_the_truth(layout):
+    assert layout.real.any(dim=1).all()
+    if not layout.padded:
+        assert layout.real.all()
+    if not layout.packed:
+        assert all(len(set(row) - {0}) == 1 for row in layout.documents.tolist())
+    for positions, documents in zip(layout.positions.tolist(), layout.documents.tolist()):
+        for number in set(documents) - {0}:
+            found = [p for p, d in zip(positions, documents) if d == number]
+            assert found == list(range(len(found)))
+
+
+@given(st.data(), st.integers(1, 8))
+def test_pieces_end_at_the_end(data, length):
+    ends = data.draw(drawing.cuts(length))
+    assert ends == sorted(set(ends))
+    assert ends[-1] == length
+    assert ends[0] >= 1
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Many(FeedForward):
+    def __init__(self, d_model: int, d_ff: int, *, flag: bool = False, part: Annotated[float, Field(gt=0, lt=1)] = 0.5,
+                 size: Annotated[int | None, Field(ge=2, multiple_of=2)] = None, mode: Literal["a", "b"] = "a",
+                 colour: Colour = Colour.RED, inner: Slot[Norm] | None = None, tables: Mapping[str, int] | None = None,
+                 needed: Annotated[int, Field(ge=3, le=5)]) -> None:
+        super().__init__(d_model, d_ff)
+
+    def forward(self, x, context):
+        return x
+
+
+def test_choices_keep_to_the_schema_and_start_with_the_default():
+    found = drawing.choices_of(Many)
+    assert found["flag"] == [False, True]
+    assert found["part"][0] == 0.5
+    assert all(0 < part < 1 for part in found["part"])
+    assert found["size"][0] is None
+    assert all(size % 2 == 0 for size in found["size"][1:])
+    assert found["mode"] == ["a", "b"]
+    assert found["colour"] == [Colour.RED, Colour.BLUE]
+    assert {None if one is None else one.name for one in found["inner"]} == {None, "layernorm", "rmsnorm"}
+    assert found["needed"] == [3, 4, 5]
+
+
+@given(st.data())
+def test_what_is_required_is_always_drawn_and_all_that_is_drawn_is_valid(data):
+    options = data.draw(drawing.options(Many))
+    assert "needed" in options
+    options_of(Many).model_validate(options)
+
+
+@pytest.mark.parametrize("entry", current_registry().entries(), ids=lambda entry: f"{entry.kind}-{entry.name}")
+@given(data=st.data())
+def test_options_of_every_component_pass_its_schema(entry, data):
+    cls = current_registry().load(entry.kind, entry.qualified)
+    complete(cls, data.draw(drawing.options(cls)), entry.name)

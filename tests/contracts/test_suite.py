@@ -1,0 +1,80 @@
+"""The pytest door: a third party's three lines run every property, and a fault fails under its name."""
+
+import subprocess
+import sys
+
+import pytest
+
+from miniformer.contracts import contract_suite
+from miniformer.kernel import SpecError
+
+PYPROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "acme-parts"
+version = "1.5"
+[project.entry-points."miniformer.ffn"]
+sine = "acme_parts:Sine"
+leaky = "acme_parts:Leaky"
+[tool.hatch.build.targets.wheel]
+only-include = ["acme_parts.py"]
+"""
+
+MODULE = '''
+import torch
+from miniformer.kernel import FeedForward
+
+class Sine(FeedForward):
+    """down(sin(up x))."""
+
+    def __init__(self, d_model: int, d_ff: int):
+        super().__init__(d_model, d_ff)
+        self.up, self.down = torch.nn.Linear(d_model, d_ff), torch.nn.Linear(d_ff, d_model)
+
+    def forward(self, x, context):
+        return self.down(torch.sin(self.up(x)))
+
+class Leaky(Sine):
+    """Looks at the next position."""
+
+    def forward(self, x, context):
+        return super().forward(x + x.roll(-1, dims=1), context)
+'''
+
+TESTS = '''from miniformer.contracts import contract_suite
+
+test_contracts = contract_suite(distribution="acme-parts")
+'''
+
+
+@pytest.mark.slow
+def test_three_lines_in_a_third_partys_package_run_the_whole_suite_under_plain_pytest(tmp_path):
+    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
+    (tmp_path / "acme_parts.py").write_text(MODULE)
+    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path / "dist", tmp_path], check=True)
+    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", tmp_path / "site",
+                    *(tmp_path / "dist").glob("*.whl")], check=True)
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "test_it.py").write_text(TESTS)
+    code = f"import sys, pytest; sys.path.insert(0, {str(tmp_path / 'site')!r}); sys.exit(pytest.main(sys.argv[1:]))"
+    done = subprocess.run([sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", "-rA", "--rootdir", tmp_path / "tests",
+                           "-c", "/dev/null", tmp_path / "tests"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert done.returncode == 1, done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    failed = [line for line in lines if line.startswith("FAILED")]
+    passed = [line for line in lines if line.startswith("PASSED")]
+    assert any("ffn-acme-parts:leaky-acts-on-each-position" in line for line in failed)
+    assert all("acme-parts:leaky" in line for line in failed)
+    assert any("ffn-acme-parts:sine-acts-on-each-position" in line for line in passed)
+    assert len(passed) > 20
+    assert "breaks acts-on-each-position: A token's output hangs on that token alone." in done.stdout
+
+
+def test_nothing_to_check_is_an_error():
+    with pytest.raises(SpecError, match="is the package installed"):
+        contract_suite(distribution="acme-nowhere")
+    with pytest.raises(SpecError, match="has a kind"):
+        contract_suite(target="mha")
