@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -15,16 +14,15 @@ from miniformer.kernel.layout import Layout
 from miniformer.kernel.task import Tokenizer
 from miniformer.model.assembly import Assembly
 from miniformer.model.beams import Beams, Hypothesis, search
-from miniformer.model.decoding import Feed, Finish, Row, decode, start_rows
+from miniformer.model.decoding import Feed, Finish, Row, decode
 from miniformer.model.sampling import Sampling, Text
 from miniformer.model.speculative import speculate
 
+from .batching import Prompt, Queue
 from .text import TextWriter
 
 T = TypeVar("T")
 PLAIN, BEAMS = Sampling(), Beams()
-AHEAD = 8
-"""Batches of prompts that are sorted by length at a time, so that little is padded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +62,6 @@ class Stream(Iterator[str]):
         raise StopIteration
 
 
-@dataclass(frozen=True, slots=True)
-class Prompt:
-    """A prompt as tokens, and how many new ones there is room for, up to what was asked for."""
-
-    text: str
-    ids: list[int]
-    room: int
-
-
 class Engine:
     """A model that writes, with the tokenizer of its texts.
 
@@ -81,7 +70,7 @@ class Engine:
     Args:
         model: a decoder, which goes on from its prompt, or an encoder-decoder, which answers it; it runs where its weights are.
         tokenizer: its `eos_id` ends texts.
-        batch_size: prompts that are written after together.
+        batch_size: prompts that are written after together; others take the place of those whose text has ended.
         draft: a small model of the same tokens that `generate` and `stream` let propose what `model` then checks, which is
             faster where both mostly agree. Texts have the same distribution as without it, but other draws; prompts go one by
             one.
@@ -112,12 +101,11 @@ class Engine:
         Raises:
             UserError: a prompt is empty or too long, settings are out of range, or the model cannot write.
         """
-        def written(batch: Sequence[Prompt]) -> list[Answer]:
-            pieces = self._pieces(batch, sampling, stop, seed)
-            found = {place: piece for place, piece in pieces if isinstance(piece, Answer)}
-            return [found[place] for place in range(len(batch))]
-
-        return self._in_batches(prompts, max_new_tokens, truncate, 1 if self.draft else self.batch_size, written)
+        asked = (self.encode(prompt, max_new_tokens, truncate) for prompt in prompts)
+        if max_new_tokens == 0:
+            return (_answer(prompt) for prompt in asked)
+        pieces = self._pieces(asked, sampling, stop, seed)
+        return _in_order((place, piece) for place, piece in pieces if isinstance(piece, Answer))
 
     def search(self, prompts: Iterable[str], beams: Beams = BEAMS, sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
                stop: Sequence[str] = (), truncate: bool = False) -> Iterator[list[Answer]]:
@@ -135,18 +123,25 @@ class Engine:
             return "stop" if any(one in written for one in stop) else None
 
         @torch.inference_mode()
-        def found(batch: Sequence[Prompt]) -> list[list[Answer]]:
-            rows = search(self.start(batch), [prompt.room for prompt in batch], beams, sampling, ending)
-            return [[self._searched(prompt, one, stop) for one in row] or [_answer(prompt, Row(()), "")]
-                    for prompt, row in zip(batch, rows, strict=True)]
+        def found(queue: Queue) -> Iterator[tuple[int, list[Answer]]]:
+            while (more := queue([])) is not None:
+                feed, rows = more
+                for row, texts in zip(rows, search(feed, [row.limit for row in rows], beams, sampling, ending), strict=True):
+                    place, prompt = queue.place_of.pop(id(row))
+                    yield place, [self._searched(prompt, one, stop) for one in texts]
 
-        return self._in_batches(prompts, max_new_tokens, truncate, max(1, self.batch_size // beams.width), found)
+        asked = (self.encode(prompt, max_new_tokens, truncate) for prompt in prompts)
+        if max_new_tokens == 0:
+            return ([_answer(prompt)] for prompt in asked)
+        return _in_order(found(Queue(asked, max(1, self.batch_size // beams.width), self.model, self.start)))
 
     def stream(self, prompt: str, sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
                stop: Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Stream:
         """What is written after one prompt, piece by piece; arguments and errors as those of `generate`."""
-        asked = [self.encode(prompt, max_new_tokens, truncate)]
-        return Stream(piece for _, piece in self._pieces(asked, sampling, stop, seed))
+        asked = self.encode(prompt, max_new_tokens, truncate)
+        if max_new_tokens == 0:
+            return Stream(iter([_answer(asked)]))
+        return Stream(piece for _, piece in self._pieces(iter([asked]), sampling, stop, seed))
 
     def encode(self, prompt: str, max_new_tokens: int, truncate: bool = False) -> Prompt:
         """A prompt as tokens that the model has positions for.
@@ -178,61 +173,33 @@ class Engine:
 
     def start(self, prompts: Sequence[Prompt], model: Assembly | None = None) -> Feed:
         """A model (None: the engine's), ready to go on from some prompts."""
-        ids = pad_sequence([torch.tensor(prompt.ids) for prompt in prompts], batch_first=True)
+        lengths = [len(prompt.ids) for prompt in prompts]
+        ids = pad_sequence([torch.tensor(prompt.ids) for prompt in prompts], batch_first=True, padding_side="left")
         return (model or self.model).feed(ids, max(prompt.room for prompt in prompts), use_state=self.use_state,
-                                          layout=Layout.from_lengths([len(prompt.ids) for prompt in prompts]))
+                                          layout=Layout.from_lengths(lengths, side="left"))
 
     def writer(self, prompt: Prompt, stop: Sequence[str]) -> TextWriter:
         """What makes text of the tokens after a prompt."""
         return TextWriter(self.tokenizer, () if self.model.has_source else prompt.ids, stop)
-
-    def _in_batches(self, prompts: Iterable[str], max_new_tokens: int, truncate: bool, size: int,
-                    answer: Callable[[list[Prompt]], list[T]]) -> Iterator[T]:
-        """What `answer` gives for each prompt, in order; up to `size` of like length share a batch."""
-        remaining = iter(prompts)
-        while some := list(itertools.islice(remaining, AHEAD * size)):
-            asked = [self.encode(prompt, max_new_tokens, truncate) for prompt in some]
-            found: dict[int, T] = {}
-            for places in self._batches(asked, size):
-                found.update(zip(places, answer([asked[i] for i in places]), strict=True))
-            yield from (found[i] for i in range(len(some)))
-
-    def _batches(self, prompts: Sequence[Prompt], size: int) -> Iterator[list[int]]:
-        """The places of prompts of like lengths, at most `size`, for whose longest and most new tokens there is room."""
-        batch: list[int] = []
-        for place in sorted(range(len(prompts)), key=lambda i: len(prompts[i].ids)):
-            columns = len(prompts[place].ids) + max(prompts[i].room for i in [*batch, place]) - 1
-            fits = self.model.endless or self.model.has_source or columns <= self.model.config.max_seq_len
-            if batch and (len(batch) == size or not fits):
-                yield batch
-                batch = []
-            batch.append(place)
-        yield batch
 
     def _searched(self, prompt: Prompt, found: Hypothesis, stop: Sequence[str]) -> Answer:
         writer = self.writer(prompt, stop)
         for token in found.new[:-1] if found.finish == "eos" else found.new:
             writer.push(token)
         writer.end()
-        return replace(_answer(prompt, found, writer.text), score=found.score)
+        return replace(_answer(prompt, found, writer), score=found.score)
 
     @torch.inference_mode()
-    def _pieces(self, prompts: Sequence[Prompt], sampling: Sampling, stop: Sequence[str],
+    def _pieces(self, prompts: Iterator[Prompt], sampling: Sampling, stop: Sequence[str],
                 seed: int | None) -> Iterator[tuple[int, str | Answer]]:
-        """Pieces of text after one batch of prompts, each with its place among them; the last is the answer."""
-        feed = self.start(prompts)
-        rows = start_rows(feed, [prompt.room for prompt in prompts], [seed] * len(prompts))
-        writers = [self.writer(prompt, stop) for prompt in prompts]
-        place_of = {id(row): place for place, row in enumerate(rows)}
-        for row in rows:
-            if row.limit == 0:
-                yield place_of[id(row)], _answer(prompts[place_of[id(row)]], row, "")
-        eos_id = self.tokenizer.eos_id
-        steps = (decode(feed, rows, sampling, eos_id) if self.draft is None else
-                 speculate(feed, self.start(prompts, self.draft), rows[0], sampling, eos_id=eos_id))
-        for running in steps:
+        """Pieces of text after prompts, each with its prompt's place among them; the last of a place is the answer."""
+        queue = Queue(prompts, 1 if self.draft else self.batch_size, self.model, self.start, seed)
+        writers: dict[int, TextWriter] = {}
+        for running in self._steps(queue, sampling):
             for row in running:
-                place = place_of[id(row)]
+                place, prompt = queue.place_of[id(row)]
+                if place not in writers:
+                    writers[place] = self.writer(prompt, stop)
                 writer = writers[place]
                 if row.finish != "eos" and (piece := writer.push(row.new[-1])):
                     yield place, piece
@@ -241,13 +208,38 @@ class Engine:
                 if writer.stopped:
                     row.finish = "stop"
                 if row.finish is not None:
-                    yield place, _answer(prompts[place], row, writer.text)
+                    del queue.place_of[id(row)]
+                    yield place, _answer(prompt, row, writers.pop(place))
+
+    def _steps(self, queue: Queue, sampling: Sampling) -> Iterator[list[Row]]:
+        eos_id = self.tokenizer.eos_id
+        while (more := queue([])) is not None:
+            feed, rows = more
+            if self.draft is None:
+                yield from decode(feed, rows, sampling, eos_id, arrivals=queue)
+            else:
+                helper = self.start([queue.place_of[id(rows[0])][1]], self.draft)
+                yield from speculate(feed, helper, rows[0], sampling, eos_id=eos_id)
 
 
 def _kind(model: Assembly) -> str:
     return f"{'encoder-decoder' if model.has_source else 'decoder'} of {model.config.vocab_size} tokens"
 
 
-def _answer(prompt: Prompt, row: Row | Hypothesis, text: str) -> Answer:
+def _answer(prompt: Prompt, row: Row | Hypothesis | None = None, writer: TextWriter | None = None) -> Answer:
+    """The answer that a row gives; none: nothing is to be written."""
+    if row is None or writer is None:
+        return Answer(prompt.text, "", [], [], "length")
     count = len(row.new) - (row.finish == "eos")
-    return Answer(prompt.text, text, row.new[:count], row.logprobs[:count], row.finish or "length")
+    return Answer(prompt.text, writer.text, row.new[:count], row.logprobs[:count], row.finish or "length")
+
+
+def _in_order(found: Iterable[tuple[int, T]]) -> Iterator[T]:
+    """What was found with places 0, 1, 2, … in any order, in order."""
+    early: dict[int, T] = {}
+    following = 0
+    for place, value in found:
+        early[place] = value
+        while following in early:
+            yield early.pop(following)
+            following += 1

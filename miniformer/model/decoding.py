@@ -12,10 +12,10 @@ from torch import Tensor
 from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.errors import UserError
 from miniformer.kernel.interfaces import Head
-from miniformer.kernel.layout import Layout
+from miniformer.kernel.layout import Layout, latest
 
 from .sampling import Sampling, Text
-from .state import DecodingState, rows_of
+from .state import DecodingState, beside, rows_of
 
 Run = Callable[[Memory | None, Tensor, Context, DecodingState | None, Callable[[Tensor, Head], Tensor]], Tensor]
 """A causal model: from a memory, tokens `[B, T]`, their context, a state and a readout to what the readout returns."""
@@ -23,6 +23,10 @@ Finish = Literal["eos", "length", "stop"]
 
 PREFILL = 512
 """Columns of a prompt that go through the model at once, so that activations are bounded however long it is."""
+
+
+Arrivals = Callable[[Sequence["Row"]], "tuple[Feed, list[Row]] | None"]
+"""Given the rows that go on: others that join them, with the feed that they are of, or nothing."""
 
 
 class Feed:
@@ -86,6 +90,29 @@ class Feed:
             return
         self._layout = None if self._layout is None else self._layout.rows(rows)
         self._memory = None if self._memory is None else rows_of(self._memory, rows)
+
+    @property
+    def can_join(self) -> bool:
+        """Whether rows of another feed can join."""
+        return self.state is None or self.state.can_join
+
+    def join(self, other: Feed, steps: int) -> None:
+        """Go on with the rows of `other` too, after one's own, with room for `steps` more columns. Both have read something.
+
+        Padding that comes before all of what the rows have read is left out.
+        """
+        assert self.layout is not None and other.layout is not None
+        columns = max(one.shape[1] - int(one.first().min()) for one in (self.layout, other.layout))
+        starts = max(self.start.shape[1], other.start.shape[1])
+        self.start = torch.cat([latest(one.start, 1, starts) for one in (self, other)])
+        self.start_layout = self.start_layout.beside(other.start_layout, starts)
+        if self.state is not None and other.state is not None:
+            self.state.join(other.state, columns, columns + steps)
+            return
+        self._tokens = torch.cat([latest(one._tokens, 1, columns) for one in (self, other)])
+        self._layout = self.layout.beside(other.layout, columns)
+        if self._memory is not None and other._memory is not None:
+            self._memory = beside(self._memory, other._memory)
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` columns.
@@ -154,30 +181,61 @@ def start_rows(feed: Feed, limits: Sequence[int], seeds: Sequence[int | None]) -
             for prompt, limit, seed in zip(given, limits, seeds, strict=True)]
 
 
-def decode(feed: Feed, rows: Sequence[Row], sampling: Sampling, eos_id: int | None = None) -> Iterator[list[Row]]:
+def decode(feed: Feed, rows: Sequence[Row], sampling: Sampling, eos_id: int | None = None, *,
+           arrivals: Arrivals | None = None) -> Iterator[list[Row]]:
     """Write the texts of `rows`, which are those of `feed`, step by step; each step gives the rows that got a token.
 
     Rows draw by themselves and are edited by themselves, so that no row's text hangs on the others. One that has ended
-    takes no more part.
+    takes no more part, and others may take its place.
+
+    Args:
+        feed: the model with its prompts.
+        rows: are written.
+        sampling: how tokens are chosen.
+        eos_id: the token that ends a text.
+        arrivals: is asked before each step, with the rows that go on, for more rows and the feed that they are of.
 
     Raises:
         UserError, RunError: see `Sampling.edited`.
     """
-    for row in rows:
-        row.finish = "length" if row.limit == 0 else row.finish
-    running, started = list(rows), False
-    while left := [i for i, row in enumerate(running) if row.finish is None]:
+    running: list[Row] = []
+    more: tuple[Feed, list[Row]] | None = (feed, list(rows))
+    while running or more is not None:
+        if more is None:
+            yield _step(feed, running, feed.start.new_tensor([row.new[-1:] for row in running]), sampling, eos_id)
+        else:
+            other, new = more
+            for row in new:
+                row.finish = "length" if row.limit == 0 else None
+            if new := _going(other, new):
+                yield _step(other, new, other.start, sampling, eos_id)
+                new = _going(other, new)
+            if running and new:
+                feed.join(other, max(row.limit - len(row.new) for row in [*running, *new]))
+            elif new:
+                feed = other
+            running = [*running, *new]
+        running = _going(feed, running)
+        more = None if arrivals is None else arrivals(running)
+
+
+def _going(feed: Feed, rows: list[Row]) -> list[Row]:
+    """The rows that have not ended, which `feed` goes on with; nothing if none has."""
+    left = [i for i, row in enumerate(rows) if row.finish is None]
+    if left:
         feed.keep(left)
-        running = [running[i] for i in left]
-        tokens = feed.start.new_tensor([row.new[-1:] for row in running]) if started else feed.start
-        logits_BV, started = wide(feed(tokens)).cpu(), True
-        totals_B = logits_BV.logsumexp(dim=-1)
-        for row, logits_V, total in zip(running, logits_BV, totals_B, strict=True):
-            token = sampling(logits_V, row, row.draw)
-            row.new.append(token)
-            row.logprobs.append(float(logits_V[token] - total))
-            row.finish = "eos" if token == eos_id else "length" if len(row.new) >= row.limit else None
-        yield running
+    return [rows[i] for i in left]
+
+
+def _step(feed: Feed, rows: list[Row], tokens: Tensor, sampling: Sampling, eos_id: int | None) -> list[Row]:
+    """A token more for each of `rows`, those of `feed`, which is given `tokens`."""
+    logits_BV = wide(feed(tokens)).cpu()
+    for row, logits_V, total in zip(rows, logits_BV, logits_BV.logsumexp(dim=-1), strict=True):
+        token = sampling(logits_V, row, row.draw)
+        row.new.append(token)
+        row.logprobs.append(float(logits_V[token] - total))
+        row.finish = "eos" if token == eos_id else "length" if len(row.new) >= row.limit else None
+    return rows
 
 
 def wide(logits: Tensor) -> Tensor:
