@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor, nn
 
+from miniformer.checkpoint.provenance import migrating
 from miniformer.checkpoint.store import SavedModel, read_model, restore, write_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel.context import Context
@@ -116,8 +117,9 @@ class Assembly(nn.Module, ABC):
 
             raise UserError(f"{saved.folder}: this model is a {found}; load it with {assembly_of(found).__name__}, not with "
                             f"{cls.__name__}")
-        model = cls(TransformerConfig.model_validate(saved.config["model"]))
-        restore(model, saved)
+        with migrating(saved.config):
+            model = cls(TransformerConfig.model_validate(saved.config["model"]))
+            restore(model, saved)
         return model.eval()
 
     def _context(self, inputs: Tensor, context: Context | None, state: DecodingState | None, stack: Stack,
