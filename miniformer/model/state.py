@@ -102,7 +102,10 @@ class BufferState(State):
         return self.buffer.nbytes
 
     def reorder(self, index: Tensor) -> None:
-        self.buffer = self.buffer.index_select(1, index)
+        N, _, K, C, E = self.buffer.shape
+        buffer = self.buffer.new_empty(N, len(index), K, C, E)
+        buffer[:, :, :, :self._length] = self.buffer[:, index, :, :self._length]  # what is not used yet is not copied
+        self.buffer = buffer
 
     def truncate(self, length: int) -> None:
         self._length = min(length, self._length)

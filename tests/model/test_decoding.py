@@ -1,5 +1,6 @@
 """How a token is chosen, and the loop over rows: greedy, draws and ends of each row are its own."""
 
+import gc
 import math
 
 import pytest
@@ -296,3 +297,25 @@ def test_a_feed_goes_back_and_on_in_other_rows(model, use_state):
     again = feed.every(more[[2, 0, 2], 1:])
     torch.testing.assert_close(again, every[[2, 0, 2], 1:])
     torch.testing.assert_close(every[1, -1], whole_pass(model, PROMPTS[1].tolist(), more[1].tolist()))
+
+
+def live_bytes():
+    """Of all tensors that anything refers to."""
+    gc.collect()
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects()
+                if issubclass(type(t), torch.Tensor)}.values())
+
+
+@MODELS
+@torch.no_grad()
+def test_memory_does_not_grow_with_steps_beyond_the_state_and_its_layout(model):
+    feed = model.feed(PROMPTS, 300)
+    steps = decode(feed, start_rows(feed, [300] * 3, [None] * 3), Sampling())
+    for _ in range(20):
+        next(steps)
+    before, columns, state = live_bytes(), feed.length, feed.state.nbytes
+    for _ in range(250):
+        next(steps)
+    grown = live_bytes() - before
+    assert feed.state.nbytes == state
+    assert grown <= (feed.length - columns) * len(PROMPTS) * 2 * 8, "a position and a document for each token"
