@@ -32,7 +32,8 @@ def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k
     trained = load_on_best_device(run)
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
-    engine, sampling, said = Engine(trained.model, trained.tokenizer), Sampling(temperature, top_k, top_p), ""
+    engine = Engine(trained.model, trained.tokenizer, encode=trained.prompt)
+    sampling, said = Sampling(temperature, top_k, top_p), ""
     while True:
         if sys.stdin.isatty():
             click.echo("> ", nl=False)

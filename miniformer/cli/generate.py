@@ -86,7 +86,7 @@ def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, 
     if small and small.tokenizer.to_json() != trained.tokenizer.to_json():
         raise UserError(f"--draft {draft}: its tokenizer is another; train it with --tokenizer {run / BEST / TOKENIZER}")
     engine = Engine(trained.model, trained.tokenizer, batch_size=batch_size, draft=small.model if small else None,
-                    use_state=not no_state)
+                    encode=trained.prompt, use_state=not no_state)
     if regex is not None or schema is not None:
         from miniformer.inference.constrained import Constraint
 

@@ -6,15 +6,18 @@ import json
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from miniformer.checkpoint.store import BEST, CONFIG
-from miniformer.kernel.errors import SpecError, UserError
+from miniformer.kernel.errors import SpecError, StateError, UserError
+from miniformer.train.train_config import TrainConfig
 
 if TYPE_CHECKING:
+    from miniformer.config.counting import Skeleton
     from miniformer.config.model_config import TransformerConfig
 
 ONE_STACK = "transformer"
@@ -27,41 +30,48 @@ TRAINING_BYTES = 16
 @click.argument("spec", type=click.Path())
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at once.")
 @click.option("--length", type=click.IntRange(min=1), help="Tokens of a sequence.  [default: max_seq_len]")
+@click.option("--source-length", type=click.IntRange(min=1), help="Tokens of its source, if it has one.  [default: as many]")
 @click.option("--memory", metavar="SIZE", help="Does it fit so much, such as 8GB?  [default: this machine's]")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-def command(spec: str, batch_size: int, length: int | None, memory: str | None, as_json: bool) -> None:
+def command(spec: str, batch_size: int, length: int | None, source_length: int | None, memory: str | None,
+            as_json: bool) -> None:
     """Show what a model is made of and what it costs.
 
-    SPEC is a run folder, a run.json, or a YAML or JSON file with fields of TransformerConfig or a run's config.
+    SPEC is a run folder, a run.json, or a YAML or JSON file: a run's config, or fields of TransformerConfig, beside which
+    `model: seq2seq` means an encoder-decoder.
     """
-    data = _model_of(Path(spec))
+    data = _read(Path(spec))
     room = _machine() if memory is None else _size(memory)
-
-    from miniformer.config.model_config import TransformerConfig
-    from miniformer.model import counting
-
-    config = TransformerConfig.model_validate(data)
+    config, assembly = _model_of(data)
+    skeleton = config.skeleton(assembly)
     length = length or config.max_seq_len
-    parameters = counting.parameter_count(config)
-    try:
-        flops, activations = counting.flops_per_token(config, length), counting.activation_bytes(config, batch_size, length)
-        unknown = ""
-    except SpecError as error:
-        flops, activations, unknown = None, 0, str(error)
-    state = counting.state_bytes(config, batch_size, length) if counting.has_state(config) else None
-    facts = {"parameters": parameters, "flops_per_token": flops, "weight_bytes": 4 * parameters, "state_bytes": state,
-             "activation_bytes": None if unknown else activations, "inference_bytes": 4 * parameters + (state or 0),
-             "training_bytes": TRAINING_BYTES * parameters + activations, "unknown": unknown}
+    lengths = {"length": length}
+    if skeleton.model.has_source:
+        lengths["source_length"] = source_length or length
+    elif source_length:
+        raise UserError(f"--source-length: model {assembly!r} has no source")
+    facts = {**_costs(skeleton, batch_size, **lengths), "batch_size": batch_size, **lengths, "memory_bytes": room}
     if as_json:
-        click.echo(json.dumps({**facts, "batch_size": batch_size, "length": length, "memory_bytes": room}, indent=2))
+        click.echo(json.dumps(facts, indent=2))
     else:
-        _print(config, facts, batch_size, length, room)
+        _print(skeleton, facts, " -> ".join(str(lengths[name]) for name in sorted(lengths, reverse=True)))
 
 
-def _print(config: TransformerConfig, facts: Mapping[str, Any], batch_size: int, length: int, room: int) -> None:
-    from miniformer.model.counting import parts
+def _costs(skeleton: Skeleton, batch_size: int, **lengths: int) -> dict[str, Any]:
+    parameters, flops, activations, state, unknown = skeleton.parameter_count(), None, 0, None, ""
+    try:
+        flops, activations = skeleton.flops_per_token(**lengths), skeleton.activation_bytes(batch_size, **lengths)
+    except SpecError as error:
+        unknown = str(error)
+    with suppress(StateError):
+        state = skeleton.state_bytes(batch_size, **lengths)
+    return {"parameters": parameters, "flops_per_token": flops, "weight_bytes": 4 * parameters, "state_bytes": state,
+            "activation_bytes": None if unknown else activations, "inference_bytes": 4 * parameters + (state or 0),
+            "training_bytes": TRAINING_BYTES * parameters + activations, "unknown": unknown}
 
-    rows = [(part.name, part.made_of, f"{part.parameters:,}") for part in parts(config)]
+
+def _print(skeleton: Skeleton, facts: Mapping[str, Any], lengths: str) -> None:
+    rows = [(row.name, row.made_of, f"{row.parameters:,}") for row in skeleton.rows()]
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for name, made_of, count in rows:
         click.echo(f"{name.ljust(widths[0])}  {made_of.ljust(widths[1])}  {count.rjust(widths[2])}")
@@ -70,16 +80,16 @@ def _print(config: TransformerConfig, facts: Mapping[str, Any], batch_size: int,
     if facts["unknown"]:
         click.echo(f"forward     {facts['unknown']}; activations are left out below")
     else:
-        click.echo(f"forward     {facts['flops_per_token'] / 1e6:,.1f} MFLOP per token, in rows of {length}")
-    state = facts["state_bytes"]
+        click.echo(f"forward     {facts['flops_per_token'] / 1e6:,.1f} MFLOP per token, in rows of {lengths}")
+    state, room = facts["state_bytes"], facts["memory_bytes"]
     kept = "no state: it is not causal, or a part keeps none" if state is None else f"{_gib(state)} of state"
-    click.echo(f"decoding    {kept}; {batch_size} x {length} tokens, fp32")
+    click.echo(f"decoding    {kept}; {facts['batch_size']} x {lengths} tokens, fp32")
     for name, size in (("inference", facts["inference_bytes"]), ("training", facts["training_bytes"])):
         click.echo(f"{name.ljust(11)} {_gib(size)} of {_gib(room)}: {'fits' if size <= room else 'does not fit'}")
 
 
-def _model_of(path: Path) -> dict[str, Any]:
-    """The fields of the model that a path says."""
+def _read(path: Path) -> dict[str, Any]:
+    """What the file of a spec or run says."""
     import yaml
 
     if path.is_dir():
@@ -93,12 +103,31 @@ def _model_of(path: Path) -> dict[str, Any]:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}") from None
     if not isinstance(data, Mapping):
         raise UserError(f"{path}: expected a mapping of fields; found {type(data).__name__}")
-    trained = data.get("train")
-    assembly = data.get("assembly", trained.get("model") if isinstance(trained, Mapping) else data.get("model"))
-    if assembly not in (None, ONE_STACK) and not isinstance(assembly, Mapping):
-        raise UserError(f"{path}: model {assembly!r}: only models of one stack ({ONE_STACK}) are counted")
-    inner = data.get("model_config", data.get("model"))
-    return dict(inner if isinstance(inner, Mapping) else data)
+    return dict(data)
+
+
+def _model_of(data: Mapping[str, Any]) -> tuple[TransformerConfig, str]:
+    """The model that is meant, and how it is assembled."""
+    from miniformer.config.model_config import TransformerConfig
+
+    model, trained = data.get("model"), data.get("train")
+    if isinstance(model, Mapping):  # as training and saving write it
+        assembly = trained.get("model") if isinstance(trained, Mapping) else data.get("assembly")
+        return TransformerConfig.model_validate(model), assembly or ONE_STACK
+    run_fields = {field.alias or name for name, field in TrainConfig.model_fields.items()} - {"model"}
+    if not run_fields & data.keys():
+        return TransformerConfig.model_validate({k: v for k, v in data.items() if k != "model"}), model or ONE_STACK
+
+    from miniformer.kernel.spec import build
+    from miniformer.kernel.task import Task
+    from miniformer.train.specs import model_class, model_spec, task_spec
+
+    run = TrainConfig.model_validate(data)
+    task = build(Task, task_spec(run))
+    fields = {"vocab_size": run.tokenizer_vocab_size, **run.architecture}
+    if (outputs := task.n_outputs(fields["vocab_size"])) != fields["vocab_size"]:
+        fields.setdefault("output_dim", max(1, outputs))  # labels are known once there are data
+    return model_spec(run.with_fields(model_config=fields), task), model_class(task).assembly
 
 
 def _size(text: str) -> int:

@@ -49,7 +49,7 @@ def _print_matrix() -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     for row in rows:
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    click.echo("\nE: encoder, D: decoder, -: refused. " + f"Any ffn ({', '.join(names('ffn'))}) and norm "
+    click.echo("\nE: encoder, and encoder-decoder; D: decoder; -: refused. " + f"Any ffn ({', '.join(names('ffn'))}) and norm "
                f"({', '.join(names('norm'))}) goes with them, but for:")
     reasons: dict[str, list[str]] = {}
     for pair, why in refused_pairs():

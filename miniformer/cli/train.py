@@ -31,7 +31,7 @@ RUN_SLOTS = ("task", "optimizer", "scheduler")
 MODEL_SLOTS = ("attention", "position", "ffn", "norm", "cross_attention", "head")
 NOT_FLAGS = {"architecture", "extensions", "layers", "bos_id", "eos_id"}
 MODEL_SHORTHANDS: dict[str, tuple[type, str]] = {
-    "activation": (str, "short for --ffn (gelu, relu, swiglu, geglu, relu2)"),
+    "activation": (str, "short for --ffn, such as gelu, relu or swiglu"),
     "rotary_pct": (float, "short for --position rope with pct"),
     "pre_norm": (bool, "short for --norm-placement pre, or with --no-pre-norm post"),
 }

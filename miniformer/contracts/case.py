@@ -128,10 +128,11 @@ def seeded(seed: int) -> Iterator[None]:
 
 
 @torch.no_grad()
-def move(module: nn.Module, by: float = 0.3) -> None:
-    """Move parameters away from where they start."""
+def move(module: nn.Module) -> None:
+    """Move parameters away from where they start, matrices by so much that what they give changes by half of its size."""
     for parameter in module.parameters():
         if parameter.is_floating_point():
+            by = 0.3 if parameter.ndim < 2 else 0.5 * parameter.shape[-1] ** -0.5
             parameter.add_(by * torch.randn_like(parameter))
 
 

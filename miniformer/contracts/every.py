@@ -7,6 +7,7 @@ import json
 import pickle
 import random
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from hypothesis import reject
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.kinds import KINDS
 from miniformer.kernel.options import complete
@@ -26,6 +28,12 @@ from .properties import Broken, contract
 
 ORDINARY: dict[str, Any] = {"d_model": 16, "n_heads": 2, "d_ff": 24, "max_seq_len": 64, "n_outputs": 5, "lr": 0.01,
                             "weight_decay": 0.1, "total_steps": 20, "warmup_steps": 4}
+
+
+@cache
+def ordinary_config() -> TransformerConfig:
+    """The only size of an assembly."""
+    return TransformerConfig(vocab_size=32, d_model=16, n_heads=2, n_layers=1, max_seq_len=64)
 
 
 @contract(*KINDS)
@@ -40,7 +48,7 @@ def builds_from_its_options(case: Case) -> None:
     options = case.options()
     subject = case.subject
     try:
-        subject.build(ORDINARY, {})
+        subject.build({**ORDINARY, "config": ordinary_config()}, {})
     except ValueError as error:
         if not any(option.is_required() for option in _fields(subject.cls).values()):
             raise Broken(f"it refuses ordinary sizes and its own defaults: {error}") from None

@@ -108,9 +108,9 @@ class Tokenizer:
     def encode(self, text: str, return_tensors: Literal["pt"] | None = None) -> Any:
         """Token ids, the start token first; with `return_tensors="pt"` a tensor `[1, T]`.
 
-        An end token that the library's tokenizer adds is left out: who wants a text to end says so.
+        An end token that the library's tokenizer adds is left out, so that the text can go on; see `encode_whole`.
         """
-        ids: list[int] = self.backend.encode(text).ids
+        ids = self.encode_whole(text)
         if len(ids) > 1 and ids[-1] == self.eos_id:
             ids.pop()
         if return_tensors is None:
@@ -118,6 +118,11 @@ class Tokenizer:
         import torch
 
         return torch.tensor([ids])
+
+    def encode_whole(self, text: str) -> list[int]:
+        """Token ids of a text that does not go on: the end token too, where the library's tokenizer adds one (BERT, T5)."""
+        ids: list[int] = self.backend.encode(text).ids
+        return ids
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, without special tokens."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -74,17 +74,18 @@ class Engine:
         draft: a small model of the same tokens that `generate` and `stream` let propose what `model` then checks, which is
             faster where both mostly agree. Texts have the same distribution as without it, but other draws; prompts go one by
             one.
+        encode: makes tokens of a prompt, as a task's `prompt` does; None: the tokenizer's `encode`.
         use_state: keep what the layers remember between steps; without, everything is computed again at each step.
     """
 
     def __init__(self, model: Assembly, tokenizer: Tokenizer, *, batch_size: int = 16, draft: Assembly | None = None,
-                 use_state: bool = True) -> None:
+                 encode: Callable[[str], list[int]] | None = None, use_state: bool = True) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size: at least 1; found {batch_size}")
         if draft is not None and _kind(draft) != _kind(model):
             raise UserError(f"draft: expected a model like this one, {_kind(model)}; found {_kind(draft)}")
         self.model, self.tokenizer, self.batch_size, self.use_state = model, tokenizer, batch_size, use_state
-        self.draft = draft
+        self.draft, self._encode = draft, encode or tokenizer.encode
 
     def generate(self, prompts: Iterable[str], sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
                  stop: Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Iterator[Answer]:
@@ -150,11 +151,13 @@ class Engine:
         (but for the one that marks it), until there is room or it is half of `max_seq_len`.
 
         Raises:
-            UserError: no tokens, or more than there are positions.
+            UserError: no tokens, more than there are positions, or a model that does not write.
         """
+        if not self.model.generates:
+            raise UserError("this model sees later tokens (causal: false), so it cannot generate; `predict` asks its task")
         if max_new_tokens < 0:
             raise UserError(f"max_new_tokens: not negative; found {max_new_tokens}")
-        model, ids = self.model, self.tokenizer.encode(prompt)
+        model, ids = self.model, self._encode(prompt)
         if not ids:
             raise UserError("the prompt has no tokens, and this tokenizer no token that marks a start; expected some text")
         whole = model.config.max_seq_len

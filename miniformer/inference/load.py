@@ -27,6 +27,10 @@ class Trained:
     task: Task
     notes: tuple[str, ...] = ()
 
+    def prompt(self, text: str) -> list[int]:
+        """Token ids of what the model is given to write after, or of a text that it reads as a whole."""
+        return self.task.prompt(text, self.tokenizer) if self.model.generates else self.tokenizer.encode_whole(text)
+
 
 def load(path: str | Path) -> Trained:
     """The best model of a run folder, or the model of a folder that holds one.

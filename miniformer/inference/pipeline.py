@@ -57,7 +57,7 @@ class Pipeline:
     def __init__(self, trained: Trained, *, batch_size: int = 16) -> None:
         self.trained, self.batch_size = trained, batch_size
         self.model, self.tokenizer, self.task, self.notes = trained.model, trained.tokenizer, trained.task, trained.notes
-        self.engine = Engine(self.model, self.tokenizer, batch_size=batch_size)
+        self.engine = Engine(self.model, self.tokenizer, batch_size=batch_size, encode=trained.prompt)
 
     @classmethod
     def load(cls, path: str | Path) -> Self:
@@ -166,7 +166,7 @@ class Pipeline:
         """Tokens `[B, T]` of texts and where they sit."""
         if self.model.config.input_dim is not None:
             raise UserError("this model reads series of numbers, not texts")
-        most, rows = self.model.config.max_seq_len, [self.tokenizer.encode(text) for text in texts]
+        most, rows = self.model.config.max_seq_len, [self.trained.prompt(text) for text in texts]
         for text, row in zip(texts, rows, strict=True):
             if not row:
                 raise UserError(f"{text!r:.60} has no tokens; expected some text")

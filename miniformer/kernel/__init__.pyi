@@ -1,5 +1,7 @@
 """The public names, for type checkers and for the lazy loading in `__init__.py`."""
 
+from .assembly import Assembly as Assembly
+from .assembly import Part as Part
 from .context import Context as Context
 from .context import Memory as Memory
 from .context import Record as Record

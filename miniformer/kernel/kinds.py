@@ -40,6 +40,7 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (
     Kind("ffn", ("d_model", "d_ff"), "miniformer.kernel.interfaces:FeedForward"),
     Kind("norm", ("d_model",), "miniformer.kernel.interfaces:Norm"),
     Kind("head", ("d_model", "n_outputs"), "miniformer.kernel.interfaces:Head"),
+    Kind("assembly", ("config",), "miniformer.kernel.assembly:Assembly"),
     Kind("task", (), "miniformer.kernel.task:Task"),
     Kind("optimizer", ("lr", "weight_decay"), "miniformer.kernel.recipes:OptimizerRecipe"),
     Kind("scheduler", ("total_steps", "warmup_steps"), "miniformer.kernel.recipes:SchedulerRecipe"),

@@ -22,7 +22,8 @@ from .errors import AmbiguousComponent, UnavailableComponent, UnknownComponent, 
 from .kinds import KINDS
 
 OURS = "miniformer"
-ELSEWHERE = {("ffn", "moe"): "miniformer-moe"}
+ELSEWHERE = {("ffn", "moe"): "miniformer-moe", ("position", "bert-embeddings"): "miniformer-hf",
+             ("head", "bert-mlm"): "miniformer-hf", ("head", "bert-pooled"): "miniformer-hf"}
 """Components of first-party plugins, so that a missing one says what to install."""
 
 

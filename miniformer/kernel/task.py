@@ -38,6 +38,9 @@ class Tokenizer(Protocol):
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, the token that marks its start first."""
 
+    def encode_whole(self, text: str) -> list[int]:
+        """Token ids of a text that does not go on; like `encode`, and the end token last if the tokenizer adds one."""
+
     def decode(self, ids: Iterable[int]) -> str:
         """The text of token ids, without special tokens."""
 
@@ -169,6 +172,10 @@ class Task(ABC):
     def question(self, record: Any, tokenizer: Tokenizer) -> Example:
         """The example of an `Input`, whose target is not known."""
         return self.encode(record, tokenizer)
+
+    def prompt(self, text: str, tokenizer: Tokenizer) -> list[int]:
+        """Token ids of what a model that writes is given: a text to go on from, unless overridden."""
+        return tokenizer.encode(text)
 
     def cut(self, example: Example, length: int) -> Example:
         """The example with its first `length` tokens only; called where the task does not pack."""

@@ -1,27 +1,27 @@
-"""The assemblies by the name that `config.json` and `--model` give them."""
+"""The assemblies of blocks: by the name that `config.json` and `--model` give them, and by what their batches have."""
 
 from __future__ import annotations
 
-from miniformer.kernel.errors import UserError, did_you_mean
+from miniformer.kernel.errors import UserError
+from miniformer.kernel.registry import current_registry
 
 from .assembly import Assembly
 from .seq2seq_transformer import Seq2SeqTransformer
 from .transformer import Transformer
-
-ASSEMBLIES: dict[str, type[Assembly]] = {cls.assembly: cls for cls in (Transformer, Seq2SeqTransformer)}
 
 
 def assembly_of(name: str) -> type[Assembly]:
     """The class of an assembly.
 
     Raises:
-        UserError: there is none of that name.
+        UserError: there is none of that name, or it is not one of blocks.
     """
-    if name not in ASSEMBLIES:
-        raise UserError(f"there is no assembly {name!r}{did_you_mean(name, ASSEMBLIES)}; there are {', '.join(ASSEMBLIES)}")
-    return ASSEMBLIES[name]
+    found = current_registry().load("assembly", name)
+    if not issubclass(found, Assembly):
+        raise UserError(f"assembly {name!r} can be counted, but only one of blocks is trained, loaded and run")
+    return found
 
 
 def assembly_for(has_source: bool) -> type[Assembly]:
     """The assembly for batches that have a source, or have none."""
-    return next(cls for cls in ASSEMBLIES.values() if cls.has_source == has_source)
+    return Seq2SeqTransformer if has_source else Transformer

@@ -1,61 +1,47 @@
-"""What every assembly of blocks has in common: it is saved and loaded, read by tasks, and generates."""
+"""What the assemblies of blocks have in common beside the interface: they are saved and loaded by themselves, and generate."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from miniformer.checkpoint.provenance import migrating
 from miniformer.checkpoint.store import SavedModel, read_model, restore, write_model
 from miniformer.config.model_config import TransformerConfig
+from miniformer.kernel import assembly as kernel
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import SpecError, StateError, UserError
-from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
-from miniformer.kernel.task import Batch
 
 from .block import Stack
 from .decoding import Feed, decode, start_rows
 from .sampling import Sampling
 from .state import DecodingState
 
-Readout = Callable[[Tensor, Head], Any]
 
-
-class Assembly(nn.Module, ABC):
-    """A whole model. The class data say which batches it takes.
+class Assembly(kernel.Assembly):
+    """An assembly of blocks, which is saved and loaded by itself and may generate.
 
     Class data:
-        assembly: what `config.json` and `--model` call it.
-        has_source: it has an encoder for the batch's source beside the decoder.
+        assembly: the name that it is registered by.
     """
 
     assembly: ClassVar[str]
-    has_source: ClassVar[bool] = False
 
     def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        self.config = config
-
-    @abstractmethod
-    def read(self, batch: Batch, context: Context | None = None, readout: Readout | None = None) -> Any:
-        """What `readout` makes of the hidden states for a task's batch and of the head; None: outputs `[B, T, O]`."""
+        super().__init__(config)
+        self.config: TransformerConfig = config
 
     @abstractmethod
     def feed(self, input_ids: Tensor, max_new_tokens: int, *, layout: Layout | None = None, use_state: bool = True,
              bos_id: int | None = None) -> Feed:
         """What generation from `input_ids` `[B, T]` feeds; see `generate`."""
-
-    @property
-    @abstractmethod
-    def generates(self) -> bool:
-        """Whether it can write token by token."""
 
     @property
     def endless(self) -> bool:

@@ -28,12 +28,15 @@ class MultiHeadAttention(Attention):
 
     Args:
         d_model: D.
-        n_heads: H, a divisor of D.
+        n_heads: H, a divisor of D unless `d_head` is given.
+        d_head: E, the width of a head; None: D / H.
         n_kv_heads: K, a divisor of H; H (the default) is multi-head, 1 is multi-query.
         window: how many positions a token sees on each side, itself included; None: all.
         bias: biases in the projections.
         dropout: on the attention weights, in training.
         qk_norm: a norm over the width of each query and key, before rotation (Henry 2020, arXiv:2010.04245); None: none.
+        scale: factor of the scores; None: 1 / sqrt(E). Queries start so that scores are alike whatever it is, as in T5, which
+            has 1 (Raffel 2020, arXiv:1910.10683).
         softcap: bound of the scores, by a tanh (Gemma 2, arXiv:2408.00118); None: none.
         sinks: learn a logit for each head that takes weight from the keys (gpt-oss, arXiv:2508.10925).
         kernel: what computes it; `auto`: the fastest that can do what the other options ask for.
@@ -41,30 +44,34 @@ class MultiHeadAttention(Attention):
 
     cross: ClassVar[bool] = True
 
-    def __init__(self, d_model: int, n_heads: int, *, n_kv_heads: Annotated[int | None, Field(ge=1)] = None,
+    def __init__(self, d_model: int, n_heads: int, *, d_head: Annotated[int | None, Field(ge=1)] = None,
+                 n_kv_heads: Annotated[int | None, Field(ge=1)] = None,
                  window: Annotated[int | None, Field(ge=1)] = None, bias: bool = False,
                  dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0, qk_norm: Slot[Norm] | None = None,
+                 scale: Annotated[float | None, Field(gt=0)] = None,
                  softcap: Annotated[float | None, Field(gt=0)] = None, sinks: bool = False,
                  kernel: KernelName = "auto") -> None:
         super().__init__(d_model, n_heads)
         self.n_kv_heads = n_heads if n_kv_heads is None else n_kv_heads
-        if d_model % n_heads:
-            raise ValueError(f"d_model {d_model} must be a multiple of n_heads {n_heads}")
+        if d_head is None and d_model % n_heads:
+            raise ValueError(f"d_model {d_model} must be a multiple of n_heads {n_heads}, or d_head be given")
         if n_heads % self.n_kv_heads:
             raise ValueError(f"n_heads {n_heads} must be a multiple of n_kv_heads {n_kv_heads}")
         self.kernel = choose(kernel, dropout=dropout, softcap=softcap, sinks=sinks)
         self.trains_bias = "bias gradient" in self.kernel.abilities
-        self.d_head, self.dropout, self.softcap = d_model // n_heads, dropout, softcap
+        self.d_head = d_model // n_heads if d_head is None else d_head
+        self.rotary_width = d_head
+        self.dropout, self.scale, self.softcap = dropout, scale, softcap
         self.rule: MaskRule | None = None if window is None else Window(window)
-        self.q = linear(d_model, d_model, bias)
+        self.q = linear(d_model, n_heads * self.d_head, bias, scale=1.0 if scale is None else self.d_head ** -0.5 / scale)
         self.kv = linear(d_model, 2 * self.n_kv_heads * self.d_head, bias)
-        self.out = linear(d_model, d_model, bias, scale=RESIDUAL)
+        self.out = linear(n_heads * self.d_head, d_model, bias, scale=RESIDUAL)
         self.q_norm = None if qk_norm is None else build(Norm, qk_norm, self.d_head)
         self.k_norm = None if qk_norm is None else build(Norm, qk_norm, self.d_head)
         self.sinks = nn.Parameter(torch.zeros(n_heads)) if sinks else None
 
     def forward(self, x: Tensor, context: Context, state: State | None = None) -> Tensor:
-        B, T, D = x.shape
+        B, T, _ = x.shape
         q_BHTE = self.q(x).view(B, T, self.n_heads, self.d_head).transpose(1, 2)
         q_BHTE = context.rotate(q_BHTE if self.q_norm is None else self.q_norm(q_BHTE), "q")
         if context.memory is not None:
@@ -77,13 +84,14 @@ class MultiHeadAttention(Attention):
             if state is not None:
                 assert isinstance(state, KeyValueState)
                 k_BKSE, v_BKSE = state.append(k_BKSE, v_BKSE)
-        asked: dict[str, Any] = {} if self.softcap is None else {"softcap": self.softcap}
+        asked: dict[str, Any] = {name: value for name, value in (("scale", self.scale), ("softcap", self.softcap))
+                                 if value is not None}
         if self.dropout and self.training:
             asked["dropout"] = self.dropout
         if self.sinks is not None:
             asked["sinks"] = self.sinks
         out_BHTE = self.kernel.compute(q_BHTE, k_BKSE, v_BKSE, context.mask(self.rule), context.bias, **asked)
-        return self.out(out_BHTE.transpose(1, 2).reshape(B, T, D))
+        return self.out(out_BHTE.transpose(1, 2).flatten(2))
 
     def init_state(self, batch: int, capacity: int) -> KeyValueState:
         return KeyValueState(self.kv.weight.new_empty(2, batch, self.n_kv_heads, capacity, self.d_head))

@@ -13,7 +13,7 @@ In a decoder beside an encoder another branch, the cross-attention to the encode
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from miniformer.config.model_config import TransformerConfig
+from miniformer.config.model_config import LAYER_SLOTS, TransformerConfig
+from miniformer.kernel.assembly import Part
 from miniformer.kernel.context import Context, Memory, Record
 from miniformer.kernel.interfaces import Attention, FeedForward, Norm, PositionEncoding
 from miniformer.kernel.spec import build
@@ -113,6 +114,15 @@ class Stack(nn.Module):
     def remember(self, memory: Memory) -> list[State | None]:
         """What the cross-attention of each block keeps of a memory, None where it keeps nothing."""
         return [None if block.cross is None else block.cross.remember(memory) for block in self.layers]
+
+    def parts(self, config: TransformerConfig, which: str = "") -> Iterator[Part]:
+        """The rows of the blocks and of the last norm in a model's account, each named `which` first."""
+        for i, (layer, block) in enumerate(zip(config.layer_specs(), self.layers, strict=True)):
+            slots = {slot: getattr(layer, slot) for slot in LAYER_SLOTS}
+            cross = {} if block.cross is None else {"cross_attention": config.cross_attention}
+            yield Part(f"{which}layer {i}", {**slots, **cross}, (block,))
+        if not isinstance(self.norm, nn.Identity):
+            yield Part(f"{which}norm", {"norm": config.norm}, (self.norm,))
 
     @property
     def layers(self) -> list[Block]:

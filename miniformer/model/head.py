@@ -37,17 +37,18 @@ class LanguageModelHead(Head):
 
     Args:
         tied: share the matrix of the token embedding (Press & Wolf 2017, arXiv:1608.05859), where the widths agree.
+        scale: factor of the scores. T5 with a tied matrix has 1 / sqrt(D) (Raffel 2020, arXiv:1910.10683).
         softcap: bound of the scores, softcap x tanh(score / softcap) (Gemma 2, arXiv:2408.00118); none: unbounded.
     """
 
-    def __init__(self, d_model: int, n_outputs: int, *, tied: bool = True,
+    def __init__(self, d_model: int, n_outputs: int, *, tied: bool = True, scale: Annotated[float, Field(gt=0)] = 1.0,
                  softcap: Annotated[float, Field(gt=0)] | None = None) -> None:
         super().__init__(d_model, n_outputs)
-        self.tied, self.softcap = tied, softcap
+        self.tied, self.scale, self.softcap = tied, scale, softcap
         self.out = linear(d_model, n_outputs)
 
     def forward(self, x: Tensor, select: Tensor | None = None) -> Tensor:
-        scores: Tensor = self.out(x if select is None else x[select])
+        scores: Tensor = self.out((x if select is None else x[select]) * self.scale)
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
     def tie(self, table: nn.Parameter) -> bool:

@@ -26,9 +26,11 @@ class Rotary(PositionEncoding):
         base: the longest wavelength is 2 pi base positions.
         scaling: how wavelengths are stretched to reach `factor` times as far: `linear`, all alike (Chen 2023,
             arXiv:2306.15595); `ntk`, by a larger base, so that the shortest stay (Peng 2023, arXiv:2309.00071, section
-            3.1); `yarn`, those longer than the original length, the others less or not, and scores get larger (section 3).
+            3.1); `yarn`, those longer than the original length, the others less or not, and scores get larger (section 3);
+            `llama3`, those longer than the original length, and less or not down to a quarter of it (Grattafiori 2024,
+            arXiv:2407.21783).
         factor: how many times as far.
-        original_length: how far the model reached before, for `yarn`; None: max_seq_len / factor.
+        original_length: how far the model reached before, for `yarn` and `llama3`; None: max_seq_len / factor.
     """
 
     extrapolates: ClassVar[bool] = True
@@ -37,7 +39,7 @@ class Rotary(PositionEncoding):
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int, *,
                  pct: Annotated[float, Field(gt=0, le=1)] = 1.0,
                  base: Annotated[float, Field(gt=1)] = 10_000.0,
-                 scaling: Literal["none", "linear", "ntk", "yarn"] = "none",
+                 scaling: Literal["none", "linear", "ntk", "yarn", "llama3"] = "none",
                  factor: Annotated[float, Field(ge=1)] = 1.0,
                  original_length: Annotated[int | None, Field(ge=1)] = None) -> None:
         super().__init__(d_model, n_heads, max_seq_len)
@@ -49,7 +51,7 @@ class Rotary(PositionEncoding):
             raise ValueError(f"pct {pct} of a head of {d_head} elements (d_model {d_model} / n_heads {n_heads}) leaves no "
                              "pair to rotate")
         if scaling == "none" and factor != 1:
-            raise ValueError(f"factor {factor} needs a scaling: linear, ntk or yarn")
+            raise ValueError(f"factor {factor} needs a scaling: linear, ntk, yarn or llama3")
 
     def prepare(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         angles_B1TW = (positions[..., None] * self.frequencies(positions.device))[:, None]
@@ -69,6 +71,9 @@ class Rotary(PositionEncoding):
         plain = frequencies(pairs, self.base, device)
         if self.scaling == "yarn":
             return plain * (1 - self._stretched(pairs, device) * (1 - 1 / self.factor))
+        if self.scaling == "llama3":  # by how often a pair turns in the original length: once or less, up to four times
+            kept = ((self.original_length * plain / (2 * math.pi) - 1) / 3).clamp(0, 1)
+            return (1 - kept) * plain / self.factor + kept * plain
         return plain / self.factor
 
     def _stretched(self, pairs: int, device: torch.device | str | None) -> Tensor:
@@ -84,7 +89,7 @@ class Rotary(PositionEncoding):
 
 def frequencies(n: int, base: float, device: torch.device | str | None = None) -> Tensor:
     """`[n]` frequencies that fall geometrically from 1 to almost 1 / base."""
-    return base ** -(torch.arange(n, device=device, dtype=torch.float32) / n)
+    return 1 / base ** (torch.arange(n, device=device, dtype=torch.float32) / n)
 
 
 def angles(positions: Tensor, n: int, base: float) -> Tensor:

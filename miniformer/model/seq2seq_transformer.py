@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, ClassVar, cast
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.kernel.assembly import Part, Readout
 from miniformer.kernel.context import Context, Memory, Record
 from miniformer.kernel.errors import SpecError, StateError, UserError
 from miniformer.kernel.interfaces import Head
@@ -16,7 +18,7 @@ from miniformer.kernel.layout import Layout
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch
 
-from .assembly import Assembly, Readout, state_or_none
+from .assembly import Assembly, state_or_none
 from .block import Stack
 from .decoding import Feed
 from .init import embedding, linear
@@ -104,6 +106,18 @@ class Seq2SeqTransformer(Assembly):
         self._check_length(capacity, self.decoder)
         layers = self.decoder.init_states(memory.hidden.shape[0], capacity)
         return EncoderDecoderState(layers, self.decoder.remember(memory), memory, capacity)
+
+    def empty_state(self, batch: int, capacity: int, source_length: int) -> EncoderDecoderState:
+        hidden = self.embedding.weight.new_empty(batch, source_length, self.config.d_model)
+        return self.init_state(Memory(hidden, Layout.full(batch, source_length, device=hidden.device)), capacity)
+
+    def parts(self) -> Iterator[Part]:
+        position, modules = {"position": self.config.position}, (self.source_embedding, self.encoder.positions)
+        yield Part("source embedding", position, modules)
+        yield from self.encoder.parts(self.config, "encoder ")
+        yield Part("target embedding", position, (self.embedding, self.decoder.positions))
+        yield from self.decoder.parts(self.config, "decoder ")
+        yield Part("head", {"head": self.config.head}, (self.head,))
 
     @property
     def generates(self) -> bool:

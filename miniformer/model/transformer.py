@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.kernel.assembly import Part, Readout
 from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.errors import StateError, UserError
 from miniformer.kernel.interfaces import Head
@@ -14,7 +16,7 @@ from miniformer.kernel.layout import Layout
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch
 
-from .assembly import Assembly, Readout, state_or_none
+from .assembly import Assembly, state_or_none
 from .block import Stack
 from .decoding import Feed
 from .init import embedding, linear
@@ -73,6 +75,14 @@ class Transformer(Assembly):
             raise StateError("only a causal model can be run step by step; this one has causal: false")
         self._check_length(capacity, self.stack)
         return DecodingState(self.stack.init_states(batch, capacity), capacity)
+
+    def empty_state(self, batch: int, capacity: int, source_length: int = 0) -> DecodingState:
+        return self.init_state(batch, capacity)
+
+    def parts(self) -> Iterator[Part]:
+        yield Part("embedding", {"position": self.config.position}, (self.embedding, self.stack.positions))
+        yield from self.stack.parts(self.config)
+        yield Part("head", {"head": self.config.head}, (self.head,))
 
     @property
     def generates(self) -> bool:

@@ -168,7 +168,7 @@ def _equal_others(texts_N: Tensor) -> Tensor:
 
 
 def _ids(record: Any, field: str, tokenizer: Tokenizer) -> list[int]:
-    ids = tokenizer.encode(getattr(record, field))
+    ids = tokenizer.encode_whole(getattr(record, field))
     if not ids:
         raise ValueError(f"field {field!r} has no tokens; expected some text")
     return ids

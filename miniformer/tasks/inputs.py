@@ -70,7 +70,7 @@ def encode_input(record: SequenceInput, tokenizer: Tokenizer, features: Features
     if isinstance(record.input, str):
         if features:
             raise ValueError(f"field 'input': a text; expected {_expected(features)}")
-        ids = tokenizer.encode(record.input)
+        ids = tokenizer.encode_whole(record.input)
         if not ids:
             raise ValueError("field 'input' has no tokens; expected some text")
         return ids

@@ -64,10 +64,14 @@ class Seq2Seq(Task):
 
     def question(self, record: Any, tokenizer: Tokenizer) -> Example:
         """The example of a source alone: the target is its start token, after which nothing is known."""
-        source = tokenizer.encode(record.source)
+        source = self.prompt(record.source, tokenizer)
         if not source:
             raise ValueError("field 'source' has no tokens; expected some text")
         return Example([start_of(tokenizer)], source=source)
+
+    def prompt(self, text: str, tokenizer: Tokenizer) -> list[int]:
+        """A source is a whole text."""
+        return tokenizer.encode_whole(text)
 
     def cut(self, example: Example, length: int) -> Example:
         """Source and target each with their first tokens only; the decoder is not given the target's last."""

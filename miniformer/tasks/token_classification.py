@@ -139,7 +139,7 @@ class TokenClassification(Task):
                 for labels, words in zip(found, batch.targets["words"].tolist(), strict=True)]
 
     def _example(self, words: Sequence[str], labels: Sequence[int], tokenizer: Tokenizer) -> Example:
-        """The pieces of all words, the start token first; each word is encoded as it stands after a space."""
+        """The pieces of all words, between what marks a text; each word is encoded as it stands after a space."""
         start = tokenizer.encode("")
         tokens, pieces = list(start), [NOTHING] * len(start)
         for place, (word, label) in enumerate(zip(words, labels, strict=True), start=1):
@@ -148,7 +148,8 @@ class TokenClassification(Task):
                 raise ValueError(f"field 'tokens': token {place}, {word!r}, is nothing to this tokenizer")
             tokens += ids
             pieces += [label, *[NOTHING] * (len(ids) - 1)]
-        return Example(tokens, Tags(pieces, len(words)))
+        end = tokenizer.encode_whole("")[len(start):]
+        return Example([*tokens, *end], Tags([*pieces, *[NOTHING] * len(end)], len(words)))
 
 
 def token_kinds(source: str) -> Iterator[tuple[str, str]]:

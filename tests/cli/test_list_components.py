@@ -34,7 +34,8 @@ def test_it_tells_kind_name_provider_and_state(cli):
     rows = [line.split() for line in cli("list-components").stdout.splitlines()]
     assert rows[0] == ["kind", "name", "provider", "state"]
     assert ["attention", "rope-mha", "miniformer", "0.1.0", "available"] in rows
-    assert {row[0] for row in rows[1:]} == {"attention", "position", "ffn", "norm", "head", "task", "optimizer", "scheduler"}
+    assert {row[0] for row in rows[1:]} == {"attention", "position", "ffn", "norm", "head", "assembly", "task", "optimizer",
+                                            "scheduler"}
 
 
 def test_a_kind_narrows_it(cli):

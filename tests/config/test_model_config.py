@@ -123,7 +123,8 @@ def test_rotary_pct_completes_a_rope_that_is_named(position):
 
 @pytest.mark.parametrize(("fields", "text"), [
     ({"activation": "relu", "ffn": "gelu"}, "activation='relu' is short for ffn='relu', and ffn is 'gelu'"),
-    ({"activation": "tanh"}, "activation: expected one of gelu, relu, swiglu"),
+    ({"activation": "tanh"}, "there is no ffn named 'tanh'"),
+    ({"activation": 3}, "activation: expected the name of a feed-forward; found 3"),
     ({"rotary_pct": 0.5, "position": "learned"}, "rotary_pct=0.5 is short for position="),
     ({"rotary_pct": 0, "position": "rope"}, "rotary_pct=0 is short for position="),
     ({"rotary_pct": 0.5, "position": {"name": "rope", "pct": 1.0}}, "give one of them"),

@@ -134,6 +134,15 @@ def test_a_tokenizer_of_the_library_is_taken_with_its_special_tokens():
     assert tokenizer.encode("cat sat") == [1, 4, 5]
 
 
+def test_a_text_that_does_not_go_on_has_the_end_token_that_the_tokenizer_adds():
+    backend = words("cat")
+    backend.post_processor = processors.TemplateProcessing(single="[CLS] $A [SEP]",
+                                                           special_tokens=[("[CLS]", 1), ("[SEP]", 2)])
+    assert Tokenizer.of(backend).encode("cat") == [1, 4]
+    assert Tokenizer.of(backend).encode_whole("cat") == [1, 4, 2]
+    assert TRAINED.encode_whole("the cat") == TRAINED.encode("the cat"), "where it adds none"
+
+
 def test_a_fast_tokenizer_of_transformers_is_taken_by_its_backend():
     class Fast:
         backend_tokenizer = words("cat")

@@ -174,6 +174,13 @@ def test_a_prompt_that_is_too_long_keeps_its_end_if_that_is_asked_for():
     assert source.encode("abcdabcdab", 3, truncate=True).ids == letters().encode("cdabcdab")
 
 
+def test_a_prompt_is_encoded_as_it_is_told_to():
+    """A source that does not go on may end with a token, as T5's do."""
+    whole = Engine(ENGINES["encoder-decoder"].model, BYTES, encode=lambda text: [*BYTES.encode(text), BYTES.eos_id])
+    assert whole.encode("some", 3).ids == [*BYTES.encode("some"), BYTES.eos_id]
+    assert one(whole, "some", GREEDY).tokens != one(ENGINES["encoder-decoder"], "some", GREEDY).tokens
+
+
 def test_an_empty_prompt_is_the_start_token_or_nothing_to_go_on():
     assert len(one(ENGINES["decoder"], "", max_new_tokens=3).tokens) == 3
     with pytest.raises(UserError, match="the prompt has no tokens"):

@@ -162,5 +162,5 @@ def test_its_answers_are_those_of_its_task(answering):
 def test_an_assembly_that_is_unknown_is_told(tmp_path):
     save(tmp_path / "model")
     edit(tmp_path / "model", lambda config: config.update(assembly="seqseq"))
-    with pytest.raises(UserError, match="there is no assembly 'seqseq'; did you mean 'seq2seq'"):
+    with pytest.raises(UserError, match="there is no assembly named 'seqseq'\n  did you mean: seq2seq"):
         load(tmp_path / "model")

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from miniformer.config.model_config import TransformerConfig
 from miniformer.contracts.drawing import layouts, seeds
 from miniformer.kernel import (
     Attention,
@@ -20,6 +21,7 @@ from miniformer.kernel import (
 from miniformer.kernel.context import Signal
 from miniformer.model.attention import MultiHeadAttention
 from miniformer.model.rotary import Rotary
+from miniformer.model.transformer import Transformer
 
 D, H, E = 8, 4, 2
 heads = st.sampled_from([4, 2, 1])
@@ -35,16 +37,16 @@ def mha(seed=0, **options):
     return MultiHeadAttention(D, H, **options).double()
 
 
-def by_hand(module, x, allowed, source=None, turned=lambda y: y):
+def by_hand(module, x, allowed, source=None, turned=lambda y: y, scale=None):
     """What the module should give, from its weights and a loop over heads and tokens."""
-    source, K = x if source is None else source, module.n_kv_heads
+    source, K, E = x if source is None else source, module.n_kv_heads, module.d_head
 
     def heads_of(y, linear, first, n):
         out = torch.nn.functional.linear(y, linear.weight, linear.bias)[..., first * E:(first + n) * E]
         return out.unflatten(-1, (n, E)).transpose(1, 2)
 
     out = oracles.attention(turned(heads_of(x, module.q, 0, H)), turned(heads_of(source, module.kv, 0, K)),
-                            heads_of(source, module.kv, K, K), allowed)
+                            heads_of(source, module.kv, K, K), allowed, scale=scale)
     return module.out(out.transpose(1, 2).flatten(2))
 
 
@@ -66,6 +68,28 @@ def test_it_reads_a_memory(layout, memory, n_kv_heads, seed):
     served = layout.real & torch.tensor([[any(row) for row in rows] for rows in allowed])
     found = module(x, Context(layout, causal=True).reading(Memory(hidden, memory)))
     close(found[served], by_hand(module, x, allowed, hidden)[served])
+
+
+@given(layouts(), heads, st.integers(1, 5), st.none() | st.floats(0.1, 2), st.booleans(), seeds)
+@torch.no_grad()
+def test_heads_have_the_width_and_scores_the_scale_that_are_asked_for(layout, n_kv_heads, d_head, scale, bias, seed):
+    module = mha(seed, n_kv_heads=n_kv_heads, d_head=d_head, scale=scale, bias=bias)
+    assert module.out.weight.shape == (D, H * d_head)
+    x = torch.randn(*layout.shape, D, dtype=torch.float64)
+    expected = by_hand(module, x, oracles.allowed(layout, layout), scale=scale)
+    close(module(x, Context(layout))[layout.real], expected[layout.real])
+
+
+def test_scores_start_alike_whatever_their_scale():
+    plain, scaled = mha(), mha(scale=3.0)
+    torch.testing.assert_close(scaled.q.weight * 3.0, plain.q.weight * E ** -0.5)
+
+
+def test_heads_of_another_width_are_rotated_as_a_whole():
+    config = TransformerConfig(d_model=12, n_heads=2, n_layers=1, vocab_size=9, causal=True, position="rope",
+                               attention={"name": "mha", "d_head": 4})
+    stack = Transformer(config).stack
+    assert [encoding.width for encoding in stack.positions] == [6, 4] and stack.which == [1]
 
 
 @given(layouts(), heads, seeds)

@@ -84,6 +84,15 @@ def test_a_summary_is_blind_to_what_stands_in_the_padding(cls, pool, junk):
     assert torch.equal(head.summary(x, layout), head.summary(other, layout))
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
+def test_a_scale_is_a_factor_of_the_scores_before_a_soft_cap(softcap):
+    plain, scaled = LanguageModelHead(4, 5), LanguageModelHead(4, 5, scale=0.3, softcap=softcap)
+    scaled.load_state_dict(plain.state_dict())
+    x = torch.randn(3, 4)
+    scores = 0.3 * plain(x)
+    torch.testing.assert_close(scaled(x), scores if softcap is None else softcap * torch.tanh(scores / softcap))
+
+
 def test_a_soft_cap_bounds_scores_and_keeps_their_order():
     torch.manual_seed(1)
     plain, capped = LanguageModelHead(4, 5), LanguageModelHead(4, 5, softcap=2.0)

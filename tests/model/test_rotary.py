@@ -132,11 +132,21 @@ def test_yarn_takes_the_original_length_from_the_models_unless_told():
     assert torch.equal(one.frequencies(), other.frequencies())
 
 
-@pytest.mark.parametrize("scaling", ["linear", "ntk", "yarn"])
+@pytest.mark.parametrize("original", [256, 2048])
+def test_llama3_stretches_pairs_that_turn_once_and_keeps_those_that_turn_four_times(original):
+    def stretched(w):
+        turns = original * w / (2 * math.pi)
+        keep = min(1, max(0, (turns - 1) / (4 - 1)))
+        return keep * w + (1 - keep) * w / 8
+
+    close(scaled("llama3", 8.0, original), torch.tensor([stretched(w) for w in plain().tolist()], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("scaling", ["linear", "ntk", "yarn", "llama3"])
 def test_a_factor_of_one_changes_nothing(scaling):
     close(scaled(scaling, factor=1.0), plain())
 
 
 def test_a_factor_without_a_scaling_is_refused():
-    with pytest.raises(ValueError, match=r"factor 2\.0 needs a scaling: linear, ntk or yarn"):
+    with pytest.raises(ValueError, match=r"factor 2\.0 needs a scaling: linear, ntk, yarn or llama3"):
         Rotary(8, 1, 64, factor=2.0)

@@ -17,6 +17,11 @@ SECTIONS = {title.strip("`"): text for title, text in re.findall(r"^## ([^\n]+)\
 NAMES = [entry.name for entry in current_registry().entries("task") if entry.distribution == "miniformer"]
 
 
+def test_each_task_has_one_section():
+    titles = re.findall(r"^## `([^`]+)`", PAGE, flags=re.M)
+    assert sorted(titles) == sorted(NAMES)
+
+
 def blocks(section, language):
     return re.findall(rf"^```{language}\n(.*?)^```", SECTIONS[section], flags=re.S | re.M)
 

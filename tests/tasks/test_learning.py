@@ -8,6 +8,7 @@ import pytest
 MODEL = ("--d-model", "48", "--n-heads", "4", "--n-layers", "2", "--max-seq-len", "64", "--batch-size", "32",
          "--precision", "32", "--tokenizer-vocab-size", "600", "--experiment-name", "run")
 BETTER = {"loss": -1, "mse": -1}
+GERMAN = {"red": "rot", "green": "grün", "blue": "blau", "cat": "Katze", "dog": "Hund", "runs": "rennt", "sleeps": "schläft"}
 DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
@@ -28,6 +29,17 @@ def beats(found, metric, margin):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("task", "metrics", "flags"), [
+    ("prefix-lm", {"loss": 0.4}, ("--max-steps", "100", "--lr", "5e-3", "--val-fraction", "0.02")),
+    ("seq2seq", {"loss": 1.0, "accuracy": 0.15}, ("--max-steps", "300", "--lr", "4e-3", "--tokenizer-vocab-size", "400")),
+])
+def test_the_embedded_data_are_learnt_by_an_encoder_and_a_decoder(cli, tmp_path, task, metrics, flags):
+    found = reached(cli, tmp_path, *({"prefix-lm": ("--model", "seq2seq")}.get(task) or ("--task", task)), *flags)
+    for metric, margin in metrics.items():
+        beats(found, metric, margin)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(("task", "metric", "margin", "steps"), [
     ("masked-lm", "loss", 0.1, 150),
     ("classification", "accuracy", 0.2, 150),
@@ -41,12 +53,17 @@ def test_the_embedded_data_are_learnt(cli, tmp_path, task, metric, margin, steps
 
 
 def words(rng, count):
-    return " ".join(rng.choice(["red", "green", "blue", "cat", "dog", "runs", "sleeps"]) for _ in range(count))
+    return " ".join(rng.choice(list(GERMAN)) for _ in range(count))
 
 
 def masked(rng):
     animal, sound = rng.choice([("cat", "miaow"), ("dog", "woof"), ("cow", "moo"), ("owl", "hoot")])
     return {"text": f"the {animal} says {sound} and eats grass"}
+
+
+def translated(rng):
+    text = words(rng, rng.randint(1, 5))
+    return {"source": text, "target": " ".join(GERMAN[word] for word in text.split())}
 
 
 def multilabel(rng):
@@ -84,6 +101,8 @@ def sloping(rng):
 @pytest.mark.slow
 @pytest.mark.parametrize(("task", "record", "metric", "margin", "steps"), [
     ("masked-lm", masked, "loss", 0.7, 150),
+    ("prefix-lm", masked, "loss", 1.0, 100),
+    ("seq2seq", translated, "exact_match", 0.5, 200),
     ("multilabel", multilabel, "f1_micro", 0.2, 100),
     ("token-classification", tagged, "accuracy", 0.1, 100),
     ("regression", counted, "mse", 300, 100),

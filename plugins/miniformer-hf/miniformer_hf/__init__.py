@@ -1,0 +1,8 @@
+"""Checkpoints of transformers in miniformer: import and export of GPT-2, Llama, BERT and T5.
+
+transformers itself is not needed: `config.json`, `*.safetensors` and `tokenizer.json` are plain files.
+"""
+
+import lazy_loader
+
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -1,0 +1,25 @@
+"""Nothing is downloaded, and every test starts from the same seed."""
+
+import os
+import sys
+from pathlib import Path
+
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_OFFLINE"] = "1"
+sys.path.insert(0, str(Path(__file__).parent))  # checkpoints.py, beside this file
+
+import pytest
+import torch
+import transformers
+from hypothesis import settings
+
+torch.set_num_threads(1)
+transformers.logging.set_verbosity_error()
+transformers.logging.disable_progress_bar()
+settings.register_profile("miniformer-hf", derandomize=True, deadline=None, database=None)
+settings.load_profile("miniformer-hf")
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)

@@ -1,0 +1,3 @@
+from miniformer.contracts import contract_suite
+
+test_contracts = contract_suite(distribution="miniformer-hf")
