@@ -303,7 +303,7 @@ def live_bytes():
     """Of all tensors that anything refers to."""
     gc.collect()
     return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects()
-                if issubclass(type(t), torch.Tensor)}.values())
+                if type(t) is torch.Tensor and t.device.type == "cpu"}.values())
 
 
 @MODELS
