@@ -6,10 +6,13 @@ Numbers are float64 unless a property is about precision, so that what must be e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+import pickle
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from hypothesis import reject
 from hypothesis import strategies as st
@@ -96,7 +99,7 @@ class Case:
                     move(module)
         return module
 
-    def built(self, sizes: Mapping[str, int], options: Mapping[str, Any]) -> Any:
+    def built(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         """The component at these sizes; what it refuses is no example."""
         try:
             return self.subject.build(sizes, options)
@@ -167,3 +170,36 @@ def require(holds: bool, what: str) -> None:
     """Raise `Broken` with what was seen instead."""
     if not holds:
         raise Broken(what)
+
+
+SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
+    "default dtype": (torch.get_default_dtype, torch.set_default_dtype),
+    "default device": (torch.get_default_device, torch.set_default_device),
+    "gradient mode": (torch.is_grad_enabled, torch.set_grad_enabled),
+    "threads": (torch.get_num_threads, torch.set_num_threads),
+    "deterministic algorithms": (torch.are_deterministic_algorithms_enabled, torch.use_deterministic_algorithms),
+    "matmul precision": (torch.get_float32_matmul_precision, torch.set_float32_matmul_precision),
+    "anomaly mode": (torch.is_anomaly_enabled, torch.autograd.set_detect_anomaly),
+    "random state of Python": (random.getstate, random.setstate),
+    "random state of NumPy": (np.random.get_state, np.random.set_state),
+}
+"""What a component must leave alone. Torch's random state is not there, since first weights are drawn of it."""
+
+
+@contextmanager
+def undisturbed(doing: str) -> Iterator[None]:
+    """What happens inside changes no setting of the process; one that it does is put back.
+
+    Raises:
+        Broken: it does; the text says that `doing` something changed it.
+    """
+    before = {name: get() for name, (get, _) in SETTINGS.items()}
+    changed = []
+    try:
+        yield
+    finally:
+        for name, (get, put) in SETTINGS.items():
+            if pickle.dumps(get()) != pickle.dumps(before[name]):
+                changed.append(name)
+                put(before[name])
+    require(not changed, f"{doing} changes the {', '.join(changed)}")

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
-import numpy as np
 import torch
 from hypothesis import reject
 from hypothesis import strategies as st
@@ -22,7 +21,7 @@ from miniformer.kernel.kinds import KINDS
 from miniformer.kernel.options import complete
 
 from . import drawing
-from .case import Case, require, same, seeded
+from .case import Case, require, same, seeded, undisturbed
 from .probe import MODULES, Probe
 from .properties import Broken, contract
 
@@ -224,33 +223,18 @@ def leaves_the_process_alone(case: Case) -> None:
     Seen: pytorch-lightning#20204, where loading a checkpoint moved the global random state.
     """
     sizes, options = case.sizes(), case.options()
-    before = _settings()
     after_seed = []
-    for seed in (1, 2):
-        with seeded(seed):
-            module = case.built(sizes, options).double().eval()
-            after_seed.append(torch.get_rng_state())
-        _unchanged(before, "building it")
+    with undisturbed("building it"):
+        for seed in (1, 2):
+            with seeded(seed):
+                module = case.built(sizes, options).double().eval()
+                after_seed.append(torch.get_rng_state())
     require(not torch.equal(*after_seed), "building it sets torch's seed")
     probe = Probe.of(case, module, case.tensor(2, 4, module.d_model))
     state = torch.get_rng_state()
-    with torch.no_grad():
+    with undisturbed("running it"), torch.no_grad():
         probe.outputs()
     require(torch.equal(torch.get_rng_state(), state), "running it in eval mode draws from torch's random numbers")
-    _unchanged(before, "running it")
-
-
-def _settings() -> dict[str, Any]:
-    return {"default dtype": torch.get_default_dtype(), "default device": torch.get_default_device(),
-            "gradient mode": torch.is_grad_enabled(), "threads": torch.get_num_threads(),
-            "deterministic algorithms": torch.are_deterministic_algorithms_enabled(),
-            "matmul precision": torch.get_float32_matmul_precision(), "anomaly mode": torch.is_anomaly_enabled(),
-            "random": random.getstate(), "numpy's random state": str(np.random.get_state())}
-
-
-def _unchanged(before: Mapping[str, Any], doing: str) -> None:
-    for name, value in _settings().items():
-        require(value == before[name], f"{doing} changes the {name}")
 
 
 @contract(*MODULES)

@@ -145,7 +145,10 @@ class Task(ABC):
         raise DataError(f"{type(self).__name__} has no embedded data; give --train-path")
 
     def fit(self, records: Iterable[Any]) -> Mapping[str, Any]:
-        """Options learnt from the training records, such as the labels that occur; they are saved with the run."""
+        """Options learnt from the training records, such as the labels that occur; they are saved with the run.
+
+        The task itself stays as it is: it is made again of its options and of these.
+        """
         return {}
 
     def fit_tokenizer(self, tokenizer: Tokenizer) -> Mapping[str, Any]:

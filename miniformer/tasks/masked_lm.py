@@ -71,7 +71,8 @@ class MaskedLanguageModeling(LanguageModeling):
     def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
         chosen_BT = batch.targets["chosen"]
         metrics["perplexity"].update(loss.sum, loss.weight)
-        metrics["accuracy"].update(head(hidden, chosen_BT).argmax(dim=-1), batch.targets["token"][chosen_BT])
+        if chosen_BT.any():  # of empty texts nothing is hidden, which the metric cannot take
+            metrics["accuracy"].update(head(hidden, chosen_BT).argmax(dim=-1), batch.targets["token"][chosen_BT])
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
         """How often each token occurs in training, asked of every token of the held-out texts."""

@@ -143,3 +143,11 @@ def test_the_unigram_baseline_is_that_of_counted_tokens():
 def test_without_a_tokenizer_it_says_what_is_missing():
     with pytest.raises(ValueError, match="come from a tokenizer"):
         MaskedLanguageModeling().collate(rows())
+
+
+def test_a_batch_of_empty_texts_is_measured():
+    """Of nothing but special tokens nothing is hidden."""
+    batch = TASK.collate(rows([""], 4))
+    assert int(loss_of(MODEL, TASK, batch).weight) == 0
+    together = measured(MODEL, TASK, TOKENIZER, [batch, TASK.collate(rows())])
+    assert together == measured(MODEL, TASK, TOKENIZER, [TASK.collate(rows())])
