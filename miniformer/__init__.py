@@ -1,9 +1,27 @@
 """Miniformer: build, compare and ship small transformers from parts that prove they work together."""
 
+from __future__ import annotations
+
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from miniformer.inference.pipeline import Pipeline
 
 try:
     __version__ = version("miniformer")
 except PackageNotFoundError as error:
     raise ImportError("miniformer finds its own components through its installed metadata; "
                       "run `pip install .` (or `pip install -e .`) in its folder first") from error
+
+
+def load(path: str | Path) -> Pipeline:
+    """A trained model, ready to use, from its run folder or a folder that holds one; see `inference.pipeline.Pipeline`.
+
+    Raises:
+        UserError: no model is there, it is damaged, or a component of it is not installed.
+    """
+    from miniformer.inference.pipeline import Pipeline  # imports torch
+
+    return Pipeline.load(path)

@@ -86,7 +86,7 @@ def test_a_wheel_is_a_part_of_miniformer_as_long_as_it_is_installed(cli, site, t
     said = cli("generate", "runs/mine", "--prompt", "the", "--greedy", PYTHONPATH=site).stdout
     assert said.startswith("LOADED 3\nthe")  # the extension that shaped the model is there again
     gone = cli("generate", "runs/mine", "--prompt", "the", code=2).stderr
-    assert "there is no ffn named 'acme-parts:sine'" in gone
+    assert "missing: this model was made with acme-parts, not installed here" in gone
     assert "to get it: pip install acme-parts" in gone
 
 

@@ -17,7 +17,9 @@ import click
 COMMANDS = {
     "train": "Train a model and leave a run folder.",
     "predict": "Add a trained model's predictions to the records of a file.",
+    "evaluate": "Measure a trained model on the records of a file.",
     "generate": "Write text with a trained model.",
+    "chat": "Talk to a trained model line by line.",
     "inspect": "Show what a model is made of and what it costs.",
     "list-components": "List components: kind, name, provider, state.",
     "describe": "Show what a component is and which options it takes.",

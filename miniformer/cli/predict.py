@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from pathlib import Path
 
@@ -23,34 +22,22 @@ def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int
     RUN is a run folder, or a folder with a saved model.
     """
     from miniformer.checkpoint.store import read_model
-    from miniformer.data.jsonl import STDIN, Line, check_file
+    from miniformer.data.jsonl import STDIN, check_file
 
     read_model(run)  # before torch is imported, so that a wrong folder or file is told at once
     if source != STDIN:
         check_file(source)
 
-    import torch
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    from miniformer.inference.load import load
+    from miniformer.inference.load import load_on_best_device
     from miniformer.inference.predict_file import STDOUT, predict_file
 
-    trained = load(run)
+    from .progress import reading
+
+    trained = load_on_best_device(run)
     for note in trained.notes:
         click.echo(f"note: {note}", err=True)
-    trained.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    console = Console(stderr=True)
-    bar = Progress(TextColumn("predicting"), BarColumn(), DownloadColumn(), TextColumn("{task.fields[rate]}"),
-                   TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn(), console=console,
-                   disable=output == STDOUT or not console.is_terminal)
-    shown = bar.add_task("", total=None if source == STDIN else source.stat().st_size, rate="")
-    started, done = time.monotonic(), itertools.count(1)
-
-    def advance(line: Line) -> None:
-        bar.update(shown, advance=len(line.text.encode()) + 1, rate=f"{next(done) / (time.monotonic() - started):,.0f}/s")
-
-    with bar:
+    started = time.monotonic()
+    with reading(source, "predicting", hidden=output == STDOUT) as advance:
         count = predict_file(trained, source, output, resume=resume, batch_size=batch_size, written=advance)
     seconds = time.monotonic() - started
     where = "" if output == STDOUT else f"; {output}"

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from miniformer.kernel.errors import UserError
 from miniformer.model.assembly import Assembly
-from miniformer.model.decoding import Sampling, decode
+from miniformer.model.decoding import decode, start_rows
+from miniformer.model.sampling import Sampling
 
 
 def generate(model: Assembly, prompt: Tensor, max_new_tokens: int, **settings: Any) -> Tensor:
@@ -44,9 +45,10 @@ def stream(model: Assembly, prompt: Tensor, max_new_tokens: int, *, temperature:
     """
     if prompt.ndim != 1 or len(prompt) == 0:
         raise UserError(f"a prompt is at least one token; found a tensor of shape {list(prompt.shape)}")
-    sampling = Sampling(temperature, top_k, top_p, repetition_penalty)
+    sampling = Sampling(temperature, top_k, top_p, repetition_penalty=repetition_penalty)
     feed = model.feed(prompt[None], max_new_tokens, use_state=use_state)
-    for [token] in decode(feed, max_new_tokens, sampling, eos_id=eos_id, seed=seed):
-        if token == eos_id:
+    rows = start_rows(feed, [max_new_tokens], [seed])
+    for [row] in decode(feed, rows, sampling, eos_id):
+        if row.finish == "eos":
             return
-        yield token
+        yield row.new[-1]

@@ -93,6 +93,13 @@ class Layout:
                       torch.cat([self.documents, later.documents], dim=1),
                       self.padded or later.padded, self.packed or later.packed, aligned=False)
 
+    def beside(self, other: Layout, columns: int) -> Layout:
+        """The rows of both, of each the latest `columns` columns, after padding where there are fewer."""
+        parts = [(latest(one.positions, 1, columns), latest(one.documents, 1, columns)) for one in (self, other)]
+        positions, documents = (torch.cat(both) for both in zip(*parts, strict=True))
+        padded = self.padded or other.padded or self.shape[1] < columns or other.shape[1] < columns
+        return Layout(positions, documents, padded, self.packed or other.packed, aligned=False)
+
     def rows(self, index: Tensor) -> Layout:
         """The rows that `index` `[N]` picks, in its order."""
         return replace(self, positions=self.positions[index], documents=self.documents[index])
@@ -104,3 +111,11 @@ class Layout:
     def to(self, device: torch.device | str) -> Layout:
         """The same layout on another device."""
         return replace(self, positions=self.positions.to(device), documents=self.documents.to(device))
+
+
+def latest(tensor: Tensor, dim: int, count: int) -> Tensor:
+    """The last `count` elements along a dimension, after zeros where there are fewer."""
+    kept = tensor.narrow(dim, max(0, tensor.shape[dim] - count), min(count, tensor.shape[dim]))
+    missing = list(kept.shape)
+    missing[dim] = count - kept.shape[dim]
+    return kept if missing[dim] == 0 else torch.cat([kept.new_zeros(missing), kept], dim=dim)

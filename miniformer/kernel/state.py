@@ -6,9 +6,11 @@ A state is passed in with the tensor and never hung on the module, so one module
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from torch import Tensor
+
+from .errors import StateError
 
 
 class State(ABC):
@@ -16,9 +18,11 @@ class State(ABC):
 
     Class data:
         truncates: can go back to any length.
+        joins: can take in the rows of another.
     """
 
     truncates: ClassVar[bool] = True
+    joins: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -41,3 +45,14 @@ class State(ABC):
         Raises:
             StateError: this state cannot go back.
         """
+
+    def join(self, other: Self, columns: int, capacity: int) -> None:
+        """Take in the rows of `other` after its own (continuous batching).
+
+        Of every row the latest `columns` columns are kept, those before being padding; where a row has fewer, padding comes
+        before them. From now on there is room for `capacity` columns.
+
+        Raises:
+            StateError: unless overridden.
+        """
+        raise StateError(f"{type(self).__name__} cannot take in rows of another state")

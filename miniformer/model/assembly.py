@@ -11,16 +11,17 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor
 
+from miniformer.checkpoint.provenance import migrating
 from miniformer.checkpoint.store import SavedModel, read_model, restore, write_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import assembly as kernel
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import SpecError, StateError, UserError
-from miniformer.kernel.interfaces import PositionEncoding
 from miniformer.kernel.layout import Layout
 
 from .block import Stack
-from .decoding import Feed, Sampling, decode
+from .decoding import Feed, decode, start_rows
+from .sampling import Sampling
 from .state import DecodingState
 
 
@@ -41,6 +42,12 @@ class Assembly(kernel.Assembly):
     def feed(self, input_ids: Tensor, max_new_tokens: int, *, layout: Layout | None = None, use_state: bool = True,
              bos_id: int | None = None) -> Feed:
         """What generation from `input_ids` `[B, T]` feeds; see `generate`."""
+
+    @property
+    def endless(self) -> bool:
+        """Whether it takes sequences longer than `max_seq_len`."""
+        stacks = [module for module in self.modules() if isinstance(module, Stack)]
+        return all(encoding.extrapolates for stack in stacks for encoding in stack.encodings)
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor, max_new_tokens: int = 100, *, temperature: float = 1.0, top_k: int = 50,
@@ -64,11 +71,15 @@ class Assembly(kernel.Assembly):
         Raises:
             UserError: settings out of range, an empty prompt, or a model that cannot write.
         """
-        sampling = Sampling(temperature if do_sample else 0.0, top_k, top_p, repetition_penalty)
+        sampling = Sampling(temperature if do_sample else 0.0, top_k, top_p, repetition_penalty=repetition_penalty)
         eos_id = self.config.eos_id if eos_id is None else eos_id  # no token is -1
         feed = self.feed(input_ids, max_new_tokens, layout=layout, use_state=use_state, bos_id=bos_id)
-        steps = [input_ids.new_tensor(tokens) for tokens in decode(feed, max_new_tokens, sampling, eos_id=eos_id, seed=seed)]
-        written = torch.stack(steps, dim=1) if steps else input_ids[:, :0]
+        seeds = [None if seed is None else seed + b for b in range(len(input_ids))]
+        rows = start_rows(feed, [max_new_tokens] * len(seeds), seeds)
+        for _ in decode(feed, rows, sampling, eos_id):
+            pass
+        longest = max(len(row.new) for row in rows)
+        written = input_ids.new_tensor([row.new + [eos_id] * (longest - len(row.new)) for row in rows])
         return written if self.has_source else torch.cat([input_ids, written], dim=1)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -92,8 +103,9 @@ class Assembly(kernel.Assembly):
 
             raise UserError(f"{saved.folder}: this model is a {found}; load it with {assembly_of(found).__name__}, not with "
                             f"{cls.__name__}")
-        model = cls(TransformerConfig.model_validate(saved.config["model"]))
-        restore(model, saved)
+        with migrating(saved.config):
+            model = cls(TransformerConfig.model_validate(saved.config["model"]))
+            restore(model, saved)
         return model.eval()
 
     def _context(self, inputs: Tensor, context: Context | None, state: DecodingState | None, stack: Stack,
@@ -113,8 +125,7 @@ class Assembly(kernel.Assembly):
 
     def _check_length(self, length: int, stack: Stack) -> None:
         if length > self.config.max_seq_len:
-            for encoding in stack.positions:
-                assert isinstance(encoding, PositionEncoding)
+            for encoding in stack.encodings:
                 if not encoding.extrapolates:
                     raise SpecError(f"{length} tokens: position {self.config.position.name!r} ends at max_seq_len = "
                                     f"{self.config.max_seq_len}")

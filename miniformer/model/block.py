@@ -129,11 +129,16 @@ class Stack(nn.Module):
         """The blocks, as what they are."""
         return list(self.blocks)  # type: ignore[arg-type]
 
+    @property
+    def encodings(self) -> list[PositionEncoding]:
+        """The position encodings, as what they are."""
+        return list(self.positions)  # type: ignore[arg-type]
+
     def forward(self, x: Tensor, context: Context, states: Sequence[State | None] | None = None,
                 memory: Memory | None = None, cross_states: Sequence[State | None] | None = None) -> Tensor:
         """`[B, T, D] -> [B, T, D]`; `states` and `cross_states` hold one for each block, which look at `memory`."""
         reading = None if memory is None else context.reading(memory)
-        signals = context.signals(list(self.positions))  # type: ignore[arg-type]
+        signals = context.signals(self.encodings)
         x = signals[0].encoding.embed(x, context.layout.positions)
         for block in self.layers:  # before the blocks, so that a recomputed block finds what it found at first
             if block.attention.masked:

@@ -1,74 +1,32 @@
-"""From logits to tokens: how the next token is chosen, and the loop that feeds it back. Both assemblies decode with it."""
+"""The loop that writes: a model is fed piece by piece, and a token is chosen for each row. Both assemblies decode with it."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from miniformer.kernel.context import Context
+from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.errors import UserError
 from miniformer.kernel.interfaces import Head
-from miniformer.kernel.layout import Layout
+from miniformer.kernel.layout import Layout, latest
 
-from .state import DecodingState
+from .sampling import Sampling, Text
+from .state import DecodingState, beside, rows_of
 
-Run = Callable[[Tensor, Context, DecodingState | None, Callable[[Tensor, Head], Tensor]], Tensor]
-"""A causal model: from tokens `[B, T]`, their context, a state and a readout to what the readout returns."""
+Run = Callable[[Memory | None, Tensor, Context, DecodingState | None, Callable[[Tensor, Head], Tensor]], Tensor]
+"""A causal model: from a memory, tokens `[B, T]`, their context, a state and a readout to what the readout returns."""
+Finish = Literal["eos", "length", "stop"]
 
-
-@dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a token is chosen from logits.
-
-    Attributes:
-        temperature: logits are divided by it; 0 takes the likeliest token (greedy).
-        top_k: only so many of the likeliest tokens; 0: all.
-        top_p: only the likeliest tokens that together have this probability (Holtzman 2020, arXiv:1904.09751).
-        repetition_penalty: a token that was seen has its logit divided by it, or, where that is negative, multiplied
-            (Keskar 2019, arXiv:1909.05858); 1: none.
-
-    Raises:
-        UserError: a setting is out of range.
-    """
-
-    temperature: float = 1.0
-    top_k: int = 0
-    top_p: float = 1.0
-    repetition_penalty: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not (self.temperature >= 0 and self.top_k >= 0 and 0 <= self.top_p <= 1 and self.repetition_penalty > 0):
-            raise UserError("temperature and top_k are not negative and top_p is from 0 to 1, and repetition_penalty is "
-                            f"above 0; found {self.temperature}, {self.top_k}, {self.top_p}, {self.repetition_penalty}")
-
-    def __call__(self, logits: Tensor, seen: Sequence[int], generator: torch.Generator | None) -> int:
-        """A token from logits `[V]`, after the tokens `seen`."""
-        if self.repetition_penalty != 1:
-            index = torch.tensor(sorted(set(seen)), dtype=torch.long)
-            again = logits[index]
-            logits = logits.index_put((index,), torch.where(again > 0, again / self.repetition_penalty,
-                                                            again * self.repetition_penalty))
-        return choose(logits, self.temperature, self.top_k, self.top_p, generator)
+PREFILL = 512
+"""Columns of a prompt that go through the model at once, so that activations are bounded however long it is."""
 
 
-def choose(logits: Tensor, temperature: float, top_k: int, top_p: float, generator: torch.Generator | None) -> int:
-    """A token from logits `[V]`: the likeliest, or a draw from those that are kept."""
-    if temperature == 0:
-        return int(logits.argmax())
-    logits = (logits - logits.max()).double() / temperature  # at most 0, so that no small temperature overflows
-    if top_k:
-        least = logits.topk(min(top_k, len(logits))).values[-1]
-        logits = logits.masked_fill(logits < least, float("-inf"))
-    probabilities = logits.softmax(dim=-1)
-    if top_p < 1:
-        ordered, order = probabilities.sort(descending=True)
-        beyond = ordered.cumsum(dim=-1) - ordered >= top_p
-        beyond[0] = False  # the first is always kept
-        probabilities[order[beyond]] = 0
-    return int(torch.multinomial(probabilities, 1, generator=generator))
+Arrivals = Callable[[Sequence["Row"]], "tuple[Feed, list[Row]] | None"]
+"""Given the rows that go on: others that join them, with the feed that they are of, or nothing."""
 
 
 class Feed:
@@ -79,54 +37,207 @@ class Feed:
         start: `[B, T]`, the tokens that come first.
         layout: where they sit, one document in each row, padded on either side.
         state: what the model remembers; None: it keeps no state.
+        memory: what the model looks at beside, if it does.
     """
 
-    def __init__(self, run: Run, start: Tensor, layout: Layout, state: DecodingState | None) -> None:
-        self.run, self.start, self.state = run, start, state
-        self.tokens, self.layout = start[:, :0], layout
+    def __init__(self, run: Run, start: Tensor, layout: Layout, state: DecodingState | None,
+                 memory: Memory | None = None) -> None:
+        self.run, self.start, self.start_layout, self.state, self._memory = run, start, layout, state, memory
+        self._tokens = start[:, :0]
+        self._layout: Layout | None = None
+
+    @property
+    def layout(self) -> Layout | None:
+        """Where all tokens so far sit; None: nothing was fed."""
+        return self._layout if self.state is None else self.state.layout
+
+    @property
+    def length(self) -> int:
+        """Columns fed so far."""
+        return 0 if self.layout is None else self.layout.shape[1]
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Logits `[B, V]` for what follows these tokens `[B, T]`, which follow those before."""
-        layout = self.layout
+        """Logits `[B, V]` for what follows these tokens `[B, T]`, which follow those before; `start` comes first."""
+        (B, T), layout = tokens.shape, self._where(tokens.shape[1])
+        rows, last_B, step = torch.arange(B, device=tokens.device), layout.last(), PREFILL if self.state is not None else T
+        found = torch.empty(0, device=tokens.device)
+        for begin in range(0, T, step):
+            stop, at_B = min(begin + step, T), last_B - begin
+
+            def readout(hidden: Tensor, head: Head, found: Tensor = found, n: int = stop - begin, at_B: Tensor = at_B,
+                        ends: bool = stop == T) -> Tensor:
+                last_BD = hidden[:, -n:][rows, at_B.clamp(0, n - 1)]  # of rows that end in another piece it is not used
+                if len(found):
+                    last_BD = torch.where(at_B[:, None] >= 0, last_BD, found)
+                return head(last_BD[:, None])[:, 0] if ends else last_BD
+
+            found = self._read(tokens[:, begin:stop], _columns(layout, begin, stop), readout)
+        return found
+
+    def every(self, tokens: Tensor) -> Tensor:
+        """Logits `[B, T, V]` for what follows each of these tokens, which follow those before."""
+        T = tokens.shape[1]
+        return self._read(tokens, self._where(T), lambda hidden, head: head(hidden[:, -T:]))
+
+    def keep(self, index: Sequence[int]) -> None:
+        """Go on with the rows that `index` names, in its order."""
+        if list(index) == list(range(len(self.start))):
+            return
+        rows = torch.tensor(index, dtype=torch.long, device=self.start.device)
+        self.start, self.start_layout, self._tokens = self.start[rows], self.start_layout.rows(rows), self._tokens[rows]
+        if self.state is not None:
+            self.state.reorder(rows)
+            return
+        self._layout = None if self._layout is None else self._layout.rows(rows)
+        self._memory = None if self._memory is None else rows_of(self._memory, rows)
+
+    @property
+    def can_join(self) -> bool:
+        """Whether rows of another feed can join."""
+        return self.state is None or self.state.can_join
+
+    def join(self, other: Feed, steps: int) -> None:
+        """Go on with the rows of `other` too, after one's own, with room for `steps` more columns. Both have read something.
+
+        Padding that comes before all of what the rows have read is left out.
+        """
+        assert self.layout is not None and other.layout is not None
+        columns = max(one.shape[1] - int(one.first().min()) for one in (self.layout, other.layout))
+        starts = max(self.start.shape[1], other.start.shape[1])
+        self.start = torch.cat([latest(one.start, 1, starts) for one in (self, other)])
+        self.start_layout = self.start_layout.beside(other.start_layout, starts)
+        if self.state is not None and other.state is not None:
+            self.state.join(other.state, columns, columns + steps)
+            return
+        self._tokens = torch.cat([latest(one._tokens, 1, columns) for one in (self, other)])
+        self._layout = self.layout.beside(other.layout, columns)
+        if self._memory is not None and other._memory is not None:
+            self._memory = beside(self._memory, other._memory)
+
+    def truncate(self, length: int) -> None:
+        """Forget all but the first `length` columns.
+
+        Raises:
+            StateError: a state cannot go back.
+        """
+        if self.state is not None:
+            self.state.truncate(length)
+        elif self._layout is not None:
+            self._tokens, self._layout = self._tokens[:, :length], self._layout.columns(length)
+
+    def _where(self, length: int) -> Layout:
+        """The layout of the next columns."""
+        if self.layout is None:
+            return self.start_layout
+        follow = self.layout.following()
+        if length == 1:
+            return follow
+        return replace(follow, positions=follow.positions + torch.arange(length, device=follow.positions.device),
+                       documents=follow.documents.expand(-1, length))
+
+    def _read(self, tokens: Tensor, layout: Layout, readout: Callable[[Tensor, Head], Tensor]) -> Tensor:
         if self.state is None:
-            tokens = self.tokens = torch.cat([self.tokens, tokens], dim=1)
-        rows, last = torch.arange(tokens.shape[0], device=tokens.device), layout.last()
-
-        def readout(hidden: Tensor, head: Head) -> Tensor:
-            return head(hidden[rows, last][:, None])[:, 0]  # [B, D] -> [B, 1, D] -> [B, V]
-
-        logits = self.run(tokens, Context(layout), self.state, readout)
-        if self.state is None:
-            self.layout = layout.then(layout.following())
-        else:
-            assert self.state.layout is not None
-            self.layout = self.state.layout.following()
-        return logits
+            self._tokens = tokens = torch.cat([self._tokens, tokens], dim=1)
+            self._layout = layout = layout if self._layout is None else self._layout.then(layout)
+        memory = self._memory if self.state is None else self.state.memory
+        return self.run(memory, tokens, Context(layout), self.state, readout)
 
 
-def decode(feed: Feed, max_new_tokens: int, sampling: Sampling, *, eos_id: int | None = None,
-           seed: int | None = None) -> Iterator[list[int]]:
-    """The tokens that follow in each of B rows, step by step, until every row has had its `eos_id`.
+def _columns(layout: Layout, begin: int, stop: int) -> Layout:
+    """Columns `begin` to `stop`."""
+    if (begin, stop) == (0, layout.shape[1]):
+        return layout
+    return replace(layout, positions=layout.positions[:, begin:stop], documents=layout.documents[:, begin:stop],
+                   aligned=layout.aligned and begin == 0)
 
-    A row that has ended gets `eos_id` again. Rows draw by themselves, row b with seed + b, so that no row's text hangs on
-    the others.
+
+@dataclass(slots=True)
+class Row(Text):
+    """A text that is being written.
+
+    Attributes:
+        limit: at most so many new tokens.
+        draw: makes its draws; None: torch's own generator.
+        logprobs: log-probability of each new token by the model, before any edit or filter.
+        finish: why it ended: its end token, which is the last of `new` then; `limit`; or whoever reads it said `stop`.
+    """
+
+    limit: int = 0
+    draw: torch.Generator | None = None
+    logprobs: list[float] = field(default_factory=list)
+    finish: Finish | None = None
+
+
+def start_rows(feed: Feed, limits: Sequence[int], seeds: Sequence[int | None]) -> list[Row]:
+    """The rows that go on what `feed` starts with.
 
     Raises:
-        UserError: `max_new_tokens` is negative.
+        UserError: a limit is negative.
     """
-    if max_new_tokens < 0:
-        raise UserError(f"max_new_tokens: not negative; found {max_new_tokens}")
-    unseen, ended = feed.start, [False] * len(feed.start)
-    seen = [row[real].tolist() for row, real in zip(feed.start, feed.layout.real, strict=True)]
-    draws = [None if seed is None else torch.Generator().manual_seed(seed + b) for b in range(len(seen))]
-    for _ in range(max_new_tokens):
-        logits = feed(unseen).float().cpu()
-        tokens = [eos_id if done and eos_id is not None else sampling(row, before, draw)
-                  for row, before, draw, done in zip(logits, seen, draws, ended, strict=True)]
-        yield tokens
-        for before, token in zip(seen, tokens, strict=True):
-            before.append(token)
-        ended = [done or token == eos_id for done, token in zip(ended, tokens, strict=True)]
-        if all(ended):
-            return
-        unseen = feed.start.new_tensor(tokens)[:, None]
+    if min(limits) < 0:
+        raise UserError(f"max_new_tokens: not negative; found {min(limits)}")
+    given = [tokens[real].tolist() for tokens, real in zip(feed.start, feed.start_layout.real, strict=True)]
+    return [Row(prompt, limit=limit, draw=None if seed is None else torch.Generator().manual_seed(seed))
+            for prompt, limit, seed in zip(given, limits, seeds, strict=True)]
+
+
+def decode(feed: Feed, rows: Sequence[Row], sampling: Sampling, eos_id: int | None = None, *,
+           arrivals: Arrivals | None = None) -> Iterator[list[Row]]:
+    """Write the texts of `rows`, which are those of `feed`, step by step; each step gives the rows that got a token.
+
+    Rows draw by themselves and are edited by themselves, so that no row's text hangs on the others. One that has ended
+    takes no more part, and others may take its place.
+
+    Args:
+        feed: the model with its prompts.
+        rows: are written.
+        sampling: how tokens are chosen.
+        eos_id: the token that ends a text.
+        arrivals: is asked before each step, with the rows that go on, for more rows and the feed that they are of.
+
+    Raises:
+        UserError, RunError: see `Sampling.edited`.
+    """
+    running: list[Row] = []
+    more: tuple[Feed, list[Row]] | None = (feed, list(rows))
+    while running or more is not None:
+        if more is None:
+            yield _step(feed, running, feed.start.new_tensor([row.new[-1:] for row in running]), sampling, eos_id)
+        else:
+            other, new = more
+            for row in new:
+                row.finish = "length" if row.limit == 0 else None
+            if new := _going(other, new):
+                yield _step(other, new, other.start, sampling, eos_id)
+                new = _going(other, new)
+            if running and new:
+                feed.join(other, max(row.limit - len(row.new) for row in [*running, *new]))
+            elif new:
+                feed = other
+            running = [*running, *new]
+        running = _going(feed, running)
+        more = None if arrivals is None else arrivals(running)
+
+
+def _going(feed: Feed, rows: list[Row]) -> list[Row]:
+    """The rows that have not ended, which `feed` goes on with; nothing if none has."""
+    left = [i for i, row in enumerate(rows) if row.finish is None]
+    if left:
+        feed.keep(left)
+    return [rows[i] for i in left]
+
+
+def _step(feed: Feed, rows: list[Row], tokens: Tensor, sampling: Sampling, eos_id: int | None) -> list[Row]:
+    """A token more for each of `rows`, those of `feed`, which is given `tokens`."""
+    logits_BV = wide(feed(tokens)).cpu()
+    for row, logits_V, total in zip(rows, logits_BV, logits_BV.logsumexp(dim=-1), strict=True):
+        token = sampling(logits_V, row, row.draw)
+        row.new.append(token)
+        row.logprobs.append(float(logits_V[token] - total))
+        row.finish = "eos" if token == eos_id else "length" if len(row.new) >= row.limit else None
+    return rows
+
+
+def wide(logits: Tensor) -> Tensor:
+    """Logits in single precision at least."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

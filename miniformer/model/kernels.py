@@ -59,8 +59,15 @@ def eager(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tens
         softcap: bounds scores to (-softcap, softcap) by a tanh, before the bias (Gemma 2, arXiv:2408.00118).
         sinks: `[H]`, the logit of a key for each head that has no value (gpt-oss, arXiv:2508.10925).
     """
-    groups = q_BHTE.shape[1] // k_BKSE.shape[1]
-    k_BHSE, v_BHSF = k_BKSE.repeat_interleave(groups, dim=1), v_BKSF.repeat_interleave(groups, dim=1)
+    weights_BHTS = weights(q_BHTE, k_BKSE, mask, bias, scale=scale, softcap=softcap, sinks=sinks)
+    v_BHSF = v_BKSF.repeat_interleave(q_BHTE.shape[1] // v_BKSF.shape[1], dim=1)
+    return F.dropout(weights_BHTS, dropout).to(v_BHSF.dtype) @ v_BHSF
+
+
+def weights(q_BHTE: Tensor, k_BKSE: Tensor, mask: Mask, bias: Tensor | None = None, *, scale: float | None = None,
+            softcap: float | None = None, sinks: Tensor | None = None) -> Tensor:
+    """The weights `[B, H, T, S]` of `eager`, whose arguments these are; a row sums to 1, what a sink takes left out."""
+    k_BHSE = k_BKSE.repeat_interleave(q_BHTE.shape[1] // k_BKSE.shape[1], dim=1)
     scores_BHTS = q_BHTE @ k_BHSE.transpose(-1, -2) * (q_BHTE.shape[-1] ** -0.5 if scale is None else scale)
     if softcap is not None:
         scores_BHTS = softcap * torch.tanh(scores_BHTS / softcap)
@@ -74,7 +81,7 @@ def eager(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tens
     weights_BHTS = scores_BHTS.softmax(dim=-1)[..., :k_BHSE.shape[2]]
     if allowed is not None:  # a row that may look at nothing is NaN until here
         weights_BHTS = weights_BHTS.masked_fill(~allowed, 0)
-    return F.dropout(weights_BHTS, dropout).to(v_BHSF.dtype) @ v_BHSF
+    return weights_BHTS
 
 
 def sdpa(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tensor | None = None, *,

@@ -6,7 +6,7 @@ Shapes: B batch, T tokens, H heads, E head width, F width of what is summed (E f
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -132,6 +132,7 @@ class LinearState(State):
     """Sums over the document that each row is in: `[B, H, E, E + 1]`, of any number of tokens."""
 
     truncates: ClassVar[bool] = False
+    joins: ClassVar[bool] = True
 
     def __init__(self, sums_BHEF: Tensor) -> None:
         self.sums = sums_BHEF
@@ -157,3 +158,7 @@ class LinearState(State):
     def truncate(self, length: int) -> None:
         if length < self._length:
             raise StateError(f"sums cannot go back from {self._length} tokens to {length}; start again with an empty state")
+
+    def join(self, other: Self, columns: int, capacity: int) -> None:
+        self.sums, self.document = torch.cat([self.sums, other.sums]), torch.cat([self.document, other.document])
+        self._length = columns

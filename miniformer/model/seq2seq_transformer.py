@@ -138,9 +138,9 @@ class Seq2SeqTransformer(Assembly):
         memory, B = self.encode(input_ids.to(layout.positions.device), layout), len(input_ids)
         state = state_or_none(lambda: self.init_state(memory, max(1, max_new_tokens)), use_state)
 
-        def run(target: Tensor, context: Context, kept: DecodingState | None, readout: Readout) -> Tensor:
-            logits: Tensor = self(memory, target, context, kept, readout)[0]
+        def run(look: Memory | None, target: Tensor, context: Context, kept: DecodingState | None, readout: Readout) -> Tensor:
+            logits: Tensor = self(look, target, context, kept, readout)[0]
             return logits
 
         start = torch.full((B, 1), bos_id, device=memory.hidden.device)
-        return Feed(run, start, Layout.full(B, 1, device=start.device), state)
+        return Feed(run, start, Layout.full(B, 1, device=start.device), state, memory)

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from typing import ClassVar, Self
+
+import torch
 from torch import Tensor
 
 from miniformer.kernel.context import Memory
 from miniformer.kernel.errors import StateError
-from miniformer.kernel.layout import Layout
+from miniformer.kernel.layout import Layout, latest
 from miniformer.kernel.state import State
 
 
 class DecodingState(State):
     """The states of a model's layers, with the layout of all columns so far (None before the first)."""
+
+    memory: Memory | None = None
 
     def __init__(self, layers: list[State | None], capacity: int) -> None:
         self.layers, self.capacity = layers, capacity
@@ -53,9 +58,23 @@ class DecodingState(State):
             if state is not None:
                 state.truncate(length)
 
+    @property
+    def can_join(self) -> bool:
+        """Whether every layer can take in rows."""
+        return all(state is None or state.joins for state in self.layers)
+
+    def join(self, other: Self, columns: int, capacity: int) -> None:
+        assert self.layout is not None and other.layout is not None
+        for state, theirs in zip(self.layers, other.layers, strict=True):
+            if state is not None and theirs is not None:
+                state.join(theirs, columns, capacity)
+        self.layout, self.capacity = self.layout.beside(other.layout, columns), capacity
+
 
 class BufferState(State):
     """N tensors of the columns so far, one buffer `[N, B, K, C, E]` for C columns."""
+
+    joins: ClassVar[bool] = True
 
     def __init__(self, buffer: Tensor) -> None:
         self.buffer, self._length = buffer, 0
@@ -83,10 +102,20 @@ class BufferState(State):
         return self.buffer.nbytes
 
     def reorder(self, index: Tensor) -> None:
-        self.buffer = self.buffer.index_select(1, index)
+        N, _, K, C, E = self.buffer.shape
+        buffer = self.buffer.new_empty(N, len(index), K, C, E)
+        buffer[:, :, :, :self._length] = self.buffer[:, index, :, :self._length]  # what is not used yet is not copied
+        self.buffer = buffer
 
     def truncate(self, length: int) -> None:
         self._length = min(length, self._length)
+
+    def join(self, other: Self, columns: int, capacity: int) -> None:
+        held = [latest(one.buffer[:, :, :, :one.length], 3, columns) for one in (self, other)]
+        N, _, K, _, E = self.buffer.shape
+        self.buffer = self.buffer.new_empty(N, sum(part.shape[1] for part in held), K, capacity, E)
+        self.buffer[:, :, :, :columns] = torch.cat(held, dim=1)
+        self._length = columns
 
 
 class EncoderDecoderState(DecodingState):
@@ -98,18 +127,46 @@ class EncoderDecoderState(DecodingState):
 
     @property
     def nbytes(self) -> int:
+        assert self.memory is not None
         return super().nbytes + self.memory.hidden.nbytes + sum(state.nbytes for state in self.cross if state is not None)
 
     def reorder(self, index: Tensor) -> None:
         super().reorder(index)
-        self.memory = Memory(self.memory.hidden[index], self.memory.layout.rows(index))
+        assert self.memory is not None
+        self.memory = rows_of(self.memory, index)
         for state in self.cross:
             if state is not None:
                 state.reorder(index)
 
+    @property
+    def can_join(self) -> bool:
+        return super().can_join and all(state is None or state.joins for state in self.cross)
+
+    def join(self, other: Self, columns: int, capacity: int) -> None:
+        super().join(other, columns, capacity)
+        assert self.memory is not None and other.memory is not None
+        self.memory = beside(self.memory, other.memory)
+        for state, theirs in zip(self.cross, other.cross, strict=True):
+            if state is not None and theirs is not None:
+                state.join(theirs, self.memory.layout.shape[1], self.memory.layout.shape[1])
+
+
+def rows_of(memory: Memory, index: Tensor) -> Memory:
+    """The rows of a memory that `index` `[N]` picks, in its order."""
+    return Memory(memory.hidden[index], memory.layout.rows(index))
+
+
+def beside(memory: Memory, other: Memory) -> Memory:
+    """The rows of both, the shorter after padding."""
+    columns = max(memory.layout.shape[1], other.layout.shape[1])
+    hidden = torch.cat([latest(one.hidden, 1, columns) for one in (memory, other)])
+    return Memory(hidden, memory.layout.beside(other.layout, columns))
+
 
 class MemoryState(State):
     """Keys and values `[B, K, S, E]` of a memory, which no step changes."""
+
+    joins: ClassVar[bool] = True
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
@@ -127,3 +184,7 @@ class MemoryState(State):
 
     def truncate(self, length: int) -> None:
         """Nothing is forgotten: the memory is of no step."""
+
+    def join(self, other: Self, columns: int, capacity: int) -> None:
+        self.keys, self.values = (torch.cat([latest(one, 2, columns) for one in both])
+                                  for both in ((self.keys, other.keys), (self.values, other.values)))

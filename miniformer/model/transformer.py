@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel.assembly import Part, Readout
-from miniformer.kernel.context import Context
+from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.errors import StateError, UserError
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
@@ -100,4 +100,9 @@ class Transformer(Assembly):
         layout = self._prompt_layout(input_ids, layout)
         B, T = layout.shape
         state = state_or_none(lambda: self.init_state(B, T + max(0, max_new_tokens - 1)), use_state)  # none sees the last
-        return Feed(self, input_ids.to(layout.positions.device), layout, state)
+
+        def run(_: Memory | None, inputs: Tensor, context: Context, kept: DecodingState | None, readout: Readout) -> Tensor:
+            logits: Tensor = self(inputs, context, kept, readout)
+            return logits
+
+        return Feed(run, input_ids.to(layout.positions.device), layout, state)

@@ -1,6 +1,28 @@
 """`miniformer generate`, on a real run."""
 
+import json
+import os
+import pty
+import re
 import shutil
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from miniformer.cli import cli as commands
+from miniformer.kernel import UserError
+
+FOX = ("--greedy", "--max-new-tokens", "24")
+
+
+def written(*args, **given):
+    """What the command writes, run in this process."""
+    done = CliRunner().invoke(commands, ["generate", *map(str, args)], **given)
+    if done.exception:
+        raise done.exception
+    return done.stdout
 
 
 def test_greedy_text_is_the_same_with_and_without_state(cli, trained):
@@ -10,9 +32,9 @@ def test_greedy_text_is_the_same_with_and_without_state(cli, trained):
     assert text.startswith("the quick brown fox jumps over")
 
 
-def test_a_seed_repeats_the_draws(cli, trained):
-    args = ("generate", str(trained), "--prompt", "", "--temperature", "2", "--max-new-tokens", "20")
-    one, same, other = (cli(*args, "--seed", seed).stdout for seed in ("1", "1", "2"))
+def test_a_seed_repeats_the_draws(trained):
+    args = (trained, "--prompt", "", "--temperature", "2", "--max-new-tokens", "20")
+    one, same, other = (written(*args, "--seed", seed) for seed in ("1", "1", "2"))
     assert one == same != other
 
 
@@ -30,6 +52,90 @@ def test_a_damaged_model_is_refused(cli, trained, tmp_path):
         cli("generate", "copy", "--prompt", "x", code=2).stderr
 
 
-def test_of_an_encoder_decoder_the_answer_alone_is_written(cli, answering):
-    args = ("generate", str(answering), "--prompt", "20 times the fox jumps", "--greedy")
-    assert cli(*args).stdout == cli(*args, "--no-state").stdout == "the fox\n"
+def test_of_an_encoder_decoder_the_answer_alone_is_written(answering):
+    args = (answering, "--prompt", "20 times the fox jumps", "--greedy")
+    assert written(*args) == written(*args, "--no-state") == "the fox\n"
+
+
+def test_json_tells_tokens_log_probabilities_and_why_it_ended(trained):
+    args = (trained, "--prompt", "the quick", "--prompt", "the lazy", "--json", *FOX)
+    [quick, lazy] = map(json.loads, written(*args, "--stop", " over").splitlines())
+    assert quick["prompt"] == "the quick" and quick["text"] == " brown fox jumps" and quick["finish_reason"] == "stop"
+    assert lazy["prompt"] == "the lazy" and lazy["text"].startswith(" dog.")
+    assert len(quick["tokens"]) == len(quick["logprobs"]) > 0 and max(quick["logprobs"]) <= 0
+    assert quick.keys() == {"prompt", "text", "tokens", "logprobs", "finish_reason"}
+
+
+def test_prompts_of_a_file_and_of_standard_input_are_answered_in_order(answering, tmp_path):
+    animals = ["dog", "cat", "owl", "fox"] * 3
+    lines = "".join(json.dumps({"prompt": f"{n} times the {animal} jumps"}) + "\n" for n, animal in enumerate(animals))
+    (tmp_path / "prompts.jsonl").write_text(lines)
+    args = (answering, "--greedy", "--batch-size", "5")
+    expected = "".join(f"the {animal}\n" for animal in animals)
+    assert written(*args, "--prompts", tmp_path / "prompts.jsonl") == expected
+    assert written(*args, "--prompts", "-", input=lines) == expected
+
+
+def test_a_text_on_standard_input_is_a_prompt(trained):
+    piped = subprocess.run([sys.executable, "-m", "miniformer", "generate", str(trained), *FOX], input="the quick\n",
+                           capture_output=True, text=True, check=True, timeout=120).stdout
+    assert piped == written(trained, "--prompt", "the quick", *FOX) and piped.startswith("the quick brown fox")
+
+
+def test_beams_give_the_best_texts(answering):
+    args = (answering, "--prompt", "20 times the fox jumps", "--beams", "3")
+    assert written(*args) == "the fox\n"
+    rows = [json.loads(line) for line in written(*args, "--n-best", "2", "--json").splitlines()]
+    assert rows[0]["text"] == "the fox" and len(rows) == 2 and rows[0]["score"] >= rows[1]["score"]
+
+
+def test_a_draft_changes_no_greedy_text(trained, answering):
+    args = (trained, "--prompt", "the quick", *FOX)
+    assert written(*args, "--draft", trained) == written(*args)
+    with pytest.raises(UserError, match=r"its tokenizer is another; train it with --tokenizer .*tokenizer\.json"):
+        written(*args, "--draft", answering)
+
+
+def test_a_form_is_kept(trained, tmp_path):
+    pytest.importorskip("llguidance")
+    found = written(trained, "--prompt", "the quick", "--regex", " [a-z]{2,6} [a-z]{2,6}!")
+    assert re.fullmatch("the quick( [a-z]{2,6}){2}!\n", found)
+    (tmp_path / "schema.json").write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3}')
+    found = json.loads(written(trained, "--prompt", "the", "--json-schema", tmp_path / "schema.json", "--json"))
+    assert len(json.loads(found["text"])) in (2, 3) and found["finish_reason"] == "eos"
+
+
+def test_on_a_terminal_a_text_is_written_as_it_is_drawn(trained):
+    outer, inner = pty.openpty()
+    args = ["generate", str(trained), "--prompt", "the quick", "--temperature", "3", "--seed", "1", "--top-p", "1",
+            "--max-new-tokens", "100000"]
+    process = subprocess.Popen([sys.executable, "-m", "miniformer", *args], stdout=inner, stderr=subprocess.DEVNULL)
+    try:
+        seen = b""
+        while len(seen) < 20:
+            seen += os.read(outer, 1000)
+        assert seen.startswith(b"the quick") and process.poll() is None
+    finally:
+        process.kill()
+        process.wait()
+        os.close(inner)
+        os.close(outer)
+
+
+@pytest.mark.parametrize(("args", "told"), [
+    (("--prompt", "x", "--prompts", "in.jsonl"), "--prompt and --prompts: give one of them"),
+    (("--prompts", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
+    (("--prompt", "x", "--stream", "--json"), "--stream writes the text of one prompt as it is drawn"),
+    (("--prompt", "x", "--n-best", "2"), "--n-best 2: give --beams 2 or more"),
+    (("--prompt", "x", "--draft", "nowhere"), "nowhere: no saved model here"),
+    (("--prompt", "x", "--draft", "nowhere", "--beams", "2"), "--draft helps drawing and greedy decoding; leave out --beams"),
+    (("--prompt", "x", "--json-schema", "nowhere.json"), "nowhere.json: cannot be read: No such file"),
+    (("--prompt", "x", "--json-schema", "s", "--regex", "a"), "--regex and --json-schema: give one of them"),
+    (("--prompt", "x", "--beams", "4", "--beam-groups", "3"), "groups: expected a divisor of width 4; found 3"),
+    (("--prompt", "x", "--repetition-penalty", "0"), "repetition_penalty: expected above 0; found 0.0"),
+    (("--prompt", "x", "--stop", ""), "stop: an empty string is in every text"),
+])
+def test_mistakes_are_told(trained, args, told):
+    done = CliRunner().invoke(commands, ["generate", str(trained), *args])
+    assert told in (" ".join(done.output.split()) if isinstance(done.exception, SystemExit) else str(done.exception))
+    assert isinstance(done.exception, (SystemExit, UserError))

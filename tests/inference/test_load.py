@@ -102,7 +102,38 @@ def test_another_version_of_a_provider_is_noted(tmp_path):
     save(tmp_path / "model")
     edit(tmp_path / "model", lambda config: config.update(providers={"miniformer": "0.0.1"}))
     [note] = load(tmp_path / "model").notes
-    assert note.startswith("trained with miniformer 0.0.1; this is ")
+    assert note.startswith("compatible: trained with miniformer 0.0.1; this is ")
+
+
+def test_a_model_that_does_not_fit_another_version_needs_migration(tmp_path):
+    save(tmp_path / "model")
+
+    def older(config):
+        config["providers"] = {"miniformer": "0.0.1"}
+        config["model"]["ffn"] = {"name": "gelu", "squeeze": 2}
+
+    edit(tmp_path / "model", older)
+    for read in (load, Transformer.from_pretrained):
+        with pytest.raises(UserError, match=r"(?s)needs migration: this model was made with miniformer 0\.0\.1 \(here: .*"
+                                            r"squeeze.*pip install miniformer==0\.0\.1"):
+            read(tmp_path / "model")
+
+
+def test_weights_that_do_not_fit_need_migration_only_where_versions_differ(tmp_path):
+    save(tmp_path / "model")
+    edit(tmp_path / "model", lambda config: config["model"].update(d_ff=24))
+    with pytest.raises(UserError, match=r"^.*model\.safetensors does not fit the model"):
+        load(tmp_path / "model")
+    edit(tmp_path / "model", lambda config: config.update(providers={"miniformer": "0.0.1"}))
+    with pytest.raises(UserError, match=r"(?s)needs migration: .*does not fit the model"):
+        load(tmp_path / "model")
+
+
+def test_every_package_that_is_missing_is_told_at_once(tmp_path):
+    save(tmp_path / "model")
+    edit(tmp_path / "model", lambda config: config["providers"].update({"acme-parts": "1.5", "acme-tasks": "1.0"}))
+    with pytest.raises(UnknownComponent, match=r"missing: .*pip install acme-parts==1\.5 acme-tasks==1\.0"):
+        load(tmp_path / "model")
 
 
 def test_an_encoder_decoder_is_loaded_as_what_it_is(answering):

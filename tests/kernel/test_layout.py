@@ -100,3 +100,23 @@ def test_a_layout_moves_to_a_device_with_its_facts():
 @given(layouts(kinds=[PACKED]))
 def test_packed_rows_keep_the_document_numbers_they_were_given(layout):
     assert torch.equal(Layout.from_documents(layout.documents).documents, layout.documents)
+
+
+some = st.lists(st.integers(1, 5), min_size=1, max_size=3)
+
+
+@given(some, some, st.integers(0, 3))
+def test_rows_beside_others_keep_their_latest_columns_after_padding(first, second, more):
+    one, other = (Layout.from_lengths(lengths, side="left") for lengths in (first, second))
+    columns = max(first + second) + more
+    both = one.beside(other, columns)
+    assert both.shape == (len(first) + len(second), columns)
+    for row, length in enumerate(first + second):
+        assert both.documents[row].tolist() == [0] * (columns - length) + [1] * length
+        assert both.positions[row].tolist() == [0] * (columns - length) + list(range(length))
+    assert both.padded == (not bool(both.real.all())) and not both.packed and not both.aligned
+
+
+def test_rows_beside_others_lose_their_first_columns_where_fewer_are_wanted():
+    both = Layout.full(1, 5).beside(Layout.full(1, 2), 3)
+    assert both.positions.tolist() == [[2, 3, 4], [0, 0, 1]] and both.documents.tolist() == [[1, 1, 1], [0, 1, 1]]

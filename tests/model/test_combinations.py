@@ -128,6 +128,25 @@ def test_a_reordered_state_goes_on_with_the_rows_that_were_kept(combination):
 
 
 @decoders
+@pytest.mark.parametrize("lengths", [([4, 2], [5]), ([2], [4, 3]), ([3, 3], [3])])
+@torch.no_grad()
+def test_rows_that_join_a_state_go_on_as_they_do_alone(combination, lengths):
+    """The padding that both have in common goes, so that neither is longer than its longest row."""
+    model, states, texts = build(combination), [], []
+    for counts in lengths:
+        layout, rows = Layout.from_lengths(counts, max(counts) + 2, side="left"), tokens(len(counts), max(counts) + 2)
+        states.append(model.init_state(*layout.shape))
+        model(rows, Context(layout), states[-1])
+        texts += [row[real] for row, real in zip(rows, layout.real)]
+    columns, more = max(map(max, lengths)), tokens(len(texts), 2)
+    states[0].join(states[1], columns, columns + 2)
+    assert states[0].length == columns
+    out = torch.cat([model(more[:, t:t + 1], state=states[0]) for t in range(2)], dim=1)
+    for row, text in enumerate(texts):
+        close(out[row], model(torch.cat([text, more[row]])[None])[0, -2:])
+
+
+@decoders
 @torch.no_grad()
 def test_a_state_goes_on_from_where_it_was_cut_or_refuses_and_stays_as_it_was(combination):
     model, row = build(combination), tokens(2, T)

@@ -1,5 +1,6 @@
 """How a token is chosen, and the loop over rows: greedy, draws and ends of each row are its own."""
 
+import gc
 import math
 
 import pytest
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import Attention, Entry, Layout, Registry, SpecError, UserError, discover, use_registry
-from miniformer.model.decoding import Sampling
+from miniformer.model.decoding import decode, start_rows
+from miniformer.model.sampling import Sampling, Text
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 
@@ -135,13 +137,13 @@ def test_a_penalty_divides_what_is_above_zero_and_multiplies_what_is_below(value
     seen = data.draw(st.lists(st.integers(0, len(values) - 1)))
     expected = [(x / penalty if x > 0 else x * penalty) if i in seen else x for i, x in enumerate(values)]
     logits = torch.tensor(values, dtype=torch.float64)
-    chosen = Sampling(temperature=0, repetition_penalty=penalty)(logits, seen, None)
+    chosen = Sampling(temperature=0, repetition_penalty=penalty)(logits, Text(seen), None)
     assert expected[chosen] == pytest.approx(max(expected))
     assert logits.tolist() == values
 
 
 def test_a_penalty_makes_a_negative_logit_less_likely_too():
-    assert Sampling(temperature=0, repetition_penalty=3.0)(torch.tensor([-1.0, -2.0]), [0], None) == 1
+    assert Sampling(temperature=0, repetition_penalty=3.0)(torch.tensor([-1.0, -2.0]), Text([0]), None) == 1
 
 
 @MODELS
@@ -225,7 +227,7 @@ def test_a_model_with_other_outputs_than_tokens_cannot_write():
 @pytest.mark.parametrize("settings", [{"max_new_tokens": -1}, {"temperature": -0.1}, {"temperature": math.nan}, {"top_k": -1},
                                       {"top_p": -0.1}, {"top_p": 1.1}, {"repetition_penalty": 0.0}])
 def test_settings_out_of_range_are_refused(model, settings):
-    with pytest.raises(UserError, match="not negative"):
+    with pytest.raises(UserError, match=f"{next(iter(settings))}: .*found"):
         model.generate(PROMPTS, **settings)
 
 
@@ -242,3 +244,78 @@ def test_a_layout_of_prompts_has_one_text_in_each_row(model):
         model.generate(PROMPTS, layout=Layout.from_documents(torch.tensor([[1, 1, 2, 2, 2]] * 3)))
     with pytest.raises(UserError, match=r"their shape \[3, 5\]; found \[3, 4\]"):
         model.generate(PROMPTS, layout=Layout.full(3, 4))
+
+
+@MODELS
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_prompt_may_be_read_in_pieces(model, side, monkeypatch):
+    layout = Layout.from_lengths([5, 2, 3], side=side)
+    whole, sizes = new(model, layout=layout, do_sample=False), []
+    monkeypatch.setattr("miniformer.model.decoding.PREFILL", 2)
+    hook = model.register_forward_hook(lambda _, args, __: sizes.append(args[int(model.has_source)].shape[1]))
+    try:
+        assert new(model, layout=layout, do_sample=False) == whole
+    finally:
+        hook.remove()
+    assert sizes == ([1] * 12 if model.has_source else [2, 2, 1] + [1] * 11)
+
+
+@MODELS
+@pytest.mark.parametrize("use_state", [True, False])
+def test_rows_that_have_ended_are_not_computed_any_more(model, use_state):
+    feed = model.feed(PROMPTS, 6, use_state=use_state)
+    rows, sizes = start_rows(feed, [2, 6, 4], [None] * 3), []
+    with torch.no_grad():
+        for running in decode(feed, rows, Sampling(temperature=0)):
+            sizes.append(len(running))
+    assert sizes == [3, 3, 2, 2, 1, 1]
+    assert [row.new for row in rows] == [naive(model, prompt, n) for prompt, n in zip(PROMPTS.tolist(), [2, 6, 4])]
+    assert [row.finish for row in rows] == ["length"] * 3
+
+
+@MODELS
+@torch.no_grad()
+def test_log_probabilities_are_the_models_own(model):
+    feed = model.feed(PROMPTS[:1], 6)
+    [row] = start_rows(feed, [6], [3])
+    for _ in decode(feed, [row], Sampling(temperature=3.0, top_k=9, repetition_penalty=2.0)):
+        pass
+    expected = [float(whole_pass(model, PROMPTS[0].tolist(), row.new[:i]).log_softmax(-1)[token])
+                for i, token in enumerate(row.new)]
+    assert row.logprobs == pytest.approx(expected)
+
+
+@MODELS
+@pytest.mark.parametrize("use_state", [True, False])
+@torch.no_grad()
+def test_a_feed_goes_back_and_on_in_other_rows(model, use_state):
+    feed, more = model.feed(PROMPTS, 9, use_state=use_state), torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
+    feed(feed.start)
+    length, every = feed.length, feed.every(more)
+    feed.truncate(length + 1)
+    feed.keep([2, 0, 2])
+    again = feed.every(more[[2, 0, 2], 1:])
+    torch.testing.assert_close(again, every[[2, 0, 2], 1:])
+    torch.testing.assert_close(every[1, -1], whole_pass(model, PROMPTS[1].tolist(), more[1].tolist()))
+
+
+def live_bytes():
+    """Of all tensors that anything refers to."""
+    gc.collect()
+    return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in gc.get_objects()
+                if type(t) is torch.Tensor and t.device.type == "cpu"}.values())
+
+
+@MODELS
+@torch.no_grad()
+def test_memory_does_not_grow_with_steps_beyond_the_state_and_its_layout(model):
+    feed = model.feed(PROMPTS, 300)
+    steps = decode(feed, start_rows(feed, [300] * 3, [None] * 3), Sampling())
+    for _ in range(20):
+        next(steps)
+    before, columns, state = live_bytes(), feed.length, feed.state.nbytes
+    for _ in range(250):
+        next(steps)
+    grown = live_bytes() - before
+    assert feed.state.nbytes == state
+    assert grown <= (feed.length - columns) * len(PROMPTS) * 2 * 8, "a position and a document for each token"

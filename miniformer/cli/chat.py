@@ -1,0 +1,51 @@
+"""`miniformer chat RUN`: line by line, what a model writes after everything that was said so far."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+
+@click.command("chat")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of an answer.")
+@click.option("--stop", default="\n", show_default="line end", help="A string that ends an answer.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy.")
+@click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="Keep so many tokens; 0: all.")
+@click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True, help="Keep this probability.")
+@click.option("--seed", type=int, help="Make the draws repeatable.")
+def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k: int, top_p: float, seed: int | None) -> None:
+    """Talk to a trained model line by line; of a decoder, each answer goes on from all lines before it.
+
+    Ctrl-C cuts an answer short, Ctrl-D ends. RUN is a run folder, or a folder with a saved model.
+    """
+    from miniformer.checkpoint.store import read_model
+
+    read_model(run)  # before torch is imported, so that a wrong folder is told at once
+
+    from miniformer.inference.engine import Engine
+    from miniformer.inference.load import load_on_best_device
+    from miniformer.model.sampling import Sampling
+
+    trained = load_on_best_device(run)
+    for note in trained.notes:
+        click.echo(f"note: {note}", err=True)
+    engine = Engine(trained.model, trained.tokenizer, encode=trained.prompt)
+    sampling, said = Sampling(temperature, top_k, top_p), ""
+    while True:
+        if sys.stdin.isatty():
+            click.echo("> ", nl=False)
+        if not (line := sys.stdin.readline()):
+            return
+        said = line.rstrip("\n") if trained.model.has_source else f"{said}{line.rstrip()}\n"
+        stream = engine.stream(said, sampling, max_new_tokens=max_new_tokens, stop=[stop], seed=seed, truncate=True)
+        try:
+            for piece in stream:
+                click.echo(piece, nl=False)
+                said += piece
+        except KeyboardInterrupt:
+            click.echo(" (cut short)", nl=False, err=True)
+        click.echo()
+        said += "\n"

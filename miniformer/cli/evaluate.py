@@ -1,0 +1,67 @@
+"""`miniformer evaluate RUN --data FILE`: what a trained model reaches on records whose answers are known."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+    from miniformer.data.jsonl import Line
+
+
+@click.command("evaluate")
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option("--data", "source", required=True, type=click.Path(path_type=Path),
+              help="JSONL file with the task's records, labels included; - for standard input.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Rows at a time.")
+@click.option("--json", "as_json", is_flag=True, help="Write JSON.")
+def command(run: Path, source: Path, batch_size: int, as_json: bool) -> None:
+    """Measure a trained model on the records of a file, whatever its length: the loss and all metrics of its task.
+
+    RUN is a run folder, or a folder with a saved model.
+    """
+    from miniformer.checkpoint.store import read_model
+    from miniformer.data.jsonl import STDIN, check_file
+
+    read_model(run)  # before torch is imported, so that a wrong folder or file is told at once
+    if source != STDIN:
+        check_file(source)
+
+    from miniformer.inference.evaluate import evaluate
+    from miniformer.inference.load import load_on_best_device
+
+    from .progress import reading
+
+    trained = load_on_best_device(run)
+    for note in trained.notes:
+        click.echo(f"note: {note}", err=True)
+    count = 0
+
+    def counted(line: Line) -> None:
+        nonlocal count
+        count += 1
+        advance(line)
+
+    with reading(source, "evaluating") as advance:
+        found = evaluate(trained, _located(source, trained.task.Record, counted), batch_size=batch_size)
+    if as_json:
+        click.echo(json.dumps({"records": count, **found}))
+        return
+    width = max(map(len, ["records", *found]))
+    click.echo(f"{'records'.ljust(width)}  {count:,}")
+    for name, value in found.items():
+        click.echo(f"{name.replace('_', ' ').ljust(width)}  {value:.4g}")
+
+
+def _located(source: Path, record: type[BaseModel], read: Callable[[Line], None]) -> Iterator[tuple[str, object]]:
+    from miniformer.data.jsonl import read_lines
+
+    for line in read_lines(source, record):
+        read(line)
+        yield line.where, line.record

@@ -1,0 +1,87 @@
+"""Texts of a given form: a part of a `Sampling` that allows just the tokens with which a text can still match.
+
+The work is done by `llguidance`, which is installed with the extra `constrained`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import OrderedDict
+from collections.abc import Mapping
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from miniformer.data.tokenizer import Tokenizer
+from miniformer.kernel.errors import UserError
+from miniformer.model.sampling import Text
+
+KEPT = 512
+"""Texts whose place in the grammar is remembered: at least as many as are written or searched with at a time."""
+
+
+class Constraint:
+    """Forbids every token after which what was written could not be completed to the form, and the end before it is.
+
+    Args:
+        tokenizer: of the texts; it needs an end token.
+        grammar: as `llguidance` takes it; `regex` and `json_schema` make one.
+
+    Raises:
+        UserError: the grammar is none, `llguidance` is not installed, or cannot be used with this tokenizer.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, grammar: str) -> None:
+        llguidance = _library()
+        if tokenizer.eos_id is None:
+            raise UserError("a form ends with the tokenizer's end token, and this tokenizer has none")
+        try:
+            tokens = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=tokenizer.vocab_size, eos_token=tokenizer.eos_id)
+        except ValueError as error:
+            raise UserError(f"llguidance cannot use this tokenizer: {error}") from None
+        start = llguidance.LLMatcher(tokens, grammar, log_level=0)
+        if start.is_error():
+            raise UserError(f"not a form that can be asked for: {start.get_error().strip()}")
+        self._start = start
+        self._after: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+
+    @classmethod
+    def regex(cls, tokenizer: Tokenizer, pattern: str) -> Self:
+        """Texts that match a regular expression (of Rust's `regex`) from beginning to end."""
+        return cls(tokenizer, _library().LLMatcher.grammar_from_regex(pattern))
+
+    @classmethod
+    def json_schema(cls, tokenizer: Tokenizer, schema: Mapping[str, Any]) -> Self:
+        """JSON of a schema, without line breaks, at most one space between its parts."""
+        spaces = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
+        return cls(tokenizer, _library().LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), overrides=spaces))
+
+    def __call__(self, logits: Tensor, text: Text) -> Tensor:
+        mask = torch.frombuffer(bytearray(self._matcher(tuple(text.new)).compute_logit_bias()), dtype=torch.uint8) != 0
+        allowed = torch.zeros(len(logits), dtype=torch.bool)  # a model may have more outputs than the tokenizer tokens
+        allowed[:len(mask)] = mask[:len(logits)]
+        return logits.masked_fill(~allowed, -math.inf)
+
+    def _matcher(self, new: tuple[int, ...]) -> Any:
+        """What is known after these tokens; from what was known before the last of them, if that is remembered."""
+        if not new:
+            return self._start
+        if new not in self._after:
+            before = self._after.get(new[:-1], self._start)
+            matcher = before.deep_copy()
+            matcher.consume_tokens(list(new if before is self._start else new[-1:]))
+            self._after[new] = matcher
+            while len(self._after) > KEPT:
+                self._after.popitem(last=False)
+        self._after.move_to_end(new)
+        return self._after[new]
+
+
+def _library() -> Any:
+    try:
+        import llguidance
+    except ModuleNotFoundError:
+        raise UserError("texts of a given form need llguidance; to get it: pip install 'miniformer[constrained]'") from None
+    return llguidance

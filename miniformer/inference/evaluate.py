@@ -1,0 +1,68 @@
+"""How well a model does on records whose answers are known: the loss and every metric of its task."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from miniformer.data.packing import PackedRows
+from miniformer.data.prepare import n_tokens
+from miniformer.kernel.errors import DataError
+from miniformer.kernel.interfaces import Head
+from miniformer.kernel.task import Batch, Example, LossTerm
+from miniformer.tasks.metrics import LossRatio
+
+from .load import Trained
+
+CHUNK = 4096
+"""Records that are held at a time; a task that packs fills rows with those of one chunk."""
+
+
+@torch.inference_mode()
+def evaluate(trained: Trained, located: Iterable[tuple[str, Any]], *, batch_size: int = 32) -> dict[str, float]:
+    """The loss and the metrics of the model's task over records, which are read once and in bounded memory.
+
+    Args:
+        trained: the model, with its task and tokenizer; it runs where its weights are.
+        located: the task's records, each with where it stands.
+        batch_size: rows that go through the model together. Where the rest of a batch is the question (`embedding`), the loss
+            hangs on it.
+
+    Raises:
+        DataError: a record is not one that the task can measure on; its place is told.
+    """
+    task, device = trained.task, next(trained.model.parameters()).device
+    metrics = {name: metric.to(device) for name, metric in task.metrics(trained.tokenizer).items()}
+    loss = LossRatio().to(device)
+    for batch in _batches(trained, located, batch_size):
+        batch = batch.to(device)
+
+        def measure(hidden: Tensor, head: Head, batch: Batch = batch) -> LossTerm:
+            term = task.loss(hidden, head, batch)
+            task.update(metrics, hidden, head, batch, term)
+            return term
+
+        loss.update(*trained.model.read(batch, readout=measure))
+    return {name: float(metric.compute()) for name, metric in {"loss": loss, **metrics}.items()}
+
+
+def _batches(trained: Trained, located: Iterable[tuple[str, Any]], size: int) -> Iterator[Batch]:
+    task, length, remaining = trained.task, trained.model.config.max_seq_len, iter(located)
+    while chunk := list(itertools.islice(remaining, CHUNK)):
+        examples = [example for where, record in chunk for example in _examples(trained, where, record)]
+        # as training measures, so that its numbers are those of a run
+        rows: Sequence[Example] | PackedRows = PackedRows(examples, length) if task.packs else sorted(examples, key=n_tokens)
+        for start in range(0, len(rows), size):
+            yield task.collate([rows[i] for i in range(start, min(start + size, len(rows)))])
+
+
+def _examples(trained: Trained, where: str, record: Any) -> Sequence[Example]:
+    limit = None if trained.task.packs else trained.model.config.max_seq_len
+    try:
+        return trained.task.examples(record, trained.tokenizer, limit)
+    except ValueError as error:
+        raise DataError(f"{where}: {error}") from None

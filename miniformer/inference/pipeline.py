@@ -1,0 +1,204 @@
+"""`Pipeline`: everything that a trained model can be asked, from Python. `miniformer.load(RUN)` makes one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self, overload
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from miniformer.kernel.context import Context
+from miniformer.kernel.errors import UserError, did_you_mean
+from miniformer.kernel.interfaces import Head
+from miniformer.kernel.layout import Layout
+from miniformer.model.attention_maps import attention_maps
+from miniformer.model.beams import Beams
+from miniformer.model.head import EmbeddingHead, pooled
+from miniformer.model.sampling import Sampling
+from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
+
+from .engine import Engine, Stream
+from .load import Trained, load_on_best_device
+from .predict import predict, wanted
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What a model made of a text.
+
+    Attributes:
+        tokens: the T tokens, each as text; of an encoder-decoder those of the answer, from its start token on.
+        logprobs: of each token the log-probability after those before it, None for the first; empty where the model does not
+            say what follows.
+        likeliest: for each token those that were likeliest in its place, with their probabilities; empty likewise.
+        attention: weights `[H, T, S]` by the name of the module; an attention that gives no weights is left out.
+        source: of an encoder-decoder, the tokens of the source.
+    """
+
+    tokens: list[str]
+    logprobs: list[float | None]
+    likeliest: list[list[tuple[str, float]]]
+    attention: dict[str, Tensor]
+    source: list[str]
+
+
+class Pipeline:
+    """A trained model with its tokenizer and its task, to be asked with texts and records.
+
+    Args:
+        trained: the model; it runs where its weights are.
+        batch_size: texts that go through it together.
+    """
+
+    def __init__(self, trained: Trained, *, batch_size: int = 16) -> None:
+        self.trained, self.batch_size = trained, batch_size
+        self.model, self.tokenizer, self.task, self.notes = trained.model, trained.tokenizer, trained.task, trained.notes
+        self.engine = Engine(self.model, self.tokenizer, batch_size=batch_size, encode=trained.prompt)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """The model of a run folder, on a GPU if there is one; see `miniformer.load`."""
+        return cls(load_on_best_device(path))
+
+    @overload
+    def generate(self, prompts: str, **settings: Any) -> str: ...
+    @overload
+    def generate(self, prompts: Sequence[str], **settings: Any) -> list[str]: ...
+
+    def generate(self, prompts: str | Sequence[str], *, max_new_tokens: int = 128, stop: Sequence[str] = (),
+                 seed: int | None = None, beams: int | Beams | None = None, truncate: bool = False,
+                 **sampling: Any) -> str | list[str]:
+        """What the model writes after a prompt, or after each of several; `engine` gives tokens and reasons too.
+
+        Args:
+            prompts: a text or texts.
+            max_new_tokens, stop, seed, truncate: see `Engine.generate`.
+            beams: search with so many instead of drawing.
+            sampling: fields of `Sampling`, such as `temperature=0`.
+
+        Raises:
+            UserError: as in `Engine.generate`; or there is no such setting.
+        """
+        texts, how = ([prompts] if isinstance(prompts, str) else prompts), _sampling(sampling)
+        limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "truncate": truncate}
+        if beams is None:
+            found = [answer.text for answer in self.engine.generate(texts, how, seed=seed, **limits)]
+        else:
+            search = beams if isinstance(beams, Beams) else Beams(beams)
+            found = [best.text for best, *_ in self.engine.search(texts, search, how, **limits)]
+        return found[0] if isinstance(prompts, str) else found
+
+    def stream(self, prompt: str, *, max_new_tokens: int = 128, stop: Sequence[str] = (), seed: int | None = None,
+               truncate: bool = False, **sampling: Any) -> Stream:
+        """What it writes after a prompt, piece by piece; see `generate`."""
+        return self.engine.stream(prompt, _sampling(sampling), max_new_tokens=max_new_tokens, stop=stop, seed=seed,
+                                  truncate=truncate)
+
+    def predict(self, records: Any) -> Any:
+        """The prediction of the model's task for a record, or a list of them for several.
+
+        Args:
+            records: an object with the task's input fields, or a text where that is all that the task reads; or several.
+
+        Raises:
+            DataError: a record is not what the task takes.
+        """
+        one = isinstance(records, (str, Mapping))
+        found = list(predict(self.trained, map(self._record, [records] if one else records), batch_size=self.batch_size))
+        return found[0] if one else found
+
+    @torch.inference_mode()
+    def embed(self, texts: str | Sequence[str]) -> Tensor:
+        """Vectors `[N, O]` of N texts, or `[O]` of one: the head's where the model was trained to embed, otherwise the mean of
+        the hidden states of each text's tokens, of an encoder-decoder the encoder's. Longer texts are cut at `max_seq_len`.
+
+        Raises:
+            UserError: a text has no tokens, or the model reads no texts.
+        """
+        batch = [texts] if isinstance(texts, str) else list(texts)
+        found = [self._vectors(batch[i:i + self.batch_size]) for i in range(0, len(batch), self.batch_size)]
+        vectors = torch.cat(found) if found else torch.empty(0)
+        return vectors[0] if isinstance(texts, str) else vectors
+
+    @torch.inference_mode()
+    def explain(self, text: str, answer: str | None = None, *, likeliest: int = 5) -> Explanation:
+        """How likely each token of a text was to the model, and what its attentions looked at.
+
+        Args:
+            text: what the model reads, of at most `max_seq_len` tokens.
+            answer: of an encoder-decoder, the text to explain as an answer; None: what it writes, greedily.
+            likeliest: how many tokens to tell for each place.
+
+        Raises:
+            UserError: no tokens, or too many.
+        """
+        ids, layout = self._padded([text], cut=False)
+        read, source = ids, []
+        if isinstance(self.model, Seq2SeqTransformer):
+            tokens = self.tokenizer.encode(self.generate(text, temperature=0) if answer is None else answer)
+            tokens = tokens[1:] if tokens[:1] == [self.tokenizer.bos_id] else tokens
+            ids, source = torch.tensor([[self.model.config.bos_id, *tokens]], device=ids.device), self._names(ids[0])
+        with attention_maps(self.model) as maps:
+            outputs = self.model(read, ids)[0] if source else self.model(ids, Context(layout))
+        attention = {name: weights[0] for name, weights in maps.items()}
+        if not self.model.generates:
+            return Explanation(self._names(ids[0]), [], [], attention, source)
+        logprobs_TV = outputs[0, :-1].float().log_softmax(dim=-1)
+        best = [row.topk(min(likeliest, len(row))) for row in logprobs_TV]
+        return Explanation(
+            self._names(ids[0]), [None, *(float(row[token]) for row, token in zip(logprobs_TV, ids[0, 1:], strict=True))],
+            [[], *(list(zip(self._names(row.indices), row.values.exp().tolist(), strict=True)) for row in best)],
+            attention, source)
+
+    def _record(self, record: Any) -> Any:
+        fields = wanted(self.task).model_fields
+        if not isinstance(record, str):
+            return record
+        if len(fields) != 1:
+            raise UserError(f"this task reads records with {', '.join(map(repr, fields))}; found a text, {record!r:.60}")
+        return {next(iter(fields)): record}
+
+    def _padded(self, texts: Sequence[str], *, cut: bool) -> tuple[Tensor, Layout]:
+        """Tokens `[B, T]` of texts and where they sit."""
+        if self.model.config.input_dim is not None:
+            raise UserError("this model reads series of numbers, not texts")
+        most, rows = self.model.config.max_seq_len, [self.trained.prompt(text) for text in texts]
+        for text, row in zip(texts, rows, strict=True):
+            if not row:
+                raise UserError(f"{text!r:.60} has no tokens; expected some text")
+            if not cut and len(row) > most:
+                raise UserError(f"{text!r:.60} has {len(row)} tokens, and max_seq_len is {most}; shorten it")
+        rows = [row[:most] for row in rows]
+        device = next(self.model.parameters()).device
+        return (pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device),
+                Layout.from_lengths([len(row) for row in rows]).to(device))
+
+    def _vectors(self, texts: Sequence[str]) -> Tensor:
+        ids, layout = self._padded(texts, cut=True)
+
+        def readout(hidden: Tensor, head: Head) -> Tensor:
+            return head.summary(hidden, layout) if isinstance(head, EmbeddingHead) else pooled(hidden, layout, "mean")
+
+        if isinstance(self.model, Seq2SeqTransformer):
+            return readout(self.model.encode(ids, layout).hidden, self.model.head)
+        vectors: Tensor = self.model(ids, Context(layout), readout=readout)
+        return vectors
+
+    def _names(self, ids: Iterable[Any]) -> list[str]:
+        """Each token as text; special ones and parts of characters as the tokenizer calls them."""
+        found = []
+        for i in ids:
+            text = self.tokenizer.decode([int(i)])
+            found.append(text if text and "\ufffd" not in text else self.tokenizer.backend.id_to_token(int(i)) or "")
+        return found
+
+
+def _sampling(settings: Mapping[str, Any]) -> Sampling:
+    known = list(Sampling.__dataclass_fields__)
+    if unknown := [name for name in settings if name not in known]:
+        raise UserError(f"there is no setting {unknown[0]!r}{did_you_mean(unknown[0], known)}; there are {', '.join(known)}")
+    return Sampling(**settings)

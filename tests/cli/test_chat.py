@@ -1,0 +1,49 @@
+"""`miniformer chat`: each line is answered, by a decoder with all that was said before in mind."""
+
+import os
+import pty
+import subprocess
+import sys
+
+from click.testing import CliRunner
+
+from miniformer.cli import cli as commands
+from miniformer.inference.engine import Engine
+from miniformer.inference.load import load
+from miniformer.model.sampling import Sampling
+
+GREEDY = ("--temperature", "0", "--max-new-tokens", "6")
+
+
+def said(run, lines, *args):
+    done = CliRunner().invoke(commands, ["chat", str(run), *args], input="".join(f"{line}\n" for line in lines),
+                              catch_exceptions=False)
+    assert done.exit_code == 0
+    return done.stdout.splitlines()
+
+
+def test_an_encoder_decoder_answers_each_line(answering):
+    assert said(answering, ["7 times the owl jumps", "9 times the cat jumps"], "--temperature", "0") == ["the owl", "the cat"]
+
+
+def test_a_decoder_goes_on_from_all_that_was_said(trained):
+    fox = load(trained)
+    engine, history, expected = Engine(fox.model, fox.tokenizer), "", []
+    for line in ("the quick", "the lazy"):
+        history += f"{line}\n"
+        [answer] = engine.generate([history], Sampling(temperature=0), max_new_tokens=6, stop=["\n"])
+        expected.append(answer.text)
+        history += f"{answer.text}\n"
+    assert said(trained, ["the quick", "the lazy"], *GREEDY) == expected
+    assert said(trained, ["the quick", "the lazy"] * 20, *GREEDY)[:2] == expected, "what is too long loses its start"
+
+
+def test_on_a_terminal_it_asks_and_ends_with_the_input(trained):
+    outer, inner = pty.openpty()
+    process = subprocess.Popen([sys.executable, "-m", "miniformer", "chat", str(trained), *GREEDY], stdin=inner,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    os.write(outer, b"the quick\n\x04")
+    out, _ = process.communicate(timeout=60)
+    os.close(inner)
+    os.close(outer)
+    assert process.returncode == 0 and out.startswith("> ") and out.endswith("> ")

@@ -1,0 +1,247 @@
+"""The engine: each prompt is answered as it would be alone, ends as it is told to, and is told about where it cannot be."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from writing_models import BYTES, letters, writing
+
+from miniformer.inference.engine import Answer, Engine
+from miniformer.inference.load import load
+from miniformer.kernel import UserError
+from miniformer.model.beams import Beams
+from miniformer.model.sampling import Allowed, LogitBias, Sampling
+
+GREEDY = Sampling(temperature=0)
+BOLD = Sampling(temperature=1.5, top_p=0.95)
+PROMPTS = ["some", "naïve text", "", "東京 and some more text to learn", "café"]
+ENGINES = {"decoder": Engine(writing(), BYTES), "encoder-decoder": Engine(writing(has_source=True), BYTES)}
+engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
+
+
+def one(engine, prompt, *args, **given):
+    [answer] = engine.generate([prompt], *args, **given)
+    return answer
+
+
+def alike(found, expected):
+    """The same answers, log-probabilities up to rounding."""
+    found, expected = list(found), list(expected)
+    assert [replace(answer, logprobs=[]) for answer in found] == [replace(answer, logprobs=[]) for answer in expected]
+    return [lp for a in found for lp in a.logprobs] == pytest.approx([lp for a in expected for lp in a.logprobs])
+
+
+@torch.no_grad()
+def naive(engine, prompt, n):
+    """The likeliest tokens, each from a whole pass, up to the end token."""
+    ids, new = BYTES.encode(prompt), []
+    while len(new) < n:
+        model = engine.model
+        logits = model(torch.tensor([ids]), torch.tensor([[1, *new]]))[0] if model.has_source else model(
+            torch.tensor([[*ids, *new]]))
+        if (token := int(logits[0, -1].argmax())) == BYTES.eos_id:
+            break
+        new.append(token)
+    return new
+
+
+@engines
+def test_greedy_answers_of_a_ragged_batch_are_those_of_whole_passes_over_each_alone(engine):
+    answers = list(engine.generate(PROMPTS, GREEDY, max_new_tokens=12))
+    assert [answer.prompt for answer in answers] == PROMPTS
+    assert [answer.tokens for answer in answers] == [naive(engine, prompt, 12) for prompt in PROMPTS]
+    assert len({answer.text for answer in answers}) > 3, "answers that differ, or the test sees nothing"
+
+
+@engines
+@settings(max_examples=12)
+@given(st.permutations(PROMPTS), st.integers(1, 5), st.integers(0, 2**40))
+def test_a_seed_gives_the_same_text_alone_and_in_any_batch(engine, prompts, batch_size, seed):
+    batched = Engine(engine.model, BYTES, batch_size=batch_size)
+    found = {answer.prompt: answer.text for answer in batched.generate(prompts, BOLD, max_new_tokens=8, seed=seed)}
+    assert found == {prompt: one(engine, prompt, BOLD, max_new_tokens=8, seed=seed).text for prompt in PROMPTS}
+
+
+@engines
+def test_it_is_the_same_text_without_state(engine):
+    plain = Engine(engine.model, BYTES, use_state=False)
+    given = {"max_new_tokens": 8, "seed": 3}
+    assert alike(plain.generate(PROMPTS, BOLD, **given), engine.generate(PROMPTS, BOLD, **given))
+
+
+@engines
+def test_pieces_of_a_stream_are_the_text_of_its_answer(engine):
+    stream = engine.stream("some text", BOLD, max_new_tokens=20, seed=1)
+    assert stream.answer is None
+    pieces = list(stream)
+    assert stream.answer == one(engine, "some text", BOLD, max_new_tokens=20, seed=1)
+    assert "".join(pieces) == stream.answer.text and len(pieces) > 5
+
+
+def test_a_stream_comes_token_by_token():
+    engine, calls = ENGINES["decoder"], []
+    hook = engine.model.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        next(engine.stream("some text", GREEDY, max_new_tokens=50))
+    finally:
+        hook.remove()
+    assert len(calls) <= 3
+
+
+@engines
+def test_what_ends_a_text_is_told(engine):
+    whole = one(engine, "some text", GREEDY, max_new_tokens=20)
+    assert (whole.finish_reason, len(whole.tokens), len(whole.logprobs)) == ("length", 20, 20)
+    stopped = one(engine, "some text", GREEDY, max_new_tokens=20, stop=[whole.text[5:8]])
+    assert (stopped.finish_reason, stopped.text) == ("stop", whole.text[:whole.text.index(whole.text[5:8])])
+    assert stopped.tokens == whole.tokens[:len(stopped.tokens)]
+    ended = one(engine, "some text", Sampling(temperature=0, processors=(EndAfter(4),)), max_new_tokens=20)
+    assert (ended.finish_reason, ended.tokens) == ("eos", whole.tokens[:4])
+    assert ended.text == BYTES.decode(whole.tokens[:4]) and len(ended.logprobs) == 4
+
+
+class EndAfter:
+    """Lets a text have so many tokens."""
+
+    def __init__(self, count):
+        self.count = count
+
+    def __call__(self, logits, text):
+        return logits if len(text.new) < self.count else Allowed(lambda _: [BYTES.eos_id])(logits, text)
+
+
+@engines
+def test_texts_that_end_at_different_times_disturb_no_other(engine):
+    whole = list(engine.generate(PROMPTS, GREEDY, max_new_tokens=15))
+    stop = [whole[0].text[2:4], whole[3].text[6:8]]
+    found = list(engine.generate(PROMPTS, GREEDY, max_new_tokens=15, stop=stop))
+    assert alike(found, [one(engine, prompt, GREEDY, max_new_tokens=15, stop=stop) for prompt in PROMPTS])
+    assert len({len(answer.tokens) for answer in found}) > 1
+
+
+@engines
+def test_no_new_tokens_are_no_text(engine):
+    assert one(engine, "some", max_new_tokens=0) == Answer("some", "", [], [], "length")
+
+
+def test_many_prompts_are_taken_as_they_are_needed_and_answered_in_order():
+    taken = []
+    prompts = (taken.append(n) or f"some {n}" for n in range(100))
+    answers = Engine(ENGINES["decoder"].model, BYTES, batch_size=2).generate(prompts, GREEDY, max_new_tokens=1)
+    assert next(answers).prompt == "some 0" and len(taken) < 30
+    assert [answer.prompt for answer in answers] == [f"some {n}" for n in range(1, 100)]
+
+
+@pytest.mark.parametrize("has_source", [False, True])
+def test_positions_are_used_to_the_last_and_not_beyond(has_source):
+    """The last token that is written is not read, so it needs no position."""
+    engine = Engine(writing(has_source, letters(), position="learned", max_seq_len=8, eos_id=None), NoEnd())
+    for prompt in ("a", "abc", "abcdabcd"):
+        answer = one(engine, prompt, GREEDY, max_new_tokens=100)
+        assert len(answer.tokens) == (8 if has_source else 9 - len(prompt)) and answer.finish_reason == "length"
+    together = engine.generate(["a", "abc", "abcdabcd"], GREEDY, max_new_tokens=100)
+    assert alike(together, [one(engine, prompt, GREEDY, max_new_tokens=100) for prompt in ("a", "abc", "abcdabcd")])
+    with pytest.raises(UserError, match="9 tokens, and this model reads at most max_seq_len = 8; shorten it"):
+        one(engine, "abcdabcda")
+
+
+class NoEnd:
+    """The letters, none of which ends a text."""
+
+    eos_id, bos_id, pad_id = None, None, 0
+
+    def __init__(self):
+        self.encode, self.decode = letters().encode, letters().decode
+
+
+def test_a_prompt_without_end_goes_on_where_positions_go_on():
+    engine = Engine(writing(tokenizer=letters(), position="rope", max_seq_len=8), NoEnd())
+    assert len(one(engine, "abcd" * 5, GREEDY, max_new_tokens=30).tokens) == 30
+
+
+def test_a_prompt_that_is_too_long_keeps_its_end_if_that_is_asked_for():
+    engine = Engine(writing(tokenizer=letters(), position="learned", max_seq_len=8), NoEnd())
+    assert engine.encode("abcdabcdab", 3, truncate=True).ids == letters().encode("cdabcdab"[-6:])
+    assert engine.encode("abcdabcdab", 30, truncate=True).ids == letters().encode("cdab"), "half at least"
+    assert engine.encode("abc", 3, truncate=True).ids == letters().encode("abc")
+    assert one(engine, "abcdabcdab", GREEDY, max_new_tokens=3, truncate=True).tokens == one(
+        engine, "abcdab", GREEDY, max_new_tokens=3).tokens
+    started = Engine(writing(max_seq_len=8), BYTES).encode("some text to learn from", 3, truncate=True).ids
+    assert started == [BYTES.bos_id, *BYTES.encode("some text to learn from")[-5:]]
+    source = Engine(writing(has_source=True, tokenizer=letters(), max_seq_len=8), NoEnd())
+    assert source.encode("abcdabcdab", 3, truncate=True).ids == letters().encode("cdabcdab")
+
+
+def test_a_prompt_is_encoded_as_it_is_told_to():
+    """A source that does not go on may end with a token, as T5's do."""
+    whole = Engine(ENGINES["encoder-decoder"].model, BYTES, encode=lambda text: [*BYTES.encode(text), BYTES.eos_id])
+    assert whole.encode("some", 3).ids == [*BYTES.encode("some"), BYTES.eos_id]
+    assert one(whole, "some", GREEDY).tokens != one(ENGINES["encoder-decoder"], "some", GREEDY).tokens
+
+
+def test_an_empty_prompt_is_the_start_token_or_nothing_to_go_on():
+    assert len(one(ENGINES["decoder"], "", max_new_tokens=3).tokens) == 3
+    with pytest.raises(UserError, match="the prompt has no tokens"):
+        one(Engine(writing(tokenizer=letters()), NoEnd()), "")
+
+
+def test_a_constraint_that_leaves_nothing_is_told():
+    with pytest.raises(UserError, match="no token is allowed after 1 new tokens"):
+        one(ENGINES["decoder"], "some", Sampling(processors=(Allowed(lambda text: [] if text.new else [40]),)))
+
+
+def test_parts_of_ones_own_shape_what_is_written():
+    answer = one(ENGINES["decoder"], "some", Sampling(temperature=0, processors=(LogitBias({BYTES.encode("x")[1]: 1e6}),)),
+                 max_new_tokens=4)
+    assert answer.text == "xxxx"
+
+
+@pytest.mark.parametrize(("given", "told"), [({"max_new_tokens": -1}, "max_new_tokens: not negative; found -1"),
+                                             ({"stop": [""]}, "stop: an empty string")])
+def test_settings_that_mean_nothing_are_refused(given, told):
+    with pytest.raises(UserError, match=told):
+        one(ENGINES["decoder"], "some", **given)
+    with pytest.raises(UserError, match="batch_size: at least 1"):
+        Engine(ENGINES["decoder"].model, BYTES, batch_size=0)
+
+
+def test_a_model_that_sees_later_tokens_cannot_write():
+    with pytest.raises(UserError, match="causal: false"):
+        one(Engine(writing(causal=False), BYTES), "some")
+
+
+def test_what_a_run_has_learnt_is_written(trained, answering):
+    fox, animals = load(trained), load(answering)
+    engine = Engine(fox.model, fox.tokenizer)
+    answer = one(engine, "the quick brown", GREEDY, max_new_tokens=30, stop=[" over"])
+    assert (answer.text, answer.finish_reason) == (" fox jumps", "stop")
+    answers = Engine(animals.model, animals.tokenizer).generate(["7 times the owl jumps", "9 times the cat jumps"], GREEDY)
+    assert [(answer.text, answer.finish_reason) for answer in answers] == [("the owl", "eos"), ("the cat", "eos")]
+
+
+@engines
+def test_a_search_of_width_one_is_greedy(engine):
+    found = [best for [best] in engine.search(PROMPTS, Beams(1), max_new_tokens=10)]
+    assert alike([replace(answer, score=None) for answer in found], engine.generate(PROMPTS, GREEDY, max_new_tokens=10))
+
+
+@engines
+def test_a_search_gives_the_best_first_and_ends_at_stop_strings(engine):
+    [whole] = engine.search(["some text"], Beams(4), max_new_tokens=10)
+    assert len(whole) == 4 and [answer.score for answer in whole] == sorted((answer.score for answer in whole), reverse=True)
+    assert whole[0].score == pytest.approx(sum(whole[0].logprobs) / len(whole[0].logprobs))
+    stop = whole[0].text[1]
+    [found] = engine.search(["some text"], Beams(4, early_stop=True), max_new_tokens=10, stop=[stop])
+    assert any(answer.finish_reason == "stop" for answer in found) and not any(stop in answer.text for answer in found)
+
+
+def test_a_search_without_new_tokens_is_no_text():
+    assert list(ENGINES["decoder"].search(["some"], max_new_tokens=0)) == [[Answer("some", "", [], [], "length")]]
+
+
+def test_a_search_finds_what_a_run_has_learnt(answering):
+    animals = load(answering)
+    [[best, *others]] = Engine(animals.model, animals.tokenizer).search(["7 times the owl jumps"], Beams(3))
+    assert (best.text, best.finish_reason) == ("the owl", "eos") and len(others) == 2
