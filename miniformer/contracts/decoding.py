@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from miniformer.kernel.errors import StateError
-from miniformer.kernel.layout import Layout
+from miniformer.kernel.layout import Layout, latest
 from miniformer.kernel.state import State
 
 from . import drawing
@@ -114,6 +114,32 @@ def cut_states_go_on(case: Case) -> None:
         if keep < T:
             found = attend.steps(x, layout, [T], state, start=keep)
             same(found[layout.real[:, keep:]], whole[:, keep:][layout.real[:, keep:]], f"after being cut to {keep} columns")
+
+
+@contract("attention", proves=["joins"], skip=lambda s: _stateless(s) or ("" if s.joins else "its state takes in no rows"))
+def joined_rows_go_on(case: Case) -> None:
+    """A state that takes in the rows of another goes on with both as each would alone, however many columns each has seen.
+
+    In training: nothing shows; with continuous batching, who joins a batch reads the places of those who were there.
+    """
+    attend = Attending.drawn(case, causal=True)
+    some = st.lists(st.integers(1, 4), min_size=1, max_size=2)
+    lengths = [case.draw(name, some) for name in ("tokens", "tokens of who joins")]
+    case.story["padding"] = "left"
+    layouts = [Layout.from_lengths(rows, max(rows), "left") for rows in lengths]
+    columns, D = max(map(max, lengths)), attend.module.d_model
+    texts = [case.tensor(*layout.shape, D) for layout in layouts]
+    with torch.no_grad():
+        states = [_made(attend, *layout.shape) for layout in layouts]
+        for state, layout, x in zip(states, layouts, texts, strict=True):
+            attend.steps(x, layout, [layout.shape[1]], state)
+        states[0].join(states[1], columns, columns + 1)
+        require(states[0].length == columns, f"joined in {columns} columns, the state says {states[0].length}")
+        both = layouts[0].beside(layouts[1], columns)
+        x = torch.cat([latest(text, 1, columns) for text in texts])
+        longer, x = both.then(both.following()), torch.cat([x, case.tensor(len(x), 1, D)], dim=1)
+        found = attend.steps(x, longer, [columns + 1], states[0], start=columns)
+        same(found, attend(x, longer)[:, columns:], "after one state took in another")
 
 
 @contract("attention", skip=_stateless)

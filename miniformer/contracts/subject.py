@@ -79,14 +79,18 @@ class Subject:
         return True
 
     @cached_property
+    def joins(self) -> bool:
+        """Whether the state of an attention can take in the rows of another."""
+        return self.has_state and getattr(self.build({"d_model": 16, "n_heads": 2}, {}).init_state(1, 1), "joins", False)
+
+    @cached_property
     def abilities(self) -> frozenset[str]:
         """What the class data declare, as the names that properties `prove`."""
         found = set[str]()
         if self.kind == "attention":
             found |= {name for name in ("causal_only", "cross") if getattr(self.cls, name)}
             found |= {f"applies {hook}" for hook in self.cls.applies}  # type: ignore[attr-defined]
-            if self.has_state:
-                found.add("state")
+            found |= {name for name, able in (("state", self.has_state), ("joins", self.joins)) if able}
         elif self.kind == "position":
             found |= {name for name in ("extrapolates", "learns_bias", "relative") if getattr(self.cls, name)}
             found |= {f"hook {hook}" for hook in self.cls.hooks()}  # type: ignore[attr-defined]

@@ -8,6 +8,7 @@ from pydantic import Field
 from torch import nn
 
 from miniformer.kernel import Attention, State, StateError, Window
+from miniformer.kernel.layout import latest
 from miniformer.model.kernels import KernelName
 
 
@@ -40,6 +41,14 @@ class Cache(State):
 
     def truncate(self, length):
         self.columns = min(self.columns, length)
+
+    joins = True
+
+    def join(self, other, columns, capacity):
+        for name in ("k", "v"):
+            held = [latest(getattr(one, name)[:, :, :one.columns], 2, columns) for one in (self, other)]
+            setattr(self, name, F.pad(torch.cat(held), (0, 0, 0, capacity - columns)))
+        self.columns = columns
 
 
 class Plain(Attention):
@@ -320,6 +329,23 @@ class TruncatesOffByOne(Plain):
 
     def init_state(self, batch, capacity):
         return KeepsOneMore(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
+
+
+class JoinsAtTheFront(Cache):
+    def join(self, other, columns, capacity):
+        for name in ("k", "v"):
+            held = [getattr(one, name)[:, :, :one.columns] for one in (self, other)]
+            setattr(self, name, torch.cat([F.pad(part, (0, 0, 0, capacity - part.shape[2])) for part in held]))
+        self.columns = columns
+
+
+class JoinsShorterRowsAtTheFront(Plain):
+    """Columns of who joins a batch are put at its start instead of its end."""
+
+    caught_by = "joined-rows-go-on"
+
+    def init_state(self, batch, capacity):
+        return JoinsAtTheFront(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
 
 
 class Silent(Cache):
