@@ -9,7 +9,7 @@ import miniformer
 
 PACKAGE = Path(miniformer.__file__).parent
 FLOORS = [{"kernel"}, {"config"}, {"checkpoint"}, {"model", "visualization"}, {"data"}, {"tasks"}, {"train", "inference"},
-          {"contracts"}, {"cli"}]
+          {"contracts", "bench"}, {"cli"}]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(PACKAGE.glob("*/**/*.py"))
 

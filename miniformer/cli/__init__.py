@@ -21,6 +21,7 @@ COMMANDS = {
     "generate": "Write text with a trained model.",
     "chat": "Talk to a trained model line by line.",
     "inspect": "Show what a model is made of and what it costs.",
+    "bench": "Measure speed and memory of models, side by side.",
     "list-components": "List components: kind, name, provider, state.",
     "describe": "Show what a component is and which options it takes.",
     "check": "Check that a component keeps the promises of its kind.",

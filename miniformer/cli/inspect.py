@@ -12,15 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from miniformer.checkpoint.store import BEST, CONFIG
 from miniformer.kernel.errors import SpecError, StateError, UserError
-from miniformer.train.train_config import TrainConfig
+from miniformer.train.spec_file import model_of, read_spec
 
 if TYPE_CHECKING:
     from miniformer.config.counting import Skeleton
-    from miniformer.config.model_config import TransformerConfig
 
-ONE_STACK = "transformer"
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 TRAINING_BYTES = 16
 """Bytes of a parameter in training: itself, its gradient and the two means of Adam, in fp32."""
@@ -40,9 +37,9 @@ def command(spec: str, batch_size: int, length: int | None, source_length: int |
     SPEC is a run folder, a run.json, or a YAML or JSON file: a run's config, or fields of TransformerConfig, beside which
     `model: seq2seq` means an encoder-decoder.
     """
-    data = _read(Path(spec))
+    data = read_spec(Path(spec))
     room = _machine() if memory is None else _size(memory)
-    config, assembly = _model_of(data)
+    config, assembly = model_of(data)
     skeleton = config.skeleton(assembly)
     length = length or config.max_seq_len
     lengths = {"length": length}
@@ -86,48 +83,6 @@ def _print(skeleton: Skeleton, facts: Mapping[str, Any], lengths: str) -> None:
     click.echo(f"decoding    {kept}; {facts['batch_size']} x {lengths} tokens, fp32")
     for name, size in (("inference", facts["inference_bytes"]), ("training", facts["training_bytes"])):
         click.echo(f"{name.ljust(11)} {_gib(size)} of {_gib(room)}: {'fits' if size <= room else 'does not fit'}")
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """What the file of a spec or run says."""
-    import yaml
-
-    if path.is_dir():
-        found = [place for place in (path / "run.json", path / BEST / CONFIG, path / CONFIG) if place.is_file()]
-        if not found:
-            raise UserError(f"{path}: no run and no saved model here; expected run.json or {CONFIG}")
-        path = found[0]
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}") from None
-    if not isinstance(data, Mapping):
-        raise UserError(f"{path}: expected a mapping of fields; found {type(data).__name__}")
-    return dict(data)
-
-
-def _model_of(data: Mapping[str, Any]) -> tuple[TransformerConfig, str]:
-    """The model that is meant, and how it is assembled."""
-    from miniformer.config.model_config import TransformerConfig
-
-    model, trained = data.get("model"), data.get("train")
-    if isinstance(model, Mapping):  # as training and saving write it
-        assembly = trained.get("model") if isinstance(trained, Mapping) else data.get("assembly")
-        return TransformerConfig.model_validate(model), assembly or ONE_STACK
-    run_fields = {field.alias or name for name, field in TrainConfig.model_fields.items()} - {"model"}
-    if not run_fields & data.keys():
-        return TransformerConfig.model_validate({k: v for k, v in data.items() if k != "model"}), model or ONE_STACK
-
-    from miniformer.kernel.spec import build
-    from miniformer.kernel.task import Task
-    from miniformer.train.specs import model_class, model_spec, task_spec
-
-    run = TrainConfig.model_validate(data)
-    task = build(Task, task_spec(run))
-    fields = {"vocab_size": run.tokenizer_vocab_size, **run.architecture}
-    if (outputs := task.n_outputs(fields["vocab_size"])) != fields["vocab_size"]:
-        fields.setdefault("output_dim", max(1, outputs))  # labels are known once there are data
-    return model_spec(run.with_fields(model_config=fields), task), model_class(task).assembly
 
 
 def _size(text: str) -> int:

@@ -75,7 +75,7 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
     """
     console = console or Console(quiet=True)
     folder = _free_folder(config)
-    with _quiet_lightning():
+    with quiet_lightning():
         devices = _devices(config)
         _check_model(config)
         pl.seed_everything(config.seed, verbose=False)
@@ -101,7 +101,7 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         tokens = data.tokenizer.to_json() if data.task.input_dim is None else None
         best = BestModel(folder, config.checkpoint_metric, smaller, saved, tokens)
         callbacks = _callbacks(config, module, folder, smaller)
-        trainer = _trainer(config, folder, datamodule.batches_per_epoch, [best, RunProgress(console), *callbacks],
+        trainer = lightning_trainer(config, folder, datamodule.batches_per_epoch, [best, RunProgress(console), *callbacks],
                            logger=logger, **devices)
         trainer.fit(module, datamodule=datamodule)
         if best.measured_at != trainer.global_step:  # the run ended between two measurements
@@ -152,7 +152,7 @@ def resolved(config: TrainConfig, data: PreparedData) -> TrainConfig:
     fields.setdefault("bos_id", start_of(data.tokenizer))
     fields.setdefault("eos_id", data.tokenizer.eos_id)
     if config.precision == "auto":
-        config = config.with_fields(precision=_best_precision())
+        config = config.with_fields(precision=best_precision())
     return config.with_fields(
         model=model_class(data.task).assembly, model_config=fields, task=data.task_spec,
         extensions=resolve_extensions(config.extensions),
@@ -186,7 +186,7 @@ def _devices(config: TrainConfig) -> dict[str, Any]:
     return {"accelerator": "gpu", "devices": config.gpus}
 
 
-def _best_precision() -> Any:
+def best_precision() -> Any:
     """bf16 where the hardware multiplies it faster than fp32."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else 32
@@ -232,7 +232,7 @@ def _callbacks(config: TrainConfig, module: MiniFormerLitModule, folder: Path, s
     return [*found, LastState(folder), StopOnSignal(folder)]
 
 
-def _trainer(config: TrainConfig, folder: Path, batches: int, callbacks: list[Any], **options: Any) -> pl.Trainer:
+def lightning_trainer(config: TrainConfig, folder: Path, batches: int, callbacks: list[Any], **options: Any) -> pl.Trainer:
     """Lightning's trainer for a run of which an epoch has so many batches."""
     max_epochs, max_steps = config.duration
     if max_steps > 0:
@@ -246,7 +246,7 @@ def _trainer(config: TrainConfig, folder: Path, batches: int, callbacks: list[An
 
 
 @contextmanager
-def _quiet_lightning() -> Iterator[None]:
+def quiet_lightning() -> Iterator[None]:
     """Without Lightning's notes on the machine and its advertisements; its warnings that concern a user are kept."""
     loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric",
                "pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero")]

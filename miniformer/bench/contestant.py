@@ -1,0 +1,161 @@
+"""A contestant: the run that a spec describes, completed without data, and batches made up in the shapes of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import cycle, islice
+from typing import Any, Literal
+
+import torch
+
+from miniformer.config.counting import Skeleton
+from miniformer.data.packing import PackedRows
+from miniformer.kernel.errors import DataError, SpecError, UserError
+from miniformer.kernel.spec import ComponentSpec, build
+from miniformer.kernel.task import Batch, Example, Task
+from miniformer.model.assembly import Assembly
+from miniformer.train.specs import model_class, model_spec, task_spec
+from miniformer.train.train_config import TrainConfig
+
+Precision = Literal[32, "bf16"]
+BATCHES, RECORDS = 4, 200
+"""Batches that are trained on in turn, and embedded records that a task learns labels and scales from."""
+ENDLESS = 10**6
+"""Steps of a run that is stopped from outside; so the learning rate stays in its warm-up, and the loss finite."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """What is the same for all contestants.
+
+    Attributes:
+        batch_size: rows of a training batch, and texts that are written at once beside one alone.
+        length: tokens of a training row, and of a text with its prompt, which is a quarter of it.
+        precision: of training; bf16 is autocast, as in a run.
+        decode_precision: of the weights in decoding.
+    """
+
+    batch_size: int
+    length: int
+    precision: Precision
+    decode_precision: Precision
+
+    @property
+    def prompt(self) -> int:
+        """Tokens of a prompt."""
+        return max(1, self.length // 4)
+
+
+class MadeUp:
+    """A tokenizer to which every text is `length` tokens drawn evenly, so that a task's records have the shapes that are wanted."""
+
+    pad_id, bos_id, eos_id = 0, None, None
+
+    def __init__(self, vocab_size: int, length: int) -> None:
+        self.vocab_size, self.length, self.mask_id = vocab_size, length, vocab_size - 1
+        self.draw = torch.Generator().manual_seed(0)
+
+    def encode(self, text: str) -> list[int]:
+        ids: list[int] = torch.randint(self.vocab_size, (self.length,), generator=self.draw).tolist()
+        return ids
+
+    def encode_whole(self, text: str) -> list[int]:
+        return self.encode(text)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return " ".join(map(str, ids))
+
+    def byte_lengths(self) -> Sequence[int]:
+        return [1] * self.vocab_size
+
+
+def completed(run: TrainConfig, setting: Setting) -> TrainConfig:
+    """The run with all that data would decide: its task has learnt from embedded records, its model has outputs for it.
+
+    Raises:
+        UserError: it cannot be compared: it reads features, or its task has no embedded records.
+    """
+    fields = dict(run.architecture)
+    if fields.get("input_dim") is not None:
+        raise SpecError("this model reads series of numbers; bench compares models that read tokens")
+    vocab_size = fields.setdefault("vocab_size", run.tokenizer_vocab_size)
+    spec = task_spec(run)
+    task = build(Task, spec.name)  # what a run learnt from its own data does not fit these
+    learnt = {**task.fit(_records(task)), **task.fit_tokenizer(MadeUp(vocab_size, setting.length))}
+    spec = ComponentSpec(name=spec.name, options={**spec.options, **learnt})
+    task = build(Task, spec)
+    n_outputs = task.n_outputs(vocab_size)
+    fields["output_dim"] = None if n_outputs == vocab_size else n_outputs
+    fields.setdefault("max_seq_len", setting.length)
+    return run.with_fields(task=spec, model=model_class(task).assembly, model_config=fields, precision=setting.precision,
+                           batch_size=setting.batch_size, max_steps=ENDLESS, max_epochs=None)
+
+
+def new_model(config: TrainConfig) -> Assembly:
+    """The model of a completed run, with new weights."""
+    task = build(Task, config.task)
+    return model_class(task)(model_spec(config, task))
+
+
+def batches(config: TrainConfig, setting: Setting) -> list[Batch]:
+    """Training batches of a completed run, with rows of `setting.length` tokens, collated by its task."""
+    task, wanted = build(Task, config.task), BATCHES * setting.batch_size
+    tokenizer = MadeUp(config.architecture["vocab_size"], setting.length)
+    made = (example for record in cycle(_records(task)) for example in task.examples(record, tokenizer, setting.length))
+    examples: Any = list(islice(made, wanted))
+    rows: list[Example] = list(PackedRows(examples, setting.length)) if task.packs else examples
+    return [task.collate(rows[i:i + setting.batch_size]) for i in range(0, wanted, setting.batch_size)]
+
+
+def tokens_of(batch: Batch) -> int:
+    """Tokens that a batch trains on, those of its source included."""
+    return int(batch.layout.real.sum()) + (0 if batch.source is None else int(batch.source.layout.real.sum()))
+
+
+@dataclass(frozen=True, slots=True)
+class Account:
+    """What is known of a contestant before it runs.
+
+    Attributes:
+        name: of its task.
+        parameters: numbers that are trained.
+        flops_per_token: of a forward pass over a training row; None: a component decides from values what it computes.
+        writes: it can be decoded with.
+    """
+
+    name: str
+    parameters: int
+    flops_per_token: int | None
+    writes: bool
+
+
+def account(config: TrainConfig, setting: Setting) -> Account:
+    """What a completed run costs, counted on a model without storage.
+
+    Raises:
+        UserError: rows are longer than it reads.
+    """
+    task = build(Task, config.task)
+    spec, assembly = model_spec(config, task), model_class(task)
+    skeleton = Skeleton(spec, assembly.assembly)
+    model = skeleton.model
+    assert isinstance(model, Assembly)
+    if setting.length > spec.max_seq_len and not model.endless:
+        raise UserError(f"rows of {setting.length} tokens, and it reads at most max_seq_len = {spec.max_seq_len}; "
+                        "expected a smaller --length")
+    batch = batches(config, setting)[0]
+    source = 0 if batch.source is None else batch.source.inputs.shape[1]
+    try:
+        flops: int | None = skeleton.flops_per_token(batch.inputs.shape[1], source)
+    except SpecError:
+        flops = None
+    writes = model.generates and spec.n_outputs == spec.vocab_size
+    return Account(config.task.name, skeleton.parameter_count(), flops, writes)
+
+
+def _records(task: Task) -> list[Any]:
+    try:
+        return [record for _, record in islice(task.stdlib(), RECORDS)]
+    except DataError:
+        raise UserError(f"task {type(task).__name__} has no embedded records (`stdlib`), which its batches are made after") from None

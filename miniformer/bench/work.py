@@ -1,0 +1,147 @@
+"""What a process of its own measures when it is asked: training, decoding, or the machine's matrix product.
+
+Each has a process, so that peak memory is that of one contestant and one thing. It waits between its turns.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+import sys
+import tempfile
+from collections.abc import Callable
+from itertools import cycle, islice
+from multiprocessing.connection import Connection
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from miniformer.kernel.errors import MiniformerError
+from miniformer.train.train_config import TrainConfig
+
+from .contestant import ENDLESS, Setting, batches, new_model, tokens_of
+from .rounds import Sample
+
+WARM_UP = 2
+"""Steps before the first that counts: memory is got, kernels are chosen."""
+GEMM = 2048
+"""Rows and columns of the matrices whose product is the machine's peak."""
+
+
+def work(channel: Connection, measured: str, config: TrainConfig | None, setting: Setting) -> None:
+    """Measure in a process of its own: send None once ready, then a `Sample` for each (seconds, rows) that is asked for.
+
+    Args:
+        channel: to who asks; None from there ends it. What goes wrong is sent, as a text and whether it is the user's to mend.
+        measured: `train`, `decode` or `gemm`.
+        config: a completed run; None: of `gemm`.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks ends it
+    try:
+        WORK[measured](channel, config, setting)
+    except MiniformerError as error:
+        channel.send((str(error), error.exit_code))
+    except EOFError:  # nobody asks any more
+        pass
+    except Exception as error:
+        channel.send((f"{type(error).__name__}: {str(error) or 'no more is said'}", 1))
+
+
+def train(channel: Connection, config: TrainConfig, setting: Setting) -> None:
+    """Tokens trained on per second, in Lightning's loop as a run has it, without its files and measurements."""
+    import pytorch_lightning as pl
+
+    from miniformer.train.module import MiniFormerLitModule
+    from miniformer.train.trainer import lightning_trainer, quiet_lightning
+
+    class Turns(pl.Callback):
+        """Times the steps between two turns, and waits in between."""
+
+        def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+            if batch_index + 1 < WARM_UP:
+                return
+            if batch_index + 1 == WARM_UP:
+                channel.send(None)
+            else:
+                self.tokens += tokens[batch_index % len(tokens)]
+                if perf_counter() - self.start < self.seconds:
+                    return
+                _settled()
+                channel.send(Sample(self.tokens / (perf_counter() - self.start), peak_bytes()))
+            if (asked := channel.recv()) is None:
+                trainer.should_stop = True
+                return
+            self.seconds, _ = asked
+            self.tokens, self.start = 0, perf_counter()
+
+    with quiet_lightning(), tempfile.TemporaryDirectory() as folder:
+        made = batches(config, setting)
+        tokens = [tokens_of(batch) for batch in made]
+        module = MiniFormerLitModule(config)
+        trainer = lightning_trainer(config, Path(folder), ENDLESS, [Turns()], logger=False, enable_progress_bar=False,
+                                    accelerator="auto", devices=1)
+        trainer.fit(module, islice(cycle(made), ENDLESS))
+
+
+def decode(channel: Connection, config: TrainConfig, setting: Setting) -> None:
+    """Tokens written per second, greedily, with the prompt's pass; always whole texts."""
+    model = new_model(config).eval()
+    model.to("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16 if setting.decode_precision == "bf16" else None)
+    new = setting.length - setting.prompt
+    sizes = model.config
+
+    def write(rows: int, count: int) -> int:
+        prompts = torch.randint(sizes.vocab_size, (rows, setting.prompt))
+        model.generate(prompts, count, do_sample=False, eos_id=-1)
+        return rows * count
+
+    write(1, WARM_UP)
+    _answer(channel, lambda rows: write(rows, new))
+
+
+def gemm(channel: Connection, config: None, setting: Setting) -> None:
+    """Floating-point operations per second of one large matrix product in the precision of training."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
+    left, right = (torch.randn(GEMM, GEMM, device=device, dtype=dtype) for _ in range(2))
+
+    def multiply(_: int) -> int:
+        torch.mm(left, right)
+        return 2 * GEMM**3
+
+    multiply(1)
+    _answer(channel, multiply)
+
+
+def _answer(channel: Connection, do: Callable[[int], int]) -> None:
+    """Do something over and over for as long as is asked, and tell how many units of it there were in a second."""
+    channel.send(None)
+    while (asked := channel.recv()) is not None:
+        (seconds, rows), units = asked, 0
+        _settled()
+        start = perf_counter()
+        while (spent := perf_counter() - start) < seconds or units == 0:
+            units += do(rows)
+            _settled()
+        channel.send(Sample(units / spent, peak_bytes()))
+
+
+def _settled() -> None:
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has had at once: on a GPU what tensors took there, else all that was resident."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    status = Path("/proc/self/status")
+    if status.is_file():  # ru_maxrss begins with that of the process that started this one
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        return int(lines["VmHWM"].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+WORK: dict[str, Callable[[Connection, Any, Setting], None]] = {"train": train, "decode": decode, "gemm": gemm}
