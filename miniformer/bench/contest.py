@@ -122,7 +122,7 @@ def process(name: str, measured: str, config: TrainConfig | None, setting: Setti
     try:
         yield ask
     finally:
-        worker.terminate()
+        worker.kill()  # Lightning would only note a SIGTERM
         worker.join()
         ours.close()
 

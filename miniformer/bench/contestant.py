@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
 from typing import Any, Literal
@@ -19,8 +19,8 @@ from miniformer.train.specs import model_class, model_spec, task_spec
 from miniformer.train.train_config import TrainConfig
 
 Precision = Literal[32, "bf16"]
-BATCHES, RECORDS = 4, 200
-"""Batches that are trained on in turn, and embedded records that a task learns labels and scales from."""
+BATCHES, RECORDS = 4, 3000
+"""Batches that are trained on in turn, and embedded records that a task may learn labels and scales from, at most."""
 ENDLESS = 10**6
 """Steps of a run that is stopped from outside; so the learning rate stays in its warm-up, and the loss finite."""
 
@@ -48,16 +48,19 @@ class Setting:
 
 
 class MadeUp:
-    """A tokenizer to which every text is `length` tokens drawn evenly, so that a task's records have the shapes that are wanted."""
+    """A tokenizer to which every text but an empty one is `length` tokens drawn evenly, so that batches have their shape."""
 
-    pad_id, bos_id, eos_id = 0, None, None
+    pad_id: int = 0
+    bos_id: int | None = None
+    eos_id: int | None = None
+    mask_id: int | None
 
     def __init__(self, vocab_size: int, length: int) -> None:
         self.vocab_size, self.length, self.mask_id = vocab_size, length, vocab_size - 1
         self.draw = torch.Generator().manual_seed(0)
 
     def encode(self, text: str) -> list[int]:
-        ids: list[int] = torch.randint(self.vocab_size, (self.length,), generator=self.draw).tolist()
+        ids: list[int] = torch.randint(self.vocab_size, (self.length if text else 0,), generator=self.draw).tolist()
         return ids
 
     def encode_whole(self, text: str) -> list[int]:
@@ -82,7 +85,10 @@ def completed(run: TrainConfig, setting: Setting) -> TrainConfig:
     vocab_size = fields.setdefault("vocab_size", run.tokenizer_vocab_size)
     spec = task_spec(run)
     task = build(Task, spec.name)  # what a run learnt from its own data does not fit these
-    learnt = {**task.fit(_records(task)), **task.fit_tokenizer(MadeUp(vocab_size, setting.length))}
+    try:
+        learnt = {**task.fit(_records(task)), **task.fit_tokenizer(MadeUp(vocab_size, setting.length))}
+    except ValueError as error:
+        raise UserError(f"task {spec.name!r} learns nothing from its embedded records: {error}") from error
     spec = ComponentSpec(name=spec.name, options={**spec.options, **learnt})
     task = build(Task, spec)
     n_outputs = task.n_outputs(vocab_size)
@@ -102,10 +108,11 @@ def batches(config: TrainConfig, setting: Setting) -> list[Batch]:
     """Training batches of a completed run, with rows of `setting.length` tokens, collated by its task."""
     task, wanted = build(Task, config.task), BATCHES * setting.batch_size
     tokenizer = MadeUp(config.architecture["vocab_size"], setting.length)
-    made = (example for record in cycle(_records(task)) for example in task.examples(record, tokenizer, setting.length))
-    examples: Any = list(islice(made, wanted))
-    rows: list[Example] = list(PackedRows(examples, setting.length)) if task.packs else examples
-    return [task.collate(rows[i:i + setting.batch_size]) for i in range(0, wanted, setting.batch_size)]
+    made = (example for record in cycle(_records(task)) for example in task.examples(record, tokenizer, setting.length)
+            if len(example.tokens))
+    examples = list(islice(made, wanted))
+    rows: Sequence[Example] | PackedRows = PackedRows(examples, setting.length) if task.packs else examples
+    return [task.collate([rows[i + row] for row in range(setting.batch_size)]) for i in range(0, wanted, setting.batch_size)]
 
 
 def tokens_of(batch: Batch) -> int:
@@ -154,8 +161,9 @@ def account(config: TrainConfig, setting: Setting) -> Account:
     return Account(config.task.name, skeleton.parameter_count(), flops, writes)
 
 
-def _records(task: Task) -> list[Any]:
+def _records(task: Task) -> Iterator[Any]:
+    """Embedded records, read when they are asked for."""
     try:
-        return [record for _, record in islice(task.stdlib(), RECORDS)]
+        return (record for _, record in islice(task.stdlib(), RECORDS))
     except DataError:
-        raise UserError(f"task {type(task).__name__} has no embedded records (`stdlib`), which its batches are made after") from None
+        raise UserError(f"{type(task).__name__} has no embedded records (`stdlib`) to make batches after") from None

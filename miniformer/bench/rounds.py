@@ -36,7 +36,7 @@ def figures(samples: Sequence[Sample], first: Sequence[Sample]) -> dict[str, Any
 
 
 def utilisation(tokens_per_second: float, flops_per_token: int | None, peak: Sequence[Sample]) -> float | None:
-    """Model FLOPs utilisation of training (Chowdhery 2022, arXiv:2204.02311): three forward passes a token, over the best GEMM."""
+    """Model FLOPs utilisation of training (Chowdhery 2022, arXiv:2204.02311): three forward passes, over the best product."""
     if flops_per_token is None:
         return None
     return 3 * flops_per_token * tokens_per_second / max(sample.rate for sample in peak)

@@ -34,7 +34,7 @@ def work(channel: Connection, measured: str, config: TrainConfig | None, setting
     """Measure in a process of its own: send None once ready, then a `Sample` for each (seconds, rows) that is asked for.
 
     Args:
-        channel: to who asks; None from there ends it. What goes wrong is sent, as a text and whether it is the user's to mend.
+        channel: to who asks, until it is closed. What goes wrong is sent as a text and an exit code.
         measured: `train`, `decode` or `gemm`.
         config: a completed run; None: of `gemm`.
     """
@@ -57,7 +57,9 @@ def train(channel: Connection, config: TrainConfig, setting: Setting) -> None:
     from miniformer.train.trainer import lightning_trainer, quiet_lightning
 
     class Turns(pl.Callback):
-        """Times the steps between two turns, and waits in between."""
+        """Times the steps of a turn, and waits for the next."""
+
+        seconds, tokens, start = 0.0, 0, 0.0
 
         def on_train_batch_end(self, trainer: Any, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
             if batch_index + 1 < WARM_UP:
@@ -70,18 +72,15 @@ def train(channel: Connection, config: TrainConfig, setting: Setting) -> None:
                     return
                 _settled()
                 channel.send(Sample(self.tokens / (perf_counter() - self.start), peak_bytes()))
-            if (asked := channel.recv()) is None:
-                trainer.should_stop = True
-                return
-            self.seconds, _ = asked
+            self.seconds, _ = channel.recv()
             self.tokens, self.start = 0, perf_counter()
 
-    with quiet_lightning(), tempfile.TemporaryDirectory() as folder:
+    with quiet_lightning():
         made = batches(config, setting)
         tokens = [tokens_of(batch) for batch in made]
         module = MiniFormerLitModule(config)
-        trainer = lightning_trainer(config, Path(folder), ENDLESS, [Turns()], logger=False, enable_progress_bar=False,
-                                    accelerator="auto", devices=1)
+        trainer = lightning_trainer(config, Path(tempfile.gettempdir()), ENDLESS, [Turns()], logger=False,
+                                    enable_progress_bar=False, accelerator="auto", devices=1)  # it writes nothing
         trainer.fit(module, islice(cycle(made), ENDLESS))
 
 
@@ -118,8 +117,8 @@ def gemm(channel: Connection, config: None, setting: Setting) -> None:
 def _answer(channel: Connection, do: Callable[[int], int]) -> None:
     """Do something over and over for as long as is asked, and tell how many units of it there were in a second."""
     channel.send(None)
-    while (asked := channel.recv()) is not None:
-        (seconds, rows), units = asked, 0
+    while True:
+        (seconds, rows), units = channel.recv(), 0
         _settled()
         start = perf_counter()
         while (spent := perf_counter() - start) < seconds or units == 0:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 @click.command("bench")
 @click.argument("spec", type=click.Path())
 @click.option("--against", multiple=True, type=click.Path(), metavar="SPEC", help="What to compare with; may be repeated.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Times that each is measured, in turn.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of each.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True,
-              help="How long, each time.")
+              help="Length of a turn.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True,
               help="Rows of a training batch; texts that are written at once, beside one alone.")
 @click.option("--length", type=click.IntRange(min=2),
@@ -34,7 +34,7 @@ def command(spec: str, against: tuple[str, ...], rounds: int, seconds: float, ba
     """Measure how fast a model trains and writes, and how much memory it takes, beside others.
 
     SPEC is what `miniformer inspect` takes: a run folder, a run.json, or a YAML or JSON file with a run's config or fields of
-    a model. Weights are new and batches are made up, so no data is needed. The same SPEC twice shows how much the machine wavers.
+    a model. Weights are new and batches are made up, so no data is needed. The same SPEC twice shows how far to trust figures.
     """
     specs = [(path, read_spec(Path(path))) for path in (spec, *against)]
 
@@ -64,38 +64,39 @@ def _print(found: Mapping[str, Any]) -> None:
     setting, contestants = found["setting"], found["contestants"]
     click.echo(f"{setting['device']}, {setting['threads']} threads; medians of {setting['rounds']} rounds of "
                f"{setting['seconds']:g} s, lowest to highest")
-    rows: dict[str, tuple[str, Callable[[Mapping[str, Any]], Any]]] = {}
     if any(one["train"] for one in contestants):
-        shape = f"{setting['batch_size']} x {setting['length']} tokens"
-        rows[f"training, {shape}, {_named(setting['precision'])}; matrix product {setting['gemm_flops'] / 1e9:,.0f} GFLOP/s"] = (
-            "mfu", lambda one: one["train"])
-    for rows_at_once in sorted({entry["batch_size"] for one in contestants for entry in one["decode"]}):
-        title = (f"decoding, {rows_at_once} x {setting['prompt']} + {setting['length'] - setting['prompt']} tokens, greedy, "
-                 f"{_named(setting['decode_precision'])}")
-        rows[title] = ("", lambda one, size=rows_at_once: next((e for e in one["decode"] if e["batch_size"] == size), None))
-    for title, (extra, get) in rows.items():
-        click.echo(f"\n{title}")
-        _table([["", "parameters", "tokens/s", "range", "ratio", "range", "memory", *([extra.upper()] if extra else [])],
-                *([one["name"], f"{one['parameters']:,}", *_cells(get(one), extra)] for one in contestants)])
+        click.echo(f"\ntraining, {setting['batch_size']} x {setting['length']} tokens, {_named(setting['precision'])}; "
+                   f"the machine's matrix product: {setting['gemm_flops'] / 1e9:,.0f} GFLOP/s")
+        _table(contestants, [one["train"] for one in contestants])
+    for size in sorted({entry["batch_size"] for one in contestants for entry in one["decode"]}):
+        click.echo(f"\ndecoding, {size} x {setting['prompt']} + {setting['length'] - setting['prompt']} tokens, greedy, "
+                   f"{_named(setting['decode_precision'])}")
+        _table(contestants, [next((entry for entry in one["decode"] if entry["batch_size"] == size), None)
+                             for one in contestants])
 
 
-def _cells(figures: Mapping[str, Any] | None, extra: str) -> list[str]:
+def _table(contestants: Sequence[Mapping[str, Any]], figures: Sequence[Mapping[str, Any] | None]) -> None:
+    """A row for each contestant, columns two spaces apart, the first to the left and the others to the right."""
+    head = ["", "parameters", "tokens/s", "range", "ratio", "range", "memory"]
+    if any(one and "mfu" in one for one in figures):
+        head.append("MFU")
+    rows = [head, *([one["name"], f"{one['parameters']:,}", *_cells(own)]
+                    for one, own in zip(contestants, figures, strict=True))]
+    widths = [max(len(row[i]) for row in rows if i < 2 or len(row) == len(head)) for i in range(len(head))]
+    for row in rows:
+        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=False))]
+        click.echo("  ".join(cells).rstrip())
+
+
+def _cells(figures: Mapping[str, Any] | None) -> list[str]:
     if figures is None:
         return ["does not write"]
     cells = [_rate(figures["tokens_per_second"]), f"{_rate(figures['lowest'])} to {_rate(figures['highest'])}",
              f"{figures['ratio']:.2f}", f"{figures['ratio_lowest']:.2f} to {figures['ratio_highest']:.2f}",
              f"{figures['peak_bytes'] / 2**20:,.0f} MiB"]
-    if extra:
-        cells.append("not counted" if figures[extra] is None else f"{100 * figures[extra]:.0f} %")
+    if "mfu" in figures:
+        cells.append("not counted" if figures["mfu"] is None else f"{100 * figures['mfu']:.0f} %")
     return cells
-
-
-def _table(rows: Sequence[Sequence[str]]) -> None:
-    """Columns two spaces apart, the first to the left and the others to the right."""
-    widths = [max(len(row[i]) for row in rows if i < len(row)) for i in range(max(map(len, rows)))]
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=False))]
-        click.echo("  ".join(cells).rstrip())
 
 
 def _rate(value: float) -> str:

@@ -1,4 +1,4 @@
-"""Spec files: what the file of a run or of a model describes. It is read before torch is imported, so that typos are told fast."""
+"""Spec files: what the file of a run or a model describes. One is read without torch, so that typos are told at once."""
 
 from __future__ import annotations
 
