@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from miniformer.train.spec_file import read_spec
+from miniformer.kernel.errors import UserError
+from miniformer.train.spec_file import model_of, read_spec, run_of
 
 if TYPE_CHECKING:
     from miniformer.bench.contestant import Precision
@@ -38,12 +39,6 @@ def command(spec: str, against: tuple[str, ...], rounds: int, seconds: float, ba
     """
     specs = [(path, read_spec(Path(path))) for path in (spec, *against)]
 
-    from miniformer.bench.contest import compare
-    from miniformer.bench.contestant import Setting
-    from miniformer.kernel.errors import UserError
-    from miniformer.train.spec_file import model_of, run_of
-    from miniformer.train.trainer import best_precision
-
     runs = []
     for path, data in specs:
         try:
@@ -51,6 +46,11 @@ def command(spec: str, against: tuple[str, ...], rounds: int, seconds: float, ba
             length = length or model_of(data)[0].max_seq_len
         except UserError as error:
             raise type(error)(f"{path}: {error}") from None
+
+    from miniformer.bench.contest import compare
+    from miniformer.bench.contestant import Setting
+    from miniformer.train.trainer import best_precision
+
     chosen: Precision | None = None if precision is None else "bf16" if precision == "bf16" else 32
     setting = Setting(batch_size, length or 1, chosen or best_precision(), chosen or 32)
     found = compare(runs, setting, rounds=rounds, seconds=seconds, only=only, told=lambda text: click.echo(text, err=True))

@@ -51,7 +51,7 @@ an-encoder      20,000  does not write
     (["a.yaml", "--against", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
     (["a.yaml", "--rounds", "0"], "0 is not in the range x>=1"),
 ])
-def test_what_cannot_be_read_is_told_without_torch(cli, specs, args, text):
+def test_what_cannot_be_read_is_told(cli, specs, args, text):
     assert text in cli("bench", *args, code=2).stderr
 
 
