@@ -72,12 +72,12 @@ def test_nothing_to_decode_with(turns):
 
 
 def test_who_cannot_take_part_is_named(turns):
-    with pytest.raises(UserError, match="^b: this model reads series of numbers"):
+    with pytest.raises(UserError, match=r"^b: this model reads series of numbers"):
         compare(("a", DECODER), ("b", DECODER.with_fields(model_config={**MODEL, "input_dim": 3, "output_dim": 2})))
 
 
 @pytest.mark.slow
 def test_a_process_that_dies_is_told(monkeypatch):
     monkeypatch.setattr(contest, "work", len)  # which takes no such arguments
-    with contest.process("mine", "gemm", None, SETTING) as ask, pytest.raises(RunError, match="^mine: its process ended with"):
+    with contest.process("mine", "gemm", None, SETTING) as ask, pytest.raises(RunError, match=r"^mine: its process ended with"):
         ask(0.1, 1)
