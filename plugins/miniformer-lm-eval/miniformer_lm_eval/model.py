@@ -28,6 +28,7 @@ from miniformer.model.beams import Beams
 from miniformer.model.sampling import Sampling
 
 log = logging.getLogger(__name__)
+HARNESS_DEVICE = "cuda:0"
 Score = tuple[float, bool]
 """The log-probability of a continuation, in nats, and whether it is what greedy decoding writes."""
 Question = tuple[tuple[str, str] | None, list[int], list[int]]
@@ -78,6 +79,14 @@ class MiniformerLM(TemplateLM):
         self.backend = "seq2seq" if self.model.has_source else "causal"  # how the harness cuts pairs into tokens
         self.engine = Engine(self.model, self.pipeline.tokenizer, batch_size=self.batch_size,
                              encode=self.pipeline.trained.prompt)
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> MiniformerLM:
+        """The model of `--model_args` and of what the harness adds, whose device is cuda:0 where nobody named one."""
+        added = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        if added.get("device") == HARNESS_DEVICE and not torch.cuda.is_available():
+            log.warning("there is no %s; the model runs on the CPU", added.pop("device"))
+        return cls(**arg_dict, **added)
 
     @property
     def max_length(self) -> int:
@@ -151,7 +160,7 @@ class MiniformerLM(TemplateLM):
         for i, request in enumerate(requests):
             alike.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(i)
         texts = [""] * len(requests)
-        with tqdm(total=len(requests), disable=disable_tqdm, desc="texts") as bar:
+        with tqdm(total=len(requests), disable=disable_tqdm or None, desc="texts") as bar:
             for settings, places in alike.items():
                 answers = self._written([requests[i].args[0] for i in places], json.loads(settings))
                 for i, answer in zip(places, answers, strict=True):
@@ -185,7 +194,7 @@ class MiniformerLM(TemplateLM):
                         cut, len(requests), self.max_length)
         scores: list[Score] = [(0.0, True)] * len(requests)  # of a continuation without tokens
         order = sorted((i for i, row in enumerate(rows) if row.target), key=lambda i: -len(rows[i].source or rows[i].read))
-        with tqdm(total=len(order), disable=disable_tqdm, desc="log-likelihoods") as bar:
+        with tqdm(total=len(order), disable=disable_tqdm or None, desc="log-likelihoods") as bar:
             for start in range(0, len(order), self.batch_size):
                 places = order[start:start + self.batch_size]
                 for i, score in zip(places, self._scores([rows[i] for i in places]), strict=True):
@@ -221,7 +230,7 @@ class MiniformerLM(TemplateLM):
         greedy_N = (logits_NV.argmax(dim=-1) == targets_N).cpu()
         sizes = [len(row.target) for row in rows]
         return [(float(logprobs.sum()), bool(greedy.all()))
-                for logprobs, greedy in zip(logprobs_N.split(sizes), greedy_N.split(sizes), strict=True)]
+                for logprobs, greedy in zip(torch.split(logprobs_N, sizes), torch.split(greedy_N, sizes), strict=True)]
 
     @staticmethod
     def _marker(*ids: int | None) -> int:
