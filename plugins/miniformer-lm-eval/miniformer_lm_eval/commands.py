@@ -32,6 +32,9 @@ def lm_eval(run: Path, names: tuple[str, ...], include_path: str | None, limit: 
     from miniformer.checkpoint.store import read_model
 
     read_model(run)  # before torch is imported, so that a wrong folder is told at once
+    wanted = [name for given in names for name in given.split(",") if name]
+    if not wanted:
+        raise UserError("--tasks: expected the name of a task; found nothing")
 
     from datasets.exceptions import DatasetsError
     from lm_eval import simple_evaluate
@@ -41,7 +44,7 @@ def lm_eval(run: Path, names: tuple[str, ...], include_path: str | None, limit: 
     from .model import MiniformerLM
 
     manager = TaskManager(include_path=include_path)
-    tasks = _matching(manager, [name for given in names for name in given.split(",") if name])
+    tasks = _matching(manager, wanted)
     model = MiniformerLM(run, batch_size=batch_size, device=device)
     for note in model.pipeline.notes:
         click.echo(f"note: {note}", err=True)
@@ -67,6 +70,4 @@ def _matching(manager: Any, names: list[str]) -> list[str]:
             raise UserError(f"there is no task {name!r}{did_you_mean(name, manager.all_tasks)}; `lm-eval ls tasks` lists those "
                             "of the harness, and --include-path adds others")
         tasks += matches
-    if not tasks:
-        raise UserError("--tasks: expected the name of a task; found nothing")
     return tasks
