@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
-
-CACHE = tempfile.TemporaryDirectory()
-os.environ.update(HF_HUB_OFFLINE="1", HF_DATASETS_OFFLINE="1", HF_HOME=CACHE.name, TOKENIZERS_PARALLELISM="false")
-
 import json
-from collections.abc import Callable
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_HOME"] = tempfile.mkdtemp()  # where the harness keeps what it read; both are looked at on import
 
 import pytest
 import torch
@@ -27,6 +27,12 @@ from miniformer.train.trainer import train
 
 torch.set_num_threads(1)
 TEXTS = [f"the cat number {i} sat on the mat and saw {i + 1} birds." for i in range(80)]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache() -> Iterator[None]:
+    yield
+    shutil.rmtree(os.environ["HF_HOME"])
 
 
 @pytest.fixture(scope="session")

@@ -17,8 +17,9 @@ from miniformer.inference.evaluate import evaluate
 from miniformer.inference.pipeline import Pipeline
 from miniformer.kernel.errors import UserError
 
-PAIRS = [("the cat number 4", " sat on the mat"), ("the cat", " number"), ("the ", "cat"), ("", "the cat"), ("birds", " 12 mats."),
-         ("on the mat and saw 7 birds. " * 6, " the cat number 8"), ("sat on", " the"), ("sat on", " a"), ("7", "th"), (" ", "a")]
+PAIRS = [("the cat number 4", " sat on the mat"), ("the cat", " number"), ("the ", "cat"), ("", "the cat"), (" ", "a"),
+         ("on the mat and saw 7 birds. " * 6, " the cat number 8"), ("birds", " 12 mats."), ("sat on", " the"), ("sat on", " a"),
+         ("7", "th")]
 LONG = " ".join(f"the cat number {i} saw {i + 1} birds." for i in range(8))
 
 
@@ -127,7 +128,8 @@ def test_texts_are_those_of_the_engine_cut_at_a_stop_string(lm: MiniformerLM) ->
 
 def test_settings_of_generation(lm: MiniformerLM) -> None:
     def write(**settings: Any) -> str:
-        return lm.generate_until(requests("generate_until", [("the cat number", {"until": [], "max_gen_toks": 8, **settings})]))[0]
+        asked = ("the cat number", {"until": [], "max_gen_toks": 8, **settings})
+        return lm.generate_until(requests("generate_until", [asked]))[0]
 
     greedy = lm.pipeline.generate("the cat number", max_new_tokens=8, temperature=0)
     assert write() == write(do_sample=False, temperature=1.0) == write(do_sample=True, top_k=1) == greedy
