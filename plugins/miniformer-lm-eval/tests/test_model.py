@@ -18,8 +18,8 @@ from miniformer.inference.pipeline import Pipeline
 from miniformer.kernel.errors import UserError
 
 PAIRS = [("the cat number 4", " sat on the mat"), ("the cat", " number"), ("the ", "cat"), ("", "the cat"), (" ", "a"),
-         ("on the mat and saw 7 birds. " * 6, " the cat number 8"), ("birds", " 12 mats."), ("sat on", " the"), ("sat on", " a"),
-         ("7", "th")]
+         ("on the mat and saw 7 birds. " * 6, " the cat number 8"), ("birds", " 12 mats."), ("sat on", " the"), ("7", "th"),
+         ("sat on", " a")]
 LONG = " ".join(f"the cat number {i} saw {i + 1} birds." for i in range(8))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
@@ -90,6 +91,11 @@ def manager(place: Path) -> TaskManager:
 
 
 @pytest.fixture
+def own_tasks_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lm_eval.tasks.TaskManager", functools.partial(TaskManager, include_defaults=False))
+
+
+@pytest.fixture
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(place)
     return place / "runs" / "my-language-modeling-1"
@@ -114,6 +120,7 @@ def test_the_model_has_a_name_in_the_harness(here: Path, manager: TaskManager) -
     assert found["results"]["mine"]["acc,none"] == accuracy(MiniformerLM(here))
 
 
+@pytest.mark.usefixtures("own_tasks_only")
 def test_the_command(here: Path) -> None:
     done = CliRunner().invoke(lm_eval, [str(here), "--include-path", "my-tasks", "--tasks", "mine,answers", "--tasks", "pro*e",
                                         "--limit", "2", "--num-fewshot", "0", "--batch-size", "2", "--device", "cpu", "--json"])
@@ -123,6 +130,7 @@ def test_the_command(here: Path) -> None:
     assert found["n-samples"]["mine"] == {"original": len(QUESTIONS), "effective": 2}
 
 
+@pytest.mark.usefixtures("own_tasks_only")
 def test_what_the_command_refuses(here: Path, tmp_path: Path) -> None:
     def refused(*options: str) -> str:
         error = CliRunner().invoke(lm_eval, [str(here), *options]).exception
