@@ -189,7 +189,7 @@ class MiniformerLM(TemplateLM):
 
     def _loglikelihood_tokens(self, requests: Sequence[Question], disable_tqdm: bool = False, **_: Any) -> list[Score]:
         rows = [self._row(context, target) for _, context, target in requests]
-        if cut := sum(len(context) + len(target) > self.max_length + 1 for _, context, target in requests):
+        if cut := sum(len(context) > self._room(target) for _, context, target in requests):
             log.warning("%d of %d contexts are longer than the %d tokens that the model reads, and lost their start",
                         cut, len(requests), self.max_length)
         scores: list[Score] = [(0.0, True)] * len(requests)  # of a continuation without tokens
@@ -205,14 +205,18 @@ class MiniformerLM(TemplateLM):
         return scores
 
     def _row(self, context: list[int], target: list[int]) -> Row:
-        """What the model is given to score `target` after `context`, of which the start is left out if both are too long."""
+        """What the model is given to score `target` after `context`, whose start is left out if it is too long."""
         if len(target) > self.max_length:
             raise UserError(f"a continuation has {len(target)} tokens, and this model reads at most max_seq_len = "
                             f"{self.max_length}; such texts can be scored by loglikelihood_rolling")
-        context = context or [self.prefix_token_id]
+        context = (context or [self.prefix_token_id])[-self._room(target):]
         if self.model.has_source:
-            return Row([self.model.config.bos_id, *target[:-1]], target, context[-self.max_length:])
-        return Row([*context, *target][-self.max_length - 1:-1], target)
+            return Row([self.model.config.bos_id, *target[:-1]], target, source=context)
+        return Row([*context, *target[:-1]], target)
+
+    def _room(self, target: list[int]) -> int:
+        """Tokens of a context that the model can be given beside all of `target` but the last."""
+        return self.max_length if self.model.has_source else self.max_length + 1 - len(target)
 
     @torch.inference_mode()
     def _scores(self, rows: Sequence[Row]) -> list[Score]:

@@ -50,8 +50,9 @@ def lm(run: Path) -> MiniformerLM:
     return MiniformerLM(str(run), batch_size=8, device="cpu")
 
 
-def test_log_likelihoods_are_those_of_a_loop_over_logits(lm: MiniformerLM) -> None:
+def test_log_likelihoods_are_those_of_a_loop_over_logits(lm: MiniformerLM, caplog: pytest.LogCaptureFixture) -> None:
     found = lm.loglikelihood(requests("loglikelihood", PAIRS))
+    assert f"1 of {len(PAIRS)} contexts" in caplog.text
     expected = [naive(lm.pipeline, *split(lm.pipeline, *pair)) for pair in PAIRS]
     assert [logprob for logprob, _ in found] == pytest.approx([logprob for logprob, _ in expected], abs=1e-4)
     assert [greedy for _, greedy in found] == [greedy for _, greedy in expected]
