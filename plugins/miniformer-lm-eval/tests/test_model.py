@@ -127,6 +127,12 @@ def test_texts_are_those_of_the_engine_cut_at_a_stop_string(lm: MiniformerLM) ->
     assert expected != whole and sum(map(bool, whole)) > 4
 
 
+def test_a_context_that_is_too_long_to_write_after_loses_its_start(drawn: Callable[..., Pipeline]) -> None:
+    pipeline = drawn("language-modeling", causal=True, head="lm", position="learned")
+    [text] = MiniformerLM(pipeline).generate_until(requests("generate_until", [(LONG, {"until": [], "max_gen_toks": 6})]))
+    assert text == pipeline.generate(LONG, max_new_tokens=6, temperature=0, truncate=True) != ""
+
+
 def test_settings_of_generation(lm: MiniformerLM) -> None:
     def write(**settings: Any) -> str:
         asked = ("the cat number", {"until": [], "max_gen_toks": 8, **settings})
