@@ -17,7 +17,7 @@ MOST_PARAMETERS = 12
 NAMES = {entry.name for entry in discover()} - {"none"}
 """What components are called. `none` is left out: options, flags and variables of the environment say it for nothing at all."""
 
-files = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+files = pytest.mark.parametrize("path", FILES, ids=lambda path: "/".join(path.parts[-3:]))
 
 
 def compared_names(tree: ast.Module) -> list[str]:

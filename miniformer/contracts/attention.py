@@ -1,4 +1,4 @@
-"""What an attention promises about a whole pass: who is heard, and that neighbours, padding and kernels change nothing."""
+"""What an attention promises beside who is heard: biases, rotations, memories, kernels, and numbers that stay finite."""
 
 from __future__ import annotations
 
@@ -15,145 +15,13 @@ from miniformer.kernel.options import options_of
 from . import drawing
 from .attending import Attending, alone
 from .case import Case, require, same, seeded
-from .properties import Broken, Skip, contract
+from .hearing import HEARD, heard
+from .properties import Skip, contract
 from .subject import Subject
-
-HEARD = 1e-9
-"""A change of an output that is more than rounding."""
-
-
-def _serves_one_direction(subject: Subject) -> str:
-    return "it only looks back, as it declares" if subject.cls.causal_only else ""  # type: ignore[attr-defined]
 
 
 def _reads_no_memory(subject: Subject) -> str:
     return "" if subject.cls.cross else "it does not declare `cross`"  # type: ignore[attr-defined]
-
-
-def heard(attend: Attending, x_TD: Tensor, layout: Layout) -> Tensor:
-    """`[T, T]` bool: the output of column t changes when the tokens of column s do; `layout` has one row."""
-    T = len(x_TD)
-    with torch.no_grad():
-        before_TD = attend(x_TD[None], layout)[0]
-        changed_TTD = x_TD.repeat(T, 1, 1)
-        changed_TTD[torch.arange(T), torch.arange(T)] += torch.linspace(1.0, 2.0, x_TD.shape[1], dtype=x_TD.dtype)
-        after = [attend(row_TD[None], layout)[0] for row_TD in changed_TTD]
-    return torch.stack([(row_TD - before_TD).abs().amax(dim=-1) > HEARD for row_TD in after], dim=1)
-
-
-def _unheard(case: Case, attend: Attending, layout: Layout, forbidden: Tensor, who: str) -> None:
-    """No real token hears of a column where `forbidden` `[T, T]`, by change and by gradient."""
-    x = case.tensor(*layout.shape, attend.module.d_model)
-    leak = heard(attend, x[0], layout) & forbidden
-    if bool(leak.any()):
-        t, s = leak.nonzero()[0].tolist()
-        raise Broken(f"the output at column {t} changes with the input at column {s}, {who}")
-    x = x.requires_grad_()
-    out = attend(x, layout)
-    for t in layout.real[0].nonzero().flatten().tolist():
-        (slope,) = torch.autograd.grad(out[0, t].sum(), x, retain_graph=True, allow_unused=True)
-        if slope is not None and bool((slope[0].abs().amax(dim=-1)[forbidden[t]] > HEARD).any()):
-            raise Broken(f"gradients of the output at column {t} reach a column {who}")
-
-
-@contract("attention", proves=["causal_only"])
-def no_look_ahead(case: Case) -> None:
-    """In a causal model, no token hears of a later one.
-
-    In training: the model learns to read its answer from the future; the loss falls to nearly nothing, and what it then writes
-    is noise.
-
-    Seen: transformers#45811, where registering an attention without a mask function dropped the causal mask.
-    """
-    attend = Attending.drawn(case, causal=True)
-    layout = case.layout(rows=1)
-    real = layout.real[0]
-    later = layout.positions[0][None, :] > layout.positions[0][:, None]
-    same_document = layout.documents[0][None, :] == layout.documents[0][:, None]
-    _unheard(case, attend, layout, later & same_document & real[:, None], "which is later in the same document")
-
-
-@contract("attention")
-def documents_do_not_mix(case: Case) -> None:
-    """Of several documents in one row, none hears of another.
-
-    In training: packing, which most runs use, teaches the model that unrelated texts explain each other.
-
-    Seen: transformers#46634, where a mask of ones silently turned off the detection of packed rows.
-    """
-    attend = Attending.drawn(case)
-    layout = case.layout(rows=1, kinds=[drawing.PACKED])
-    documents = layout.documents[0]
-    other = (documents[None, :] != documents[:, None]) & layout.real[0][:, None] & layout.real[0][None, :]
-    _unheard(case, attend, layout, other, "which is of another document")
-
-
-@contract("attention")
-def padding_is_not_heard(case: Case) -> None:
-    """No token hears of padding, wherever it stands.
-
-    In training: what a text means hangs on the length of its neighbours.
-
-    Seen: TransformerLens#1005, where padding was not masked in generation.
-    """
-    attend = Attending.drawn(case)
-    layout = case.layout(rows=1, kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES])
-    padding = ~layout.real[0][None, :] & layout.real[0][:, None]
-    _unheard(case, attend, layout, padding, "which is padding")
-
-
-@contract("attention", examples=2)
-def hears_what_it_may(case: Case) -> None:
-    """A token hears of every token that the rules let it see, and of none that its own rule hides.
-
-    In training: a window that is off by one, or a half of the context that is never read, costs quality that nobody can find.
-
-    Seen: pytorch#108108, a causal mask aligned to the wrong corner where there were more keys than queries.
-    """
-    attend = Attending.drawn(case)
-    layout = case.layout(rows=1)
-    x = case.tensor(*layout.shape, attend.module.d_model)
-    wrong = (heard(attend, x[0], layout) != attend.may_see(layout)[0]) & layout.real[0][:, None] & layout.real[0][None, :]
-    if bool(wrong.any()):
-        t, s = wrong.nonzero()[0].tolist()
-        may = bool(attend.may_see(layout)[0, t, s])
-        raise Broken(f"the output at column {t} {'does not change' if may else 'changes'} with the input at column {s}, which "
-                     f"it {'may' if may else 'may not'} see")
-
-
-@contract("attention")
-def packed_is_separate(case: Case) -> None:
-    """A row packed from documents gives for each what it gives alone.
-
-    In training: what is measured on packed rows is not what users get for their one text.
-
-    Seen: nanoVLM#204, where restarting positions was not enough.
-    """
-    attend = Attending.drawn(case)
-    layout = case.layout(kinds=[drawing.PACKED])
-    _as_alone(case, attend, layout)
-
-
-@contract("attention")
-def padded_is_alone(case: Case) -> None:
-    """A padded row gives what it gives alone, with the padding on the left, on the right or in between.
-
-    In training: evaluation in batches, and every batched answer, differ from those for one text.
-
-    Seen: transformers#22707 and unsloth#4078, where rotary positions of left-padded rows were shared over the batch.
-    """
-    attend = Attending.drawn(case)
-    layout = case.layout(kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES])
-    _as_alone(case, attend, layout)
-
-
-def _as_alone(case: Case, attend: Attending, layout: Layout) -> None:
-    x = case.tensor(*layout.shape, attend.module.d_model)
-    with torch.no_grad():
-        together = attend(x, layout)
-        for b, columns, tokens in alone(x, layout):
-            by_itself = attend(tokens, Layout.full(1, len(columns)))
-            same(together[b, columns], by_itself[0], f"the text in row {b} beside others and alone")
 
 
 @contract("attention")

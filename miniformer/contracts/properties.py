@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .subject import Subject
 
-MODULES = ("every", "attention", "decoding", "position", "feedforward", "norm", "head", "task", "batching",
-           "recipes", "extension")
+MODULES = ("every", "running", "hearing", "attention", "decoding", "position", "feedforward", "norm", "head",
+           "task", "batching", "recipes", "extension")
 """The modules of this package that hold properties, in the order in which they are shown."""
 
 Check = Callable[[Any], None]
