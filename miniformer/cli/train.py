@@ -249,16 +249,15 @@ def _sample(result: RunResult) -> tuple[str, str]:
     """A prompt to try, and what the model makes of one: it goes on from it, or answers a held-out source."""
     import torch
 
-    from miniformer.inference.generation import generate
-
     tokenizer, model = result.data.tokenizer, result.module.model
-    settings: dict[str, Any] = {"eos_id": tokenizer.eos_id, "seed": result.module.config.seed}
     if model.has_source:
         source = result.data.val.examples[0].source
         assert source is not None
         asked = " ".join(tokenizer.decode(source).split())[-200:]
-        return asked, f"{asked}\n-> {tokenizer.decode(generate(model, torch.as_tensor(source), 60, temperature=0, **settings))}"
+        answer = model.generate(torch.as_tensor(source)[None], 60, do_sample=False)[0]
+        return asked, f"{asked}\n-> {tokenizer.decode(answer)}"
     held_out = next(result.data.task.texts(result.data.val.records[0]))
     prompt = "def " if result.module.config.train_path == NAME else " ".join(held_out.split()[:2])
-    ids = torch.tensor(tokenizer.encode(prompt))
-    return prompt, tokenizer.decode(generate(model, ids, 60, temperature=0.7, top_p=0.9, **settings))
+    ids = torch.tensor([tokenizer.encode(prompt)])
+    text = model.generate(ids, 60, temperature=0.7, top_k=0, top_p=0.9, seed=result.module.config.seed)[0]
+    return prompt, tokenizer.decode(text)

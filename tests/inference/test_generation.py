@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.inference.generation import generate, stream
+from token_streams import generate, stream
 from miniformer.kernel.errors import SpecError, UserError
 from miniformer.model.sampling import Sampling, Text
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.inference.generation import generate
+from token_streams import generate
 from miniformer.kernel import Attention, Entry, Registry, discover, use_registry
 from miniformer.model.transformer import Transformer
 

@@ -8,7 +8,7 @@ import torch
 from miniformer.checkpoint.store import BEST, CONFIG, MANIFEST, digest, write_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.tokenizer import Tokenizer
-from miniformer.inference.generation import generate
+from token_streams import generate
 from miniformer.inference.load import load
 from miniformer.inference.predict import predict
 from miniformer.kernel import UnknownComponent, UserError, resolve

@@ -1,4 +1,4 @@
-"""Generation for one prompt: tokens as they come, or all at once."""
+"""The decoding loop by itself, for one prompt of tokens: as they come, or all at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miniformer.kernel.errors import UserError
 from miniformer.model.assembly import Assembly
 from miniformer.model.decoding import decode, start_rows
 from miniformer.model.sampling import Sampling
@@ -43,8 +42,6 @@ def stream(model: Assembly, prompt: Tensor, max_new_tokens: int, *, temperature:
     Raises:
         UserError: settings out of range, an empty prompt, or a model that is not causal.
     """
-    if prompt.ndim != 1 or len(prompt) == 0:
-        raise UserError(f"a prompt is at least one token; found a tensor of shape {list(prompt.shape)}")
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty=repetition_penalty)
     feed = model.feed(prompt[None], max_new_tokens, use_state=use_state)
     rows = start_rows(feed, [max_new_tokens], [seed])
