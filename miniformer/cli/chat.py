@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .loading import checked, opened
+
 
 @click.command("chat")
 @click.argument("run", type=click.Path(path_type=Path))
@@ -21,17 +23,12 @@ def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k
 
     Ctrl-C cuts an answer short, Ctrl-D ends. RUN is a run folder, or a folder with a saved model.
     """
-    from miniformer.checkpoint.store import read_model
-
-    read_model(run)  # before torch is imported, so that a wrong folder is told at once
+    saved = checked(run)
 
     from miniformer.inference.engine import Engine
-    from miniformer.inference.load import load_on_best_device
     from miniformer.model.sampling import Sampling
 
-    trained = load_on_best_device(run)
-    for note in trained.notes:
-        click.echo(f"note: {note}", err=True)
+    trained = opened(saved)
     engine = Engine(trained.model, trained.tokenizer, encode=trained.prompt)
     sampling, said = Sampling(temperature, top_k, top_p), ""
     while True:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from .loading import checked, opened
+
 if TYPE_CHECKING:
     from pydantic import BaseModel
 
@@ -26,21 +28,13 @@ def command(run: Path, source: Path, batch_size: int, as_json: bool) -> None:
 
     RUN is a run folder, or a folder with a saved model.
     """
-    from miniformer.checkpoint.store import read_model
-    from miniformer.data.jsonl import STDIN, check_file
-
-    read_model(run)  # before torch is imported, so that a wrong folder or file is told at once
-    if source != STDIN:
-        check_file(source)
+    saved = checked(run, source)
 
     from miniformer.inference.evaluate import evaluate
-    from miniformer.inference.load import load_on_best_device
 
     from .progress import reading
 
-    trained = load_on_best_device(run)
-    for note in trained.notes:
-        click.echo(f"note: {note}", err=True)
+    trained = opened(saved)
     count = 0
 
     def counted(line: Line) -> None:

@@ -11,7 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from miniformer.checkpoint.store import BEST, TOKENIZER
 from miniformer.kernel.errors import UserError
+
+from .loading import checked, opened
 
 if TYPE_CHECKING:
     from miniformer.inference.engine import Answer, Engine
@@ -58,9 +61,7 @@ def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, 
 
     RUN is a run folder, or a folder with a saved model.
     """
-    from miniformer.checkpoint.store import BEST, TOKENIZER, read_model
-
-    read_model(run)  # before torch is imported, so that a wrong folder or file is told at once
+    saved = checked(run)
     prompts = _prompts(texts, file)
     if stream and (as_json or beams or file or len(texts) > 1):
         raise click.UsageError("--stream writes the text of one prompt as it is drawn; leave out --json, --beams and --prompts")
@@ -69,20 +70,16 @@ def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, 
     if draft and beams:
         raise click.UsageError("--draft helps drawing and greedy decoding; leave out --beams")
     schema = _schema(json_schema) if json_schema else None
-    if draft:
-        read_model(draft)
+    saved_draft = checked(draft) if draft else None
     if n_best > (beams or 1):
         raise click.UsageError(f"--n-best {n_best}: give --beams {n_best} or more")
 
     from miniformer.inference.engine import Engine
-    from miniformer.inference.load import load_on_best_device
     from miniformer.model.beams import Beams
     from miniformer.model.sampling import Sampling
 
-    trained = load_on_best_device(run)
-    for note in trained.notes:
-        click.echo(f"note: {note}", err=True)
-    small = load_on_best_device(draft) if draft else None
+    trained = opened(saved)
+    small = opened(saved_draft) if saved_draft else None
     if small and small.tokenizer.to_json() != trained.tokenizer.to_json():
         raise UserError(f"--draft {draft}: its tokenizer is another; train it with --tokenizer {run / BEST / TOKENIZER}")
     engine = Engine(trained.model, trained.tokenizer, batch_size=batch_size, draft=small.model if small else None,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from .loading import checked, opened
+
 
 @click.command("predict")
 @click.argument("run", type=click.Path(path_type=Path))
@@ -21,21 +23,13 @@ def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int
 
     RUN is a run folder, or a folder with a saved model.
     """
-    from miniformer.checkpoint.store import read_model
-    from miniformer.data.jsonl import STDIN, check_file
+    saved = checked(run, source)
 
-    read_model(run)  # before torch is imported, so that a wrong folder or file is told at once
-    if source != STDIN:
-        check_file(source)
-
-    from miniformer.inference.load import load_on_best_device
     from miniformer.inference.predict_file import STDOUT, predict_file
 
     from .progress import reading
 
-    trained = load_on_best_device(run)
-    for note in trained.notes:
-        click.echo(f"note: {note}", err=True)
+    trained = opened(saved)
     started = time.monotonic()
     with reading(source, "predicting", hidden=output == STDOUT) as advance:
         count = predict_file(trained, source, output, resume=resume, batch_size=batch_size, written=advance)

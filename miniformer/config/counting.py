@@ -64,7 +64,7 @@ class Skeleton:
         half of them out. A training step takes about three times as many.
 
         Raises:
-            SpecError: a component looks at values to decide what it computes, as a mixture of experts does.
+            SpecError: a component looks at values to decide what it computes, as a mixture of experts does, or fails.
         """
         with _shapes_only(), FlopCounterMode(display=False) as counter, torch.no_grad():
             batch = self._batch(1, length, source_length)
@@ -130,9 +130,15 @@ def _shapes_only() -> Iterator[None]:
     try:
         with torch.device("meta"):
             yield
-    except (NotImplementedError, RuntimeError) as error:
-        raise SpecError("a component decides from values what it computes, so it cannot be counted without running it: "
-                        f"{str(error).splitlines()[0]}") from error
+    except RuntimeError as error:
+        why = ("a component decides from values what it computes, so it cannot be counted without running it"
+               if looks_at_values(error) else "a component cannot be run, so it cannot be counted")
+        raise SpecError(f"{why}: {str(error).splitlines()[0]}") from error
+
+
+def looks_at_values(error: RuntimeError) -> bool:
+    """Whether an error on the meta device comes of values being looked at, which tensors without storage have not."""
+    return isinstance(error, NotImplementedError) or ".item()" in str(error)
 
 
 @contextmanager

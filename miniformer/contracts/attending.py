@@ -56,8 +56,8 @@ class Attending:
         """An attention with drawn options, in a direction that it serves, under an encoding whose hooks it applies."""
         attention = case.subject.cls
         if causal is None:
-            causal = attention.causal_only or case.flip("causal")  # type: ignore[attr-defined]
-        hooks = sorted(attention.applies & ENCODINGS.keys()) if encoded else []  # type: ignore[attr-defined]
+            causal = attention.causal_only or case.flip("causal")
+        hooks = sorted(attention.applies & ENCODINGS.keys()) if encoded else []
         hook = case.choose("position", ["none", *hooks]) if hooks else "none"
         module = case.component(dtype, **component)
         encoding = None if hook == "none" else ENCODINGS[hook](module.d_model, module.n_heads, 64)

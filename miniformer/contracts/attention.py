@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import torch
 from hypothesis import reject
 from hypothesis import strategies as st
@@ -21,7 +23,7 @@ from .subject import Subject
 
 
 def _reads_no_memory(subject: Subject) -> str:
-    return "" if subject.cls.cross else "it does not declare `cross`"  # type: ignore[attr-defined]
+    return "" if subject.cls.cross else "it does not declare `cross`"
 
 
 @contract("attention")
@@ -43,7 +45,7 @@ def rows_without_texts_are_finite(case: Case) -> None:
     require(all(g is None or bool(g.isfinite().all()) for g in gradients), "a gradient is not finite where a row is padding")
 
 
-@contract("attention", proves=["applies bias"], skip=lambda s: "" if "bias" in s.cls.applies else "it applies no bias")  # type: ignore[attr-defined]
+@contract("attention", proves=["applies bias"], skip=lambda s: "" if "bias" in s.cls.applies else "it applies no bias")
 def a_bias_counts(case: Case) -> None:
     """A bias on the scores is added to them: with minus infinity, all but, a key is as if it were not there.
 
@@ -70,7 +72,7 @@ class Hiding(PositionEncoding):
         return torch.where(hidden, -1e9, 0.0).double().expand(-1, self.n_heads, -1, -1)
 
 
-@contract("attention", proves=["applies rotate"], skip=lambda s: "" if "rotate" in s.cls.applies else "it applies no rotation")  # type: ignore[attr-defined]
+@contract("attention", proves=["applies rotate"], skip=lambda s: "" if "rotate" in s.cls.applies else "it applies no rotation")
 def queries_and_keys_are_rotated(case: Case) -> None:
     """Queries and keys of this call pass the rotation of the position encoding once each, as `[B, H or K, T, E]`, told which
     they are.
@@ -141,7 +143,7 @@ def reads_a_memory(case: Case) -> None:
                 require(row == [token] * len(row), f"column {s} of the memory, which is {what}")
 
 
-@contract("attention", skip=lambda s: "" if s.cls.masked else "it reads no mask, so its weights need not sum to one")  # type: ignore[attr-defined]
+@contract("attention", skip=lambda s: "" if s.cls.masked else "it reads no mask, so its weights need not sum to one")
 def starts_spread_out(case: Case) -> None:
     """Freshly made, wide heads average over many tokens instead of picking one.
 
@@ -196,7 +198,7 @@ def _kernel_options(cls: type) -> dict[str, tuple[str, ...]]:
     """The options of a component that name a kernel, with their choices."""
     from miniformer.model.kernels import KernelName
 
-    return {name: KernelName.__args__ for name, field in options_of(cls).model_fields.items()  # type: ignore[attr-defined]
+    return {name: get_args(KernelName) for name, field in options_of(cls).model_fields.items()
             if field.annotation == KernelName}  # type: ignore[comparison-overlap]
 
 

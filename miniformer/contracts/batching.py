@@ -22,11 +22,11 @@ from .tasking import CUT, EXACT, LIMIT, Tasking, loss_of, made, near
 
 
 def _has_no_source(subject: Subject) -> str:
-    return "" if subject.cls.has_source else "it does not declare `has_source`"  # type: ignore[attr-defined]
+    return "" if subject.cls.has_source else "it does not declare `has_source`"
 
 
 def _does_not_pack(subject: Subject) -> str:
-    return "" if subject.cls.packs else "it does not declare `packs`"  # type: ignore[attr-defined]
+    return "" if subject.cls.packs else "it does not declare `packs`"
 
 
 @contract("task", examples=0.5)

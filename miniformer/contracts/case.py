@@ -18,6 +18,7 @@ from hypothesis import reject
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from miniformer.kernel.kinds import KINDS
 from miniformer.kernel.layout import Layout
 
 from . import drawing
@@ -59,8 +60,6 @@ class Case:
 
     def sizes(self, **fixed: int) -> dict[str, int]:
         """Sizes of the component's kind; `d_head` makes `d_model` of `n_heads`."""
-        from miniformer.kernel.kinds import KINDS
-
         wanted = KINDS[self.subject.kind].sizes
         known = dict(fixed)
         for name in wanted:

@@ -126,7 +126,7 @@ def _run(prop: Property, subject: Subject, suite: Suite) -> tuple[int, Outcome, 
         return 0, Outcome.SKIPPED, reason, ""
     if prop.thorough and not suite.thorough:
         return 0, Outcome.SKIPPED, "only when asked to be thorough", ""
-    ran, last = 0, Case(subject, None)  # type: ignore[arg-type]
+    ran, tried = 0, list[Case]()
 
     @seeded_with(suite.seed)
     @settings(max_examples=max(1, round(prop.examples * suite.examples)), deadline=None, database=None, print_blob=False,
@@ -134,13 +134,16 @@ def _run(prop: Property, subject: Subject, suite: Suite) -> tuple[int, Outcome, 
               phases=[Phase.generate, Phase.shrink])
     @given(st.data())
     def examples(data: st.DataObject) -> None:
-        nonlocal ran, last
-        last = Case(subject, data)
+        nonlocal ran
+        tried[:] = [Case(subject, data)]
         try:
-            prop.check(last)
+            prop.check(tried[0])
         except RunError:  # it says on purpose that it cannot do this here
             reject()
         ran += 1
+
+    def story() -> str:
+        return tried[0].tell() if tried else ""
 
     try:
         with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), _one_thread(), _quiet():
@@ -151,11 +154,11 @@ def _run(prop: Property, subject: Subject, suite: Suite) -> tuple[int, Outcome, 
     except Unsatisfiable:
         return 0, Outcome.SKIPPED, "no options that were tried go together with the sizes", ""
     except Flaky:
-        return ran, Outcome.FAILED, "what it does hangs on more than its inputs: it failed once and then did not", last.tell()
+        return ran, Outcome.FAILED, "what it does hangs on more than its inputs: it failed once and then did not", story()
     except Broken as error:
-        return ran, Outcome.FAILED, str(error), last.tell()
+        return ran, Outcome.FAILED, str(error), story()
     except Exception as error:  # a component may fail in any way
-        return ran, Outcome.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", last.tell()
+        return ran, Outcome.FAILED, f"{type(error).__name__}: {' '.join(str(error).split())[:300]}", story()
     return ran, Outcome.HELD, "", ""
 
 

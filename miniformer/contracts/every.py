@@ -17,7 +17,7 @@ from torch import nn
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.kinds import KINDS
-from miniformer.kernel.options import complete
+from miniformer.kernel.options import complete, options_of
 
 from . import drawing
 from .case import Case, require, seeded, undisturbed
@@ -48,7 +48,7 @@ def builds_from_its_options(case: Case) -> None:
     try:
         subject.build({**ORDINARY, "config": ordinary_config()}, {})
     except ValueError as error:
-        if not any(option.is_required() for option in _fields(subject.cls).values()):
+        if not any(option.is_required() for option in options_of(subject.cls).model_fields.values()):
             raise Broken(f"it refuses ordinary sizes and its own defaults: {error}") from None
     try:
         chosen = complete(subject.cls, {**options, **subject.fixed}, subject.name)
@@ -70,12 +70,6 @@ def builds_from_its_options(case: Case) -> None:
         ghost = case.built(sizes, options)
     require(shapes(built) == shapes(ghost), "on the meta device its parameters have other names or shapes")
     require(all(t.is_meta for t in [*ghost.parameters(), *ghost.buffers()]), "on the meta device it makes tensors elsewhere")
-
-
-def _fields(cls: type) -> Mapping[str, Any]:
-    from miniformer.kernel.options import options_of
-
-    return options_of(cls).model_fields
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -9,24 +11,22 @@ from torch import Tensor
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.interfaces import PositionEncoding
+from miniformer.kernel.registry import current_registry
+from miniformer.model.transformer import Transformer
 
 from .case import Case, require, same, seeded
 from .properties import Broken, Skip, contract
 from .subject import Subject
 
 
-def _lacks(*hooks: str) -> str | None:
-    return f"it does not fill {' or '.join(hooks)}"
-
-
-def _needs(*hooks: str, relative: bool = False):  # type: ignore[no-untyped-def]
+def _needs(*hooks: str, relative: bool = False) -> Callable[[Subject], str]:
     """A skip where none of the hooks is filled, or where it is not declared to be relative."""
 
     def skip(subject: Subject) -> str:
-        filled: frozenset[str] = subject.cls.hooks()  # type: ignore[attr-defined]
+        filled: frozenset[str] = subject.cls.hooks()
         if not filled & set(hooks):
             return f"it has no {' and no '.join(hooks)}"
-        return "" if not relative or subject.cls.relative else "it does not declare `relative`"  # type: ignore[attr-defined]
+        return "" if not relative or subject.cls.relative else "it does not declare `relative`"
 
     return skip
 
@@ -155,7 +155,7 @@ def ends_as_declared(case: Case) -> None:
 
     Seen: the error `index out of range in self` of embeddings, which on a GPU ends the process.
     """
-    extrapolates: bool = case.subject.cls.extrapolates  # type: ignore[attr-defined]
+    extrapolates: bool = case.subject.cls.extrapolates
     if extrapolates:
         encoding = case.component(max_seq_len=8)
         positions = torch.arange(24, 48).expand(2, 24)
@@ -164,9 +164,7 @@ def ends_as_declared(case: Case) -> None:
         for name, out in found.items():
             require(bool(out.isfinite().all()), f"{name} is not finite at three times max_seq_len")
         return
-    from miniformer.model.transformer import Transformer
-
-    if ":" not in case.subject.name and not _registered(case.subject):
+    if not _registered(case.subject):
         raise Skip("it is not registered, so no model can be made with it")
     with seeded(0):
         model = Transformer(TransformerConfig(vocab_size=5, d_model=16, n_heads=2, n_layers=1, max_seq_len=8, ffn="gelu",
@@ -179,8 +177,6 @@ def ends_as_declared(case: Case) -> None:
 
 
 def _registered(subject: Subject) -> bool:
-    from miniformer.kernel.registry import current_registry
-
     return any(entry.saved == subject.name for entry in current_registry().entries(subject.kind))
 
 
@@ -192,7 +188,7 @@ def says_whether_its_bias_learns(case: Case) -> None:
 
     Seen: flash-attention#332: kernels that take a bias without a gradient for it, or none.
     """
-    encoding, learns = case.component(), case.subject.cls.learns_bias  # type: ignore[attr-defined]
+    encoding, learns = case.component(), case.subject.cls.learns_bias
     positions = torch.arange(6).expand(1, 6)
     for name in ("bias", "causal_bias"):
         bias = getattr(encoding, name)(positions, positions)

@@ -29,7 +29,7 @@ class Subject:
 
     kind: str
     name: str
-    cls: type
+    cls: Any
     fixed: Mapping[str, Any] = field(default_factory=dict)
     data: str | None = None
 
@@ -89,11 +89,11 @@ class Subject:
         found = set[str]()
         if self.kind == "attention":
             found |= {name for name in ("causal_only", "cross") if getattr(self.cls, name)}
-            found |= {f"applies {hook}" for hook in self.cls.applies}  # type: ignore[attr-defined]
+            found |= {f"applies {hook}" for hook in self.cls.applies}
             found |= {name for name, able in (("state", self.has_state), ("joins", self.joins)) if able}
         elif self.kind == "position":
             found |= {name for name in ("extrapolates", "learns_bias", "relative") if getattr(self.cls, name)}
-            found |= {f"hook {hook}" for hook in self.cls.hooks()}  # type: ignore[attr-defined]
+            found |= {f"hook {hook}" for hook in self.cls.hooks()}
         elif self.kind == "task":
             found |= {name for name in ("packs", "has_source", "additive") if getattr(self.cls, name)}
         return frozenset(found)

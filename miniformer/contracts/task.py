@@ -25,7 +25,7 @@ from .tasking import CUT, EXACT, LIMIT, Tasking, loss_of, near
 
 
 def _looks_ahead(subject: Subject) -> str:
-    says_next = subject.cls.causal or subject.cls.has_source  # type: ignore[attr-defined]
+    says_next = subject.cls.causal or subject.cls.has_source
     return "" if says_next else "it trains a model that sees later tokens, so there is no next one to say"
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from miniformer.checkpoint.provenance import migrating, other_versions
-from miniformer.checkpoint.store import CONFIG, TOKENIZER, read_model
+from miniformer.checkpoint.store import CONFIG, TOKENIZER, SavedModel, read_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.tokenizer import NoTokenizer, Tokenizer
 from miniformer.kernel.errors import UserError
@@ -32,8 +32,8 @@ class Trained:
         return self.task.prompt(text, self.tokenizer) if self.model.generates else self.tokenizer.encode_whole(text)
 
 
-def load(path: str | Path) -> Trained:
-    """The best model of a run folder, or the model of a folder that holds one.
+def load(path: str | Path | SavedModel) -> Trained:
+    """The best model of a run folder, or the model of a folder that holds one, which may have been read already.
 
     `notes` names providers whose version is not the one that the model was trained with, if it fits all the same; none: what is
     installed is identical.
@@ -41,7 +41,7 @@ def load(path: str | Path) -> Trained:
     Raises:
         UserError: no model is there, it is damaged, a package of it is missing, or it does not fit what is installed.
     """
-    saved = read_model(Path(path))
+    saved = path if isinstance(path, SavedModel) else read_model(Path(path))
     with migrating(saved.config):
         config = TransformerConfig.model_validate(saved.config["model"])
         if config.input_dim is None and not (saved.folder / TOKENIZER).is_file():
@@ -55,7 +55,7 @@ def load(path: str | Path) -> Trained:
     return Trained(model, tokenizer, task, notes)
 
 
-def load_on_best_device(path: str | Path) -> Trained:
+def load_on_best_device(path: str | Path | SavedModel) -> Trained:
     """The same, with its weights on a GPU if there is one."""
     trained = load(path)
     trained.model.to("cuda" if torch.cuda.is_available() else "cpu")

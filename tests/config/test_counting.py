@@ -1,5 +1,7 @@
 """Counts are those of the model that is built, for any components, in every assembly."""
 
+import re
+
 import pytest
 import torch
 from covering import covering
@@ -203,3 +205,15 @@ def test_rows_of_an_encoder_decoder_are_those_of_both(shared):
     assert decoder.made_of == "mha, learned, swiglu, rmsnorm, cross_attention mha(n_kv_heads=1)"
     assert source.parameters == 50 * 16 + 32 * 16
     assert target.parameters == (0 if shared else 50 * 16) + 32 * 16  # the table once; positions of the decoder are its own
+
+
+@pytest.mark.parametrize(("forward", "said"), [
+    (lambda self, x, context: x if x.max() > 0 else -x, "decides from values what it computes"),
+    (lambda self, x, context: x.view(7), "cannot be run, so it cannot be counted: shape '[7]' is invalid"),
+])
+def test_what_cannot_be_counted_is_told_for_what_it_is(forward, said):
+    cls = type("Odd", (FeedForward,), {"forward": forward, "__module__": __name__})
+    registry = Registry([*discover(), Entry("ffn", "odd", f"{__name__}:Odd", "acme", "1")])
+    registry._classes["ffn", "acme:odd"] = cls
+    with use_registry(registry), pytest.raises(SpecError, match=re.escape(said)):
+        TransformerConfig(**SIZES, ffn="odd").flops_per_token(4)

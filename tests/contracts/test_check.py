@@ -113,6 +113,18 @@ def test_a_component_that_says_it_cannot_run_here_is_not_faulted_and_not_praised
     assert result(NeedsAGPU, "acts-on-each-position").outcome is Outcome.SKIPPED
 
 
+class Careful(Plain):
+    """Looks at values to decide what it computes, which works on every device that has some."""
+
+    def forward(self, x, context):
+        return super().forward(x / 2 if x.abs().max() > 1e3 else x, context)
+
+
+def test_looking_at_values_is_no_fault_of_devices():
+    found = result(Careful, "keeps-dtype-and-device")
+    assert found.outcome is Outcome.HELD, found.why
+
+
 class Moody(Plain):
     calls: ClassVar = []
 

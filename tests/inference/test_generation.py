@@ -7,9 +7,9 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from token_streams import generate, stream
 
 from miniformer.config.model_config import TransformerConfig
-from token_streams import generate, stream
 from miniformer.kernel.errors import SpecError, UserError
 from miniformer.model.sampling import Sampling, Text
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer

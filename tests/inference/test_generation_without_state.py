@@ -2,9 +2,9 @@
 
 import pytest
 import torch
+from token_streams import generate
 
 from miniformer.config.model_config import TransformerConfig
-from token_streams import generate
 from miniformer.kernel import Attention, Entry, Registry, discover, use_registry
 from miniformer.model.transformer import Transformer
 

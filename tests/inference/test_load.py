@@ -4,11 +4,11 @@ import json
 
 import pytest
 import torch
+from token_streams import generate
 
 from miniformer.checkpoint.store import BEST, CONFIG, MANIFEST, digest, write_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.tokenizer import Tokenizer
-from token_streams import generate
 from miniformer.inference.load import load
 from miniformer.inference.predict import predict
 from miniformer.kernel import UnknownComponent, UserError, resolve
