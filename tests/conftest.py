@@ -78,6 +78,32 @@ def cli(tmp_path):
     return run
 
 
+@pytest.fixture(scope="session")
+def installed():
+    """Build and install a third party's module with pip, as a wheel, in a folder of its own; returns what goes on the path."""
+    def install(folder: Path, module: str, entry_points: str) -> str:
+        (folder / "pyproject.toml").write_text(f"""
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+[project]
+name = "acme-parts"
+version = "1.5"
+dependencies = ["miniformer"]
+{entry_points}
+[tool.hatch.build.targets.wheel]
+only-include = ["acme_parts.py"]
+""")
+        (folder / "acme_parts.py").write_text(module)
+        pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder / "dist", folder], check=True)
+        subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", folder / "site",
+                        *(folder / "dist").glob("*.whl")], check=True)
+        return str(folder / "site")
+
+    return install
+
+
 TINY = ("--d-model", "16", "--n-heads", "2", "--n-layers", "1", "--max-seq-len", "32", "--batch-size", "2",
         "--tokenizer-vocab-size", "300")
 

@@ -2,25 +2,14 @@
 
 import json
 import os
-import subprocess
-import sys
 
 import pytest
 
-PYPROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "acme-parts"
-version = "1.5"
-dependencies = ["miniformer"]
+ENTRY_POINTS = """
 [project.entry-points."miniformer.ffn"]
 sine = "acme_parts:Sine"
 [project.entry-points."miniformer.extension"]
 shout = "acme_parts:Shout"
-[tool.hatch.build.targets.wheel]
-only-include = ["acme_parts.py"]
 """
 
 MODULE = '''
@@ -59,16 +48,9 @@ class Shout:
 
 
 @pytest.fixture(scope="module")
-def site(tmp_path_factory):
+def site(installed, tmp_path_factory):
     """A folder with the installed wheel."""
-    folder = tmp_path_factory.mktemp("acme")
-    (folder / "pyproject.toml").write_text(PYPROJECT)
-    (folder / "acme_parts.py").write_text(MODULE)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", folder / "dist", folder], check=True)
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", folder / "site",
-                    *(folder / "dist").glob("*.whl")], check=True)
-    return str(folder / "site")
+    return installed(tmp_path_factory.mktemp("acme"), MODULE, ENTRY_POINTS)
 
 
 @pytest.mark.slow

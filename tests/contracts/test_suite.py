@@ -8,18 +8,10 @@ import pytest
 from miniformer.contracts import contract_suite
 from miniformer.kernel import SpecError
 
-PYPROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-[project]
-name = "acme-parts"
-version = "1.5"
+ENTRY_POINTS = """
 [project.entry-points."miniformer.ffn"]
 sine = "acme_parts:Sine"
 leaky = "acme_parts:Leaky"
-[tool.hatch.build.targets.wheel]
-only-include = ["acme_parts.py"]
 """
 
 MODULE = '''
@@ -50,16 +42,11 @@ test_contracts = contract_suite(distribution="acme-parts")
 
 
 @pytest.mark.slow
-def test_three_lines_in_a_third_partys_package_run_the_whole_suite_under_plain_pytest(tmp_path):
-    (tmp_path / "pyproject.toml").write_text(PYPROJECT)
-    (tmp_path / "acme_parts.py").write_text(MODULE)
-    pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--no-deps", "--no-build-isolation", "-w", tmp_path / "dist", tmp_path], check=True)
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", tmp_path / "site",
-                    *(tmp_path / "dist").glob("*.whl")], check=True)
+def test_three_lines_in_a_third_partys_package_run_the_whole_suite_under_plain_pytest(installed, tmp_path):
+    site = installed(tmp_path, MODULE, ENTRY_POINTS)
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_it.py").write_text(TESTS)
-    code = f"import sys, pytest; sys.path.insert(0, {str(tmp_path / 'site')!r}); sys.exit(pytest.main(sys.argv[1:]))"
+    code = f"import sys, pytest; sys.path.insert(0, {site!r}); sys.exit(pytest.main(sys.argv[1:]))"
     done = subprocess.run([sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", "-rA", "--rootdir", tmp_path / "tests",
                            "-c", "/dev/null", tmp_path / "tests"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
     assert done.returncode == 1, done.stdout + done.stderr

@@ -95,8 +95,10 @@ class Plain(Attention):
         return torch.ones(T, S, dtype=torch.bool, device=device).tril(S - T) if mask.causal else torch.ones(
             T, S, dtype=torch.bool, device=device)
 
+    remembers: ClassVar[type[Cache]] = Cache
+
     def init_state(self, batch, capacity):
-        return Cache(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
+        return self.remembers(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
 
 
 def together(context):
@@ -276,8 +278,7 @@ class RemembersTheLastChunk(Plain):
 
     caught_by = "steps-give-the-whole"
 
-    def init_state(self, batch, capacity):
-        return LastChunk(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
+    remembers = LastChunk
 
 
 class SaysItNeedsNoState(Plain):
@@ -299,8 +300,7 @@ class IgnoresReorder(Plain):
 
     caught_by = "reordered-rows-go-on"
 
-    def init_state(self, batch, capacity):
-        return Stubborn(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
+    remembers = Stubborn
 
 
 class HalfReordered(Cache):
@@ -313,8 +313,7 @@ class ReordersKeysOnly(Plain):
 
     caught_by = "reordered-rows-go-on"
 
-    def init_state(self, batch, capacity):
-        return HalfReordered(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
+    remembers = HalfReordered
 
 
 class KeepsOneMore(Cache):
@@ -327,8 +326,7 @@ class TruncatesOffByOne(Plain):
 
     caught_by = "cut-states-go-on"
 
-    def init_state(self, batch, capacity):
-        return KeepsOneMore(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
+    remembers = KeepsOneMore
 
 
 class JoinsAtTheFront(Cache):
@@ -344,8 +342,7 @@ class JoinsShorterRowsAtTheFront(Plain):
 
     caught_by = "joined-rows-go-on"
 
-    def init_state(self, batch, capacity):
-        return JoinsAtTheFront(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
+    remembers = JoinsAtTheFront
 
 
 class Silent(Cache):
@@ -360,8 +357,7 @@ class CannotGoBackAndSaysNothing(Plain):
 
     caught_by = "cut-states-go-on"
 
-    def init_state(self, batch, capacity):
-        return Silent(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
+    remembers = Silent
 
 
 class HangsItsStateOnTheModule(Plain):
@@ -370,8 +366,8 @@ class HangsItsStateOnTheModule(Plain):
     caught_by = "states-are-separate"
 
     def init_state(self, batch, capacity):
-        self.cache = Cache(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
-        return Cache(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
+        self.cache = super().init_state(batch, capacity)
+        return super().init_state(batch, capacity)
 
     def forward(self, x, context, state=None):
         return super().forward(x, context, state and self.cache)
@@ -384,7 +380,7 @@ class SharesABuffer(Plain):
     buffers_by_shape: ClassVar[dict] = {}
 
     def init_state(self, batch, capacity):
-        state = Cache(batch, self.n_heads, capacity, self.d_head, self.k.weight.dtype)
+        state = super().init_state(batch, capacity)
         state.k = self.buffers_by_shape.setdefault(tuple(state.k.shape), state.k)
         return state
 
@@ -403,8 +399,10 @@ class HidesItsSize(Plain):
 
     caught_by = "a-state-tells-its-size"
 
+    remembers = Growing
+
     def init_state(self, batch, capacity):
-        return Growing(batch, self.n_heads, 0, self.d_head, self.k.weight.dtype)
+        return super().init_state(batch, 0)
 
 
 class NaNForEmptyRows(Plain):
@@ -626,7 +624,7 @@ class LooksAtItsWeightsInTheConstructor(Plain):
 
     def __init__(self, d_model: int, n_heads: int, **options) -> None:
         super().__init__(d_model, n_heads, **options)
-        self.norm = float(self.q.weight.norm())
+        self.norm = float(self.q.weight.detach().norm())
 
 
 class KernelsDisagree(Plain):
