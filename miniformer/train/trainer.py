@@ -102,7 +102,7 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         best = BestModel(folder, config.checkpoint_metric, smaller, saved, tokens)
         callbacks = _callbacks(config, module, folder, smaller)
         trainer = lightning_trainer(config, folder, datamodule.batches_per_epoch, [best, RunProgress(console), *callbacks],
-                           logger=logger, **devices)
+                                    logger=logger, **devices)
         trainer.fit(module, datamodule=datamodule)
         if best.measured_at != trainer.global_step:  # the run ended between two measurements
             trainer.validate(module, datamodule=datamodule, verbose=False)
