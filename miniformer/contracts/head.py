@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from hypothesis import strategies as st
 from torch import nn
 
@@ -62,6 +63,25 @@ def positions_stand_alone(case: Case) -> None:
         out = module(x)
         for t in range(5):
             same(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
+
+
+@contract("head")
+def loss_is_that_of_its_scores(case: Case) -> None:
+    """The cross-entropy that it computes, and its gradients, are those of the scores that it gives; -1 is no class.
+
+    In training: the loss falls, and the scores that a text is written by do not get better.
+    """
+    module = case.component()
+    x = case.tensor(2, 5, module.d_model).requires_grad_()
+    wanted = st.lists(st.integers(-1, module.n_outputs - 1), min_size=10, max_size=10)
+    targets = torch.tensor(case.draw("targets", wanted)).view(2, 5)
+    given = [x, *(p for p in module.parameters() if p.requires_grad)]
+    losses = module.cross_entropy(x, targets), F.cross_entropy(module(x).flatten(0, 1), targets.flatten(), ignore_index=-1,
+                                                               reduction="sum")
+    same(losses[0], losses[1], "the loss and that of its scores")
+    for found, expected in zip(*(torch.autograd.grad(loss, given, allow_unused=True, materialize_grads=True) for loss in losses),
+                               strict=True):
+        same(found, expected, "gradients of the loss and of that of its scores")
 
 
 @contract("head")

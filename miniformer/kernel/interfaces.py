@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .context import Context, Memory, Role
@@ -174,6 +175,16 @@ class Head(Component):
         """`[B, T, D] -> [B, O]`: one output for each row, blind to padding; the first token's unless overridden."""
         rows = torch.arange(x.shape[0], device=x.device)
         return self(x[rows, layout.first()][:, None])[:, 0]
+
+    def cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
+        """The summed cross-entropy, in nats, of classes `targets` `[B, T]` at hidden states `[B, T, D]`; -1: none is meant.
+
+        It is in float32 at least. Override it where scores and loss are better computed together.
+        """
+        chosen = targets >= 0
+        scores = self(x, chosen)
+        wide = torch.promote_types(scores.dtype, torch.float32)
+        return F.cross_entropy(scores.to(wide), targets[chosen], reduction="sum")
 
     def tie(self, table: nn.Parameter) -> bool:
         """Share the token embedding's `table` `[V, D]`, where this head can and wants to; says whether it did."""

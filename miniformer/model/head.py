@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
 
+from .cross_entropy import linear_cross_entropy
 from .init import linear
 
 Pool = Literal["cls", "mean", "last"]
@@ -48,14 +49,34 @@ class LanguageModelHead(Head):
         self.out = linear(d_model, n_outputs)
 
     def forward(self, x: Tensor, select: Tensor | None = None) -> Tensor:
-        scores: Tensor = self.out((x if select is None else x[select]) * self.scale)
+        scores: Tensor = self.out(self._scaled(x if select is None else x[select]))
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
+
+    def cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
+        if self.softcap is not None or not _is_just_a_matrix(self.out) or _works_in_fp16(x):
+            return super().cross_entropy(x, targets)
+        return linear_cross_entropy(self._scaled(x).flatten(0, 1), self.out.weight, targets.flatten())
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        return x if self.scale == 1 else x * self.scale
 
     def tie(self, table: nn.Parameter) -> bool:
         if not self.tied or table.shape != self.out.weight.shape:
             return False
         self.out.weight = table
         return True
+
+
+def _is_just_a_matrix(layer: nn.Module) -> bool:
+    """Whether calling it is multiplying with its weight: no extension has put another in its place, or listens to it."""
+    return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
+                                             or layer._backward_pre_hooks)
+
+
+def _works_in_fp16(x: Tensor) -> bool:
+    """Whether gradients must be scaled up before they are in half precision."""
+    device = x.device.type
+    return torch.float16 == (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype)
 
 
 class TokenClassificationHead(Head):

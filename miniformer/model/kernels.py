@@ -22,8 +22,10 @@ from torch import Tensor
 from miniformer.kernel.errors import RunError
 from miniformer.kernel.masks import Mask
 
+from .blockwise import blockwise
+
 Ability = Literal["dropout", "softcap", "sinks", "bias gradient"]
-KernelName = Literal["auto", "eager", "sdpa", "flex"]
+KernelName = Literal["auto", "fused", "blockwise", "sdpa", "eager", "flex"]
 
 logger = logging.getLogger(__name__)
 
@@ -99,6 +101,15 @@ def sdpa(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tenso
     return out[..., :width]
 
 
+def fused(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tensor | None = None, *,
+          scale: float | None = None, dropout: float = 0.0) -> Tensor:
+    """`blockwise` on a CPU, for as many queries as make it faster than torch's own kernels there; else `sdpa`."""
+    few = 64 if q_BHTE.dtype.itemsize >= 4 else 8
+    if q_BHTE.device.type == "cpu" and q_BHTE.shape[2] > few and not dropout:
+        return blockwise(q_BHTE, k_BKSE, v_BKSF, mask, bias, scale=scale)
+    return sdpa(q_BHTE, k_BKSE, v_BKSF, mask, bias, scale=scale, dropout=dropout)
+
+
 def flex(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tensor | None = None, *,
          scale: float | None = None, softcap: float | None = None, sinks: Tensor | None = None) -> Tensor:
     """torch's FlexAttention, which skips blocks that are masked out (Dong 2024, arXiv:2412.05496). No backward on a CPU.
@@ -152,6 +163,8 @@ def _allowed(mask: Mask, like: Tensor) -> Tensor | None:
 
 
 KERNELS = {kernel.name: kernel for kernel in (  # the fastest first
+    Kernel("fused", fused, frozenset({"dropout", "bias gradient"})),
+    Kernel("blockwise", blockwise, frozenset({"bias gradient"})),
     Kernel("sdpa", sdpa, frozenset({"dropout", "bias gradient"})),
     Kernel("eager", eager, frozenset({"dropout", "bias gradient", "softcap", "sinks"})),
     Kernel("flex", flex, frozenset({"softcap", "sinks"}), trains_on=frozenset({"cuda"})),

@@ -20,8 +20,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> LossTerm:
 
 def next_tokens(hidden: Tensor, head: Head, following: Tensor) -> LossTerm:
     """The loss of saying what follows each token: `following` `[B, T]`, -1 where nothing is to be said."""
-    chosen = following >= 0
-    return cross_entropy(head(hidden, chosen), following[chosen])
+    return LossTerm(head.cross_entropy(hidden, following), (following >= 0).sum())
 
 
 def row_losses(hidden: Tensor, head: Head, following: Tensor) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from miniformer.kernel.task import Batch, Example, LossTerm, Split, Tokenizer
 
 from .collate import packed
 from .language_modeling import LanguageModeling
-from .losses import cross_entropy, full_precision
+from .losses import full_precision
 from .metrics import Perplexity
 
 MASKED, REPLACED = 0.8, 0.1
@@ -63,7 +63,8 @@ class MaskedLanguageModeling(LanguageModeling):
     def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
         """Cross-entropy, in nats; the weight is the number of tokens that are to be said."""
         chosen_BT = batch.targets["chosen"]
-        return cross_entropy(head(hidden, chosen_BT), batch.targets["token"][chosen_BT])
+        nats = head.cross_entropy(hidden[chosen_BT][None], batch.targets["token"][chosen_BT][None])
+        return LossTerm(nats, chosen_BT.sum())
 
     def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
         return {"perplexity": Perplexity(), "accuracy": MulticlassAccuracy(tokenizer.vocab_size, average="micro")}

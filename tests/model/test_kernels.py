@@ -10,13 +10,22 @@ from hypothesis import strategies as st
 from miniformer.contracts.drawing import layouts, seeds
 from miniformer.kernel import Context, Layout, RunError, Window
 from miniformer.kernel.masks import Mask
-from miniformer.model import kernels
+from miniformer.model import blockwise, kernels
 from miniformer.model.kernels import KERNELS, choose, eager
 
 H, E, F = 4, 3, 5
+weigh = blockwise._weights
 DEVICES = ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
 every_kernel = pytest.mark.parametrize(("kernel", "device"), [(k, d) for k in KERNELS.values() for d in DEVICES],
                                        ids=[f"{k}-{d}" for k in KERNELS for d in DEVICES])
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_blocks():
+    """Blocks of two queries, so that small inputs have several."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blockwise, "ROWS", 2)
+        yield
 
 
 def close(found, expected, atol=1e-10):
@@ -117,6 +126,42 @@ def test_dropout_takes_weights_away_and_keeps_the_expectation(kernel):
     assert float(out.mean()) == pytest.approx(1, abs=0.15)
 
 
+@pytest.mark.parametrize(("dtype", "atol"), [(torch.float32, 1e-5), (torch.bfloat16, 4e-2)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_blockwise_of_many_queries_is_what_sdpa_gives(monkeypatch, dtype, atol, packed):
+    monkeypatch.setattr(blockwise, "ROWS", 64)
+    layout = Layout.from_documents(torch.tensor([[1] * 100 + [2] * 60 + [3] * 140])) if packed else Layout.full(2, 300)
+    tensors = [t.requires_grad_() for t in inputs(len(layout.positions), 300, 300, 2, width=E, dtype=dtype)]
+    mask = Context(layout, causal=True).mask()
+    outs = [KERNELS[name].compute(*tensors, mask) for name in ("blockwise", "sdpa")]
+    close(outs[0], outs[1], atol)
+    for found, expected in zip(*(torch.autograd.grad(out.sin().sum(), tensors) for out in outs), strict=True):
+        close(found, expected, 10 * atol)
+
+
+def test_blockwise_looks_at_no_key_that_none_of_a_block_may_see(monkeypatch):
+    looked_at = []
+    monkeypatch.setattr(blockwise, "_weights", lambda q, k, *rest: looked_at.append((q.shape[1], k.shape[1])) or weigh(q, k, *rest))
+    q, k, v = inputs(1, 6, 6, H)
+    documents = Layout.from_documents(torch.tensor([[1, 1, 2, 2, 2, 2]]))
+    KERNELS["blockwise"].compute(q, k, v, Mask(causal=True))
+    KERNELS["blockwise"].compute(q, k, v, Context(documents, causal=True).mask())
+    assert looked_at == [(2, 2), (2, 4), (2, 6), (2, 2), (2, 2), (2, 4)]
+
+
+@pytest.mark.parametrize(("dtype", "T", "training", "name"), [
+    (torch.float32, 64, True, "sdpa"), (torch.float32, 65, True, "blockwise"), (torch.bfloat16, 16, True, "blockwise"),
+    (torch.float32, 1, False, "sdpa"), (torch.bfloat16, 1, False, "sdpa")])
+def test_fused_takes_the_faster_of_both(monkeypatch, dtype, T, training, name):
+    took = []
+    for one in ("blockwise", "sdpa"):
+        monkeypatch.setattr(kernels, one, lambda *args, one=one, **asked: took.append(one))
+    q, k, v = inputs(1, T, 65, H, dtype=dtype)
+    KERNELS["fused"].compute(q.requires_grad_(training), k, v, Mask())
+    KERNELS["fused"].compute(q, k, v, Mask(), dropout=0.5)
+    assert took == [name, "sdpa"]
+
+
 def test_flex_says_that_it_cannot_train_on_a_cpu():
     q, k, v = inputs(1, 2, 2, 4, width=E)
     with pytest.raises(RunError, match="kernel 'flex' has no backward on a CPU; train on a GPU, or with kernel 'auto'"):
@@ -133,8 +178,8 @@ print('torch.nn.attention.flex_attention' in sys.modules)""") == "False"
 # --- which one
 
 @pytest.mark.parametrize(("needs", "name"), [
-    ({}, "sdpa"), ({"dropout": 0.1}, "sdpa"), ({"softcap": 30.0}, "eager"), ({"sinks": True}, "eager"),
-    ({"dropout": 0.0, "softcap": None, "sinks": False}, "sdpa"), ({"softcap": 1.0, "dropout": 0.1}, "eager")])
+    ({}, "fused"), ({"dropout": 0.1}, "fused"), ({"softcap": 30.0}, "eager"), ({"sinks": True}, "eager"),
+    ({"dropout": 0.0, "softcap": None, "sinks": False}, "fused"), ({"softcap": 1.0, "dropout": 0.1}, "eager")])
 def test_auto_is_the_fastest_that_can_and_that_trains_everywhere(needs, name):
     assert choose("auto", **needs).name == name
 
@@ -146,7 +191,7 @@ def test_a_kernel_that_is_named_is_taken(name):
 
 @pytest.mark.parametrize(("name", "needs", "text"), [
     ("sdpa", {"softcap": 30.0, "sinks": True}, "kernel 'sdpa' cannot do softcap and sinks; eager and flex can"),
-    ("flex", {"dropout": 0.1}, "kernel 'flex' cannot do dropout; sdpa and eager can"),
+    ("flex", {"dropout": 0.1}, "kernel 'flex' cannot do dropout; fused and sdpa and eager can"),
     ("sdpa", {"dropout": 0.1, "sinks": True}, "kernel 'sdpa' cannot do sinks; eager can"),
 ])
 def test_a_kernel_that_cannot_do_what_is_needed_is_refused(name, needs, text):
@@ -161,7 +206,7 @@ def test_a_slower_kernel_is_logged_once_with_the_reason(caplog):
             choose("auto", softcap=30.0)
             choose("auto")
     assert [record.getMessage() for record in caplog.records] == [
-        "attention kernel 'eager' instead of the faster 'sdpa', which cannot do softcap"]
+        "attention kernel 'eager' instead of the faster 'fused', which cannot do softcap"]
 
 
 def test_scores_are_capped_by_a_tanh():

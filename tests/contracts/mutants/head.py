@@ -93,3 +93,31 @@ class TiesInSecret(Plain):
     def tie(self, table):
         super().tie(table)
         return False
+
+
+class LossOfAnotherScale(Plain):
+    """Its own cross-entropy is of scores that it does not give."""
+
+    caught_by = "loss-is-that-of-its-scores"
+
+    def cross_entropy(self, x, targets):
+        return super().cross_entropy(2 * x, targets)
+
+
+class LossOfPadding(Plain):
+    """A position at which no class is meant counts as class 0."""
+
+    caught_by = "loss-is-that-of-its-scores"
+
+    def cross_entropy(self, x, targets):
+        return super().cross_entropy(x, targets.clamp(min=0))
+
+
+class LossWithoutGradient(Plain):
+    """The loss is right, and its gradient half as large as it should be."""
+
+    caught_by = "loss-is-that-of-its-scores"
+
+    def cross_entropy(self, x, targets):
+        loss = super().cross_entropy(x, targets)
+        return 0.5 * (loss + loss.detach())
