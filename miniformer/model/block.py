@@ -14,6 +14,7 @@ In a decoder beside an encoder another branch, the cross-attention to the encode
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
@@ -28,6 +29,8 @@ from miniformer.kernel.context import Context, Memory, Record
 from miniformer.kernel.interfaces import Attention, FeedForward, Norm, PositionEncoding
 from miniformer.kernel.spec import build
 from miniformer.kernel.state import State
+
+from .products import fast_products
 
 
 class Block(nn.Module):
@@ -162,6 +165,7 @@ def _recomputed(block: nn.Module, x: Tensor, context: Context, reading: Context 
         inner = replace(context, records=[])
         return block(x, inner, None, reading and replace(reading, records=inner.records)), inner.records
 
-    out, records = checkpoint(run, x, use_reentrant=False)
+    # both passes with the same products, since they must save the same tensors
+    out, records = checkpoint(run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), fast_products()))
     context.records.extend(records)
     return out

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from .products import product
+
 AT_ONCE = 1 << 26
 """Scores in memory at most; more than one such part costs a sum over the matrix's gradient each."""
 IN_CACHE = 1 << 20
@@ -42,7 +44,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         V = len(weight_VD)
         at_once, in_cache = max(1, AT_ONCE // V), max(1, (IN_CACHE if x_ND.device.type == "cpu" else AT_ONCE) // V)
         for x, targets, into in zip(*(t.split(at_once) for t in (x_ND, targets_N, x_ND if dx_ND is None else dx_ND)), strict=True):
-            scores = x @ weight_VD.T
+            scores = product(x, weight_VD)
             for some, wanted in zip(scores.split(in_cache), targets.split(in_cache), strict=True):
                 asked_n1, target_n1 = (wanted >= 0)[:, None], wanted.clamp(min=0)[:, None]
                 log_p_nV = torch.log_softmax(some, dim=-1, dtype=wide)
@@ -52,9 +54,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     torch.mul(by_scores, asked_n1, out=by_scores)
                     some.copy_(by_scores)
             if dx_ND is not None:
-                torch.mm(scores, weight_VD, out=into)
+                into.copy_(product(scores, weight_VD.T))
             if for_weight:
-                part = scores.T @ x
+                part = product(scores.T, x.T)
                 dweight_VD = part if dweight_VD is None else dweight_VD.add_(part)
         ctx.save_for_backward(dx_ND, dweight_VD)
         return total

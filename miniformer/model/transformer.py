@@ -20,6 +20,7 @@ from .assembly import Assembly, state_or_none
 from .block import Stack
 from .decoding import Feed
 from .init import embedding, linear
+from .products import fast_products
 from .state import DecodingState
 
 
@@ -61,9 +62,10 @@ class Transformer(Assembly):
         context = self._context(inputs, context, state, self.stack, self.config.causal)
         if inputs.is_floating_point():
             inputs = inputs.to(self.embedding.weight.dtype)
-        x = self.dropout(self.embedding(inputs))
-        x = self.stack(x, context, None if state is None else state.layers)
-        return self.head(x) if readout is None else readout(x, self.head)
+        with fast_products():
+            x = self.dropout(self.embedding(inputs))
+            x = self.stack(x, context, None if state is None else state.layers)
+            return self.head(x) if readout is None else readout(x, self.head)
 
     def init_state(self, batch: int, capacity: int) -> DecodingState:
         """An empty state for `batch` sequences of up to `capacity` tokens.
