@@ -17,8 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-ENOUGH = 3 << 19
-"""Multiplications from which on it is worth the call, measured at four rows and more."""
+ROWS, ENOUGH = 4, 3 << 19
+"""Rows and multiplications from which on it is the faster one, as measured."""
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -29,9 +29,10 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return F.linear(x, weight, bias)
 
 
-def fast_products() -> AbstractContextManager[Any]:
-    """Linear layers that are called inside are faster, where this machine has the means."""
-    return _FastProducts() if _available() and not torch.compiler.is_compiling() else nullcontext()
+def fast_products(tokens: int) -> AbstractContextManager[Any]:
+    """Linear layers that are called inside, for so many tokens, are faster where this machine has the means."""
+    usable = tokens >= ROWS and not torch.compiler.is_compiling() and _available()
+    return _FastProducts() if usable else nullcontext()
 
 
 class _FastProducts(TorchFunctionMode):
@@ -63,7 +64,7 @@ class _Linear(torch.autograd.Function):
 def _takes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     given = (x, weight) if bias is None else (x, weight, bias)
     rows = x.numel() // max(1, x.shape[-1])
-    return (rows >= 4 and rows * weight.numel() >= ENOUGH and _available() and torch.backends.mkldnn.enabled
+    return (rows >= ROWS and rows * weight.numel() >= ENOUGH and _available() and torch.backends.mkldnn.enabled
             and all(type(t) in (Tensor, torch.nn.Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" for t in given)
             and not torch.is_autocast_enabled("cpu") and not torch._C._are_functorch_transforms_active())
 

@@ -22,6 +22,7 @@ from .assembly import Assembly, state_or_none
 from .block import Stack
 from .decoding import Feed
 from .init import embedding, linear
+from .products import fast_products
 from .state import DecodingState, EncoderDecoderState
 
 
@@ -76,12 +77,13 @@ class Seq2SeqTransformer(Assembly):
             raise StateError("this state was made for another source; give its own: model(state.memory, target, state=state)")
         context = self._context(target, context, state, self.decoder, causal=True)
         memory = source if isinstance(source, Memory) else self.encode(source, source_layout, context.records)
-        x = self.dropout(self.embedding(target))
-        if state is None:
-            x = self.decoder(x, context, memory=memory)
-        else:
-            x = self.decoder(x, context, state.layers, memory, state.cross)
-        return self.head(x) if readout is None else readout(x, self.head), memory.hidden, state
+        with fast_products(target.numel()):
+            x = self.dropout(self.embedding(target))
+            if state is None:
+                x = self.decoder(x, context, memory=memory)
+            else:
+                x = self.decoder(x, context, state.layers, memory, state.cross)
+            return self.head(x) if readout is None else readout(x, self.head), memory.hidden, state
 
     def encode(self, source: Tensor, layout: Layout | None = None, records: list[Record] | None = None) -> Memory:
         """The encoder's output for source tokens `[B, S]`, which is all that the decoder sees of them.
@@ -95,7 +97,8 @@ class Seq2SeqTransformer(Assembly):
         if layout is not None:
             context = replace(context, layout=layout)
         context = self._context(source, context, None, self.encoder, causal=False)
-        return Memory(self.encoder(self.dropout(self.source_embedding(source)), context), context.layout)
+        with fast_products(source.shape[0] * source.shape[1]):
+            return Memory(self.encoder(self.dropout(self.source_embedding(source)), context), context.layout)
 
     def init_state(self, memory: Memory, capacity: int) -> EncoderDecoderState:
         """A state for targets of up to `capacity` tokens that answer `memory`; each layer looks through the memory once.

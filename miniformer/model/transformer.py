@@ -62,7 +62,7 @@ class Transformer(Assembly):
         context = self._context(inputs, context, state, self.stack, self.config.causal)
         if inputs.is_floating_point():
             inputs = inputs.to(self.embedding.weight.dtype)
-        with fast_products():
+        with fast_products(inputs.shape[0] * inputs.shape[1]):
             x = self.dropout(self.embedding(inputs))
             x = self.stack(x, context, None if state is None else state.layers)
             return self.head(x) if readout is None else readout(x, self.head)
