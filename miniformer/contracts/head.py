@@ -79,8 +79,8 @@ def loss_is_that_of_its_scores(case: Case) -> None:
     losses = module.cross_entropy(x, targets), F.cross_entropy(module(x).flatten(0, 1), targets.flatten(), ignore_index=-1,
                                                                reduction="sum")
     same(losses[0], losses[1], "the loss and that of its scores")
-    for found, expected in zip(*(torch.autograd.grad(loss, given, allow_unused=True, materialize_grads=True) for loss in losses),
-                               strict=True):
+    gradients = (torch.autograd.grad(loss, given, allow_unused=True, materialize_grads=True) for loss in losses)
+    for found, expected in zip(*gradients, strict=True):
         same(found, expected, "gradients of the loss and of that of its scores")
 
 

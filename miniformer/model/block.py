@@ -30,6 +30,7 @@ from miniformer.kernel.interfaces import Attention, FeedForward, Norm, PositionE
 from miniformer.kernel.spec import build
 from miniformer.kernel.state import State
 
+from .init import dropout_of
 from .products import fast_products
 
 
@@ -48,7 +49,7 @@ class Block(nn.Module):
                  dropout: float = 0.0, norm_placement: Literal["pre", "post", "sandwich"] = "pre",
                  parallel: bool = False) -> None:
         super().__init__()
-        self.attention, self.cross, self.ffn, self.dropout = attention, cross, ffn, nn.Dropout(dropout)
+        self.attention, self.cross, self.ffn, self.dropout = attention, cross, ffn, dropout_of(dropout)
         self.norm_placement, self.parallel = norm_placement, parallel
         sandwich = norm_placement == "sandwich"
         self.norm_attention = norm()
@@ -148,8 +149,9 @@ class Stack(nn.Module):
                 context.mask(block.attention.rule)
         if reading is not None:
             reading.mask()
+        contexts = [replace(context, signal=signal) for signal in signals]
         for i, block in enumerate(self.layers):
-            here = replace(context, signal=signals[self.which[i]])
+            here = contexts[self.which[i]]
             if self.activation_checkpointing and self.training and torch.is_grad_enabled():
                 x = _recomputed(block, x, here, reading)
             else:
@@ -166,6 +168,7 @@ def _recomputed(block: nn.Module, x: Tensor, context: Context, reading: Context 
         return block(x, inner, None, reading and replace(reading, records=inner.records)), inner.records
 
     # both passes with the same products, since they must save the same tensors
-    out, records = checkpoint(run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), fast_products(x.shape[0] * x.shape[1])))
+    again = fast_products(x.shape[0] * x.shape[1])
+    out, records = checkpoint(run, x, use_reentrant=False, context_fn=lambda: (nullcontext(), again))
     context.records.extend(records)
     return out

@@ -27,9 +27,10 @@ def blockwise(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: 
     B, H, T, E = q_BHTE.shape
     group = H // k_BKSE.shape[1]
     k_BHSE, v_BHSF = ((t.repeat_interleave(group, dim=1) if group > 1 else t) for t in (k_BKSE, v_BKSF))
-    out_NTF: Tensor = _Blockwise.apply(*(t.flatten(0, 1) for t in (q_BHTE, k_BHSE, v_BHSF)), bias, mask, H,
-                                       E ** -0.5 if scale is None else scale)
-    return out_NTF.unflatten(0, (B, H))
+    q_NTE, k_NSE, v_NSF = (t.flatten(0, 1) for t in (q_BHTE, k_BHSE, v_BHSF))
+    scale = E ** -0.5 if scale is None else scale
+    out_NTF: Tensor = _Blockwise.apply(q_NTE, k_NSE, v_NSF, bias, mask, H, scale)  # type: ignore[no-untyped-call]
+    return out_NTF.view(B, H, T, -1)
 
 
 class _Blockwise(torch.autograd.Function):
@@ -46,11 +47,12 @@ class _Blockwise(torch.autograd.Function):
         return out_NTF
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad_NTF: Tensor) -> tuple[Tensor | None, ...]:
         q_NTE, k_NSE, v_NSF, bias = ctx.saved_tensors
         wide = torch.promote_types(q_NTE.dtype, torch.float32)  # what several blocks add to is summed in
-        dq_NTE, dk_NSE, dv_NSF = torch.empty_like(q_NTE), torch.zeros_like(k_NSE, dtype=wide), torch.zeros_like(v_NSF, dtype=wide)
+        dq_NTE = torch.empty_like(q_NTE)
+        dk_NSE, dv_NSF = (torch.zeros_like(t, dtype=wide) for t in (k_NSE, v_NSF))
         dbias = torch.zeros_like(bias) if ctx.needs_input_grad[3] else None
         for rows, keys, added in _blocks(q_NTE, k_NSE, bias, ctx.mask):
             q, k, grad = q_NTE[:, rows], k_NSE[:, keys], grad_NTF[:, rows]
@@ -59,7 +61,7 @@ class _Blockwise(torch.autograd.Function):
             by_weights = torch.bmm(grad, v_NSF[:, keys].transpose(1, 2))
             by_scores = torch._softmax_backward_data(by_weights, weights, -1, weights.dtype)
             if dbias is not None:
-                dbias[..., rows, keys] = by_scores.unflatten(0, (-1, ctx.H)).sum_to_size(dbias[..., rows, keys].shape)
+                dbias[..., rows, keys] = _by_head(by_scores, ctx.H).sum_to_size(dbias[..., rows, keys].shape)
             dq_NTE[:, rows] = torch.bmm(by_scores, k).mul_(ctx.scale)
             dk_NSE[:, keys].add_(torch.bmm(by_scores.transpose(1, 2), q), alpha=ctx.scale)
         return dq_NTE, dk_NSE.to(k_NSE.dtype), dv_NSF.to(v_NSF.dtype), dbias, None, None, None
@@ -77,7 +79,8 @@ def _blocks(q_NTE: Tensor, k_NSE: Tensor, bias: Tensor | None, mask: Mask) -> It
         added = None
         if mask.causal:
             keys = slice(0, rows.stop)
-            added = torch.full((rows.stop - start, rows.stop), -math.inf, dtype=dtype, device=q_NTE.device).triu_(start + 1)[None, None]
+            later = q_NTE.new_full((rows.stop - start, rows.stop), -math.inf).triu_(start + 1)
+            added = later[None, None]
         elif mask.allowed is not None:
             allowed = mask.allowed[:, :, rows]
             seen = allowed.flatten(0, 2).any(dim=0).nonzero()
@@ -96,8 +99,13 @@ def _weights(q: Tensor, k: Tensor, added: Tensor | None, H: int, scale: float) -
     else:
         scores = torch.baddbmm(q.new_empty(()), q, k.transpose(1, 2), beta=0, alpha=scale)
         if added is not None:
-            scores.unflatten(0, (-1, H)).add_(added)
+            _by_head(scores, H).add_(added)
     weights = scores.softmax(dim=-1)
     if added is not None and bool((nothing := added.amax(dim=-1, keepdim=True) == -math.inf).any()):
-        weights.unflatten(0, (-1, H)).masked_fill_(nothing, 0)
+        _by_head(weights, H).masked_fill_(nothing, 0)
     return weights
+
+
+def _by_head(of_N: Tensor, H: int) -> Tensor:
+    """`[N, n, m] -> [B, H, n, m]`, a view."""
+    return of_N.view(-1, H, *of_N.shape[1:])

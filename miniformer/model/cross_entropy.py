@@ -28,7 +28,7 @@ def linear_cross_entropy(x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor) -> 
     if torch.is_autocast_enabled(device):
         dtype = torch.get_autocast_dtype(device)
         x_ND, weight_VD = x_ND.to(dtype), weight_VD.to(dtype)
-    total: Tensor = _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, torch.is_grad_enabled())
+    total: Tensor = _LinearCrossEntropy.apply(x_ND, weight_VD, targets_N, torch.is_grad_enabled())  # type: ignore[no-untyped-call]
     return total
 
 
@@ -43,9 +43,10 @@ class _LinearCrossEntropy(torch.autograd.Function):
         total = x_ND.new_zeros((), dtype=wide)
         V = len(weight_VD)
         at_once, in_cache = max(1, AT_ONCE // V), max(1, (IN_CACHE if x_ND.device.type == "cpu" else AT_ONCE) // V)
-        for x, targets, into in zip(*(t.split(at_once) for t in (x_ND, targets_N, x_ND if dx_ND is None else dx_ND)), strict=True):
+        parts = (torch.split(t, at_once) for t in (x_ND, targets_N, x_ND if dx_ND is None else dx_ND))
+        for x, targets, into in zip(*parts, strict=True):
             scores = product(x, weight_VD)
-            for some, wanted in zip(scores.split(in_cache), targets.split(in_cache), strict=True):
+            for some, wanted in zip(torch.split(scores, in_cache), torch.split(targets, in_cache), strict=True):
                 asked_n1, target_n1 = (wanted >= 0)[:, None], wanted.clamp(min=0)[:, None]
                 log_p_nV = torch.log_softmax(some, dim=-1, dtype=wide)
                 total -= (log_p_nV.gather(1, target_n1) * asked_n1).sum()
@@ -62,7 +63,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return total
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         dx_ND, dweight_VD = ctx.saved_tensors
         # in place: a second backward is refused by autograd, which sees that they changed

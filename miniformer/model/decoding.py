@@ -59,6 +59,8 @@ class Feed:
     def __call__(self, tokens: Tensor) -> Tensor:
         """Logits `[B, V]` for what follows these tokens `[B, T]`, which follow those before; `start` comes first."""
         (B, T), layout = tokens.shape, self._where(tokens.shape[1])
+        if T == 1:
+            return self._read(tokens, layout, lambda hidden, head: head(hidden[:, -1:])[:, 0])
         rows, last_B, step = torch.arange(B, device=tokens.device), layout.last(), PREFILL if self.state is not None else T
         found = torch.empty(0, device=tokens.device)
         for begin in range(0, T, step):

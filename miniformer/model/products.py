@@ -40,7 +40,7 @@ class _FastProducts(TorchFunctionMode):
     def __torch_function__(self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (),
                            kwargs: dict[str, Any] | None = None) -> Any:
         if func is F.linear and not kwargs and not torch.compiler.is_compiling() and _takes(*args):
-            return _Linear.apply(*args, *(3 - len(args)) * (None,))
+            return _Linear.apply(*args, *(3 - len(args)) * (None,))  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
@@ -64,12 +64,13 @@ class _Linear(torch.autograd.Function):
 def _takes(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     given = (x, weight) if bias is None else (x, weight, bias)
     rows = x.numel() // max(1, x.shape[-1])
-    return (rows >= ROWS and rows * weight.numel() >= ENOUGH and _available() and torch.backends.mkldnn.enabled
-            and all(type(t) in (Tensor, torch.nn.Parameter) and t.dtype == torch.float32 and t.device.type == "cpu" for t in given)
+    return (rows >= ROWS and rows * weight.numel() >= ENOUGH and _available() and bool(torch.backends.mkldnn.enabled)
+            and all(type(t) in (Tensor, torch.nn.Parameter) for t in given)
+            and all(t.dtype == torch.float32 and t.device.type == "cpu" for t in given)
             and not torch.is_autocast_enabled("cpu") and not torch._C._are_functorch_transforms_active())
 
 
 @cache
 def _available() -> bool:
-    return (torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    return (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
             and "AVX512" in torch.backends.cpu.get_cpu_capability())

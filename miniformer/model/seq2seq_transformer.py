@@ -21,7 +21,7 @@ from miniformer.kernel.task import Batch
 from .assembly import Assembly, state_or_none
 from .block import Stack
 from .decoding import Feed
-from .init import embedding, linear
+from .init import dropout_of, embedding, linear
 from .products import fast_products
 from .state import DecodingState, EncoderDecoderState
 
@@ -47,7 +47,7 @@ class Seq2SeqTransformer(Assembly):
             self.source_embedding = linear(config.input_dim, config.d_model)
         else:
             self.source_embedding = self.embedding if config.share_embeddings else embedding(config.vocab_size, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = dropout_of(config.dropout)
         self.encoder, self.decoder = Stack(config), Stack(config, cross=True)
         for block in self.decoder.layers:
             if block.cross is not None and block.cross.rule is not None:
@@ -137,7 +137,7 @@ class Seq2SeqTransformer(Assembly):
         bos_id = self.config.bos_id if bos_id is None else bos_id
         if not 0 <= bos_id < self.config.vocab_size:
             raise UserError(f"bos_id: expected one of the {self.config.vocab_size} tokens; found {bos_id}")
-        layout = self._prompt_layout(input_ids, layout)
+        layout = self._ready_to_write(input_ids, layout)
         memory, B = self.encode(input_ids.to(layout.positions.device), layout), len(input_ids)
         state = state_or_none(lambda: self.init_state(memory, max(1, max_new_tokens)), use_state)
 

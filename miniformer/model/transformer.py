@@ -19,7 +19,7 @@ from miniformer.kernel.task import Batch
 from .assembly import Assembly, state_or_none
 from .block import Stack
 from .decoding import Feed
-from .init import embedding, linear
+from .init import dropout_of, embedding, linear
 from .products import fast_products
 from .state import DecodingState
 
@@ -40,7 +40,7 @@ class Transformer(Assembly):
             self.embedding = embedding(config.vocab_size, config.d_model)
         else:
             self.embedding = linear(config.input_dim, config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = dropout_of(config.dropout)
         self.stack = Stack(config)
         self.head: Head = build(Head, config.head, config.d_model, config.n_outputs)
         if isinstance(self.embedding, nn.Embedding):
@@ -99,7 +99,7 @@ class Transformer(Assembly):
             raise UserError("this model sees later tokens (causal: false), so it cannot generate")
         if bos_id is not None:
             raise UserError("bos_id: this model goes on from its prompt; only an encoder-decoder starts from a token")
-        layout = self._prompt_layout(input_ids, layout)
+        layout = self._ready_to_write(input_ids, layout)
         B, T = layout.shape
         state = state_or_none(lambda: self.init_state(B, T + max(0, max_new_tokens - 1)), use_state)  # none sees the last
 

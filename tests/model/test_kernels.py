@@ -141,7 +141,8 @@ def test_blockwise_of_many_queries_is_what_sdpa_gives(monkeypatch, dtype, atol, 
 
 def test_blockwise_looks_at_no_key_that_none_of_a_block_may_see(monkeypatch):
     looked_at = []
-    monkeypatch.setattr(blockwise, "_weights", lambda q, k, *rest: looked_at.append((q.shape[1], k.shape[1])) or weigh(q, k, *rest))
+    monkeypatch.setattr(blockwise, "_weights",
+                        lambda q, k, *rest: looked_at.append((q.shape[1], k.shape[1])) or weigh(q, k, *rest))
     q, k, v = inputs(1, 6, 6, H)
     documents = Layout.from_documents(torch.tensor([[1, 1, 2, 2, 2, 2]]))
     KERNELS["blockwise"].compute(q, k, v, Mask(causal=True))
