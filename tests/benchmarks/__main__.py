@@ -56,8 +56,7 @@ def main(only: list[str], sizes: list[str], precisions: list[str], compiled: boo
 
     said = partial(click.echo, err=True)
     if quick:
-        sizes, batches, new, rounds, seconds, megabytes = ["tiny"], ["1", "2"], 8, 1, 0.01, 0.05
-    effort = Effort(rounds, seconds, threads, new, tuple(map(int, batches)), said)
+        sizes, precisions, batches, new, rounds, seconds, megabytes = ["tiny"], ["bf16"], ["2"], 8, 1, 0.01, 0.05
     there = []
     for one in chosen(contestants):
         if one.missing:
@@ -66,6 +65,8 @@ def main(only: list[str], sizes: list[str], precisions: list[str], compiled: boo
             there.append(one)
     if not there:
         raise click.UsageError("none of the contestants is there")
+    preloaded = ("tests.benchmarks.contestants", *sorted({name for one in there for name in one.packages})) if quick else ()
+    effort = Effort(rounds, seconds, threads, new, tuple(map(int, batches)), preloaded, said)
     found: dict[str, Any] = json.loads(out.read_text()) if out and out.exists() else {}
     failed = False
     for part, name, measure in _cells(only, sizes, precisions, compiled, there, effort, megabytes, quick):

@@ -14,15 +14,17 @@ import torch
 
 from miniformer.bench import work
 from miniformer.bench.contestant import Setting
-from miniformer.bench.rounds import Sample, play
+from miniformer.bench.rounds import play
 
 from . import ours
 from .contestants import Contestant
 from .machine import machine
 from .measuring import PROMPT, Measure, bandwidth, decoding
-from .processes import Failed, Pool
+from .processes import Failed, Found, Pool
 from .sizes import Size
 
+MACHINE = "machine"
+"""The row of the machine itself: its matrix product, or what it reads from memory."""
 SHORT = 0.5
 """Seconds that suffice for the machine's own turn."""
 
@@ -36,6 +38,7 @@ class Effort:
         threads: of everyone; None: in training as many as torch takes, in decoding both 1 and all, and ours as it likes.
         new: tokens that are written after a prompt.
         batches: rows that are decoded at once.
+        preloaded: see `processes.Pool`.
         told: is told what goes on.
     """
 
@@ -44,6 +47,7 @@ class Effort:
     threads: int | None = None
     new: int = 256
     batches: tuple[int, ...] = (1, 8)
+    preloaded: tuple[str, ...] = ()
     told: Callable[[str], None] = print
 
 
@@ -96,7 +100,7 @@ def _gemm(channel: Any, precision: Any) -> None:
 
 
 def _machine(effort: Effort, measure: Measure) -> Turn:
-    return Turn({"name": "machine", "ours": False}, measure, effort.threads)
+    return Turn({"name": MACHINE, "ours": False}, measure, effort.threads)
 
 
 def _row(one: Contestant) -> dict[str, Any]:
@@ -104,14 +108,15 @@ def _row(one: Contestant) -> dict[str, Any]:
 
 
 def _played(turns: Sequence[Turn], size: Size, effort: Effort, **setting: Any) -> dict[str, Any]:
+    """The cell of some turns. What could not be measured has its reason in the place of rates."""
     failed: dict[int, str] = {}
 
-    with Pool() as pool:
-        def turn(place: int) -> dict[str, Sample] | None:
+    with Pool(effort.preloaded) as pool:
+        def turn(place: int) -> Found | None:
+            one = turns[place]
             if place in failed:
                 return None
-            one = turns[place]
-            seconds = min(effort.seconds, SHORT) if one.row["name"] == "machine" else effort.seconds
+            seconds = min(effort.seconds, SHORT) if one.row["name"] == MACHINE else effort.seconds
             try:
                 return pool.ask(str(place), one.measure, one.threads, seconds)
             except Failed as error:
@@ -119,14 +124,22 @@ def _played(turns: Sequence[Turn], size: Size, effort: Effort, **setting: Any) -
                 effort.told(f"{one.row['name']}: {error}")
                 return None
 
-        samples: Any = play([partial(turn, place) for place in range(len(turns))], effort.rounds)  # type: ignore[list-item]
-    rows = []
-    for place, one in enumerate(turns):
-        own = samples[place]
-        if place in failed:
-            rows.append({**one.row, "failed": failed[place]})
-        else:
-            rows.append({**one.row, "peak_bytes": max(part.peak_bytes for sample in own for part in sample.values()),
-                         "rates": {name: [sample[name].rate for sample in own] for name in own[0]}})
+        found: Any = play([partial(turn, place) for place in range(len(turns))], effort.rounds)  # type: ignore[list-item]
+    rows = [{**one.row, **({"failed": failed[place]} if place in failed else _figures(found[place], effort.threads == 1))}
+            for place, one in enumerate(turns)]
     return {"setting": {**machine(), "size": asdict(size), "rounds": effort.rounds, "seconds": effort.seconds,
-                        "threads": effort.threads or torch.get_num_threads(), **setting}, "rows": rows}
+                        "threads": effort.threads or torch.get_num_threads(), "per_cpu_second": effort.threads == 1, **setting},
+            "rows": rows}
+
+
+def _figures(found: Sequence[Found], per_cpu_second: bool) -> dict[str, Any]:
+    """Peak memory, rates by name, one of each round, and the cores that the process and all others had in each.
+
+    One thread's rates may be told per second of its own CPU time, which others change little.
+    """
+    cores = [busy for _, busy in found]
+    spent = [busy[0] if per_cpu_second and busy is not None and busy[0] > 0 else 1 for busy in cores]
+    return {"peak_bytes": max(part.peak_bytes for samples, _ in found for part in samples.values()),
+            "rates": {name: [samples[name].rate / share for (samples, _), share in zip(found, spent, strict=True)]
+                      for name in found[0][0]},
+            "cores": [None if busy is None else [round(one, 2) for one in busy] for busy in cores]}

@@ -1,4 +1,4 @@
-"""What there is to say about the machine and what is installed, without names, paths and dates."""
+"""What there is to say about the machine, without names, paths and dates: its abilities, what is installed, who else is busy."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import platform
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import torch
@@ -25,6 +26,31 @@ def machine() -> dict[str, Any]:
     return {"processor": facts.get("model name", platform.machine()), "abilities": [flag for flag in FLAGS if flag in flags],
             "cores": cores, "gpu": torch.cuda.is_available(), "python": platform.python_version(),
             "versions": {name: version for name in PACKAGES if (version := _version(name))}}
+
+
+class Busy:
+    """Cores that a process had since this was made, and that all others together had; None where nobody tells."""
+
+    def __init__(self, pid: int) -> None:
+        self.pid, self.started, self.before = pid, perf_counter(), _seconds(pid)
+
+    def cores(self) -> tuple[float, float] | None:
+        after, spent = _seconds(self.pid), perf_counter() - self.started
+        if self.before is None or after is None:
+            return None
+        own, everyone = (now - then for now, then in zip(after, self.before, strict=True))
+        return own / spent, max(0.0, everyone - own) / spent
+
+
+def _seconds(pid: int) -> tuple[float, float] | None:
+    """CPU time of a process and of the whole machine."""
+    try:
+        own = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        user, nice, system, _, _, irq, softirq, *_ = Path("/proc/stat").read_text().split()[1:]
+    except (OSError, ValueError):
+        return None
+    tick = os.sysconf("SC_CLK_TCK")
+    return sum(map(int, own)) / tick, sum(map(int, (user, nice, system, irq, softirq))) / tick
 
 
 def _version(name: str) -> str | None:
