@@ -12,14 +12,12 @@ from typing import Any
 
 import torch
 
-from miniformer.bench import work
-from miniformer.bench.contestant import Setting
 from miniformer.bench.rounds import play
 
 from . import ours
 from .contestants import Contestant
 from .machine import machine
-from .measuring import PROMPT, Measure, bandwidth, decoding
+from .measuring import PROMPT, Measure, bandwidth, decoding, gemm
 from .processes import Failed, Found, Pool
 from .sizes import Size
 
@@ -62,7 +60,7 @@ class Turn:
 
 def train(size: Size, precision: Any, compiled: bool, contestants: Sequence[Contestant], effort: Effort) -> dict[str, Any]:
     """Tokens trained on per second, and peak memory."""
-    turns = [_machine(effort, partial(_gemm, precision=precision))]
+    turns = [_machine(effort, partial(gemm, precision=precision))]
     for one in contestants:
         if one.train is not None and (one.compiles or not compiled):
             row = {**_row(one), "flops_per_token": ours.flops_per_token(one.family, size)}
@@ -93,10 +91,6 @@ def decode(size: Size, rows: int, contestants: Sequence[Contestant], effort: Eff
                               cached=one.cached, warm_up=one.warm_up)
             turns.append(Turn(row, measure, threads))
     return _played(turns, size, effort, precision=32, rows=rows, prompt=PROMPT, new=effort.new)
-
-
-def _gemm(channel: Any, precision: Any) -> None:
-    work.gemm(channel, None, Setting(batch_size=1, length=1, precision=precision, decode_precision=32))
 
 
 def _machine(effort: Effort, measure: Measure) -> Turn:

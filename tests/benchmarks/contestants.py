@@ -6,7 +6,6 @@ import importlib.util
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from . import onnx_runtime, ours, peers
 from .measuring import raw_loop
@@ -51,25 +50,17 @@ class Contestant:
         return [name for name in self.packages if importlib.util.find_spec(name) is None]
 
 
-def _raw(make: Any) -> Train:
-    return partial(_raw_loop, make=make)
-
-
-def _raw_loop(channel: Any, size: Size, precision: Any, compiled: bool, *, make: Any) -> None:
-    raw_loop(channel, make, size, precision, compiled)
-
-
-def _ours(channel: Any, size: Size, precision: Any, compiled: bool, *, family: ours.Family) -> None:
-    ours.train(channel, family, size, precision, compiled)
+def _raw(make: Callable[[Size], peers.Trainable]) -> Train:
+    return partial(raw_loop, make=make)  # which is all that its process imports, so that memory is a peer's own
 
 
 HF, LIT, XT, ORT = ("transformers",), ("litgpt", "lightning"), ("x_transformers",), ("onnxruntime", "onnx")
 CONTESTANTS: Sequence[Contestant] = (
-    Contestant("miniformer-gpt2", "gpt2", train=partial(_ours, family="gpt2"), decode=partial(ours.decode, family="gpt2"),
+    Contestant("miniformer-gpt2", "gpt2", train=partial(ours.train, family="gpt2"), decode=partial(ours.decode, family="gpt2"),
                compiles=ours.TRAIN_COMPILES),
-    Contestant("miniformer-llama", "llama", train=partial(_ours, family="llama"), decode=partial(ours.decode, family="llama"),
+    Contestant("miniformer-llama", "llama", train=partial(ours.train, family="llama"), decode=partial(ours.decode, family="llama"),
                compiles=ours.TRAIN_COMPILES),
-    Contestant("miniformer-plugin", "gpt2", train=partial(_ours, family="plugin"), compiles=ours.TRAIN_COMPILES),
+    Contestant("miniformer-plugin", "gpt2", train=partial(ours.train, family="plugin"), compiles=ours.TRAIN_COMPILES),
     *((Contestant(f"miniformer-{family}-compiled", family, decode=partial(ours.decode_compiled, family=family), warm_up=10**6)
        for family in ("gpt2", "llama")) if ours.DECODE_COMPILES else ()),
     Contestant("nanogpt", "gpt2", train=_raw(peers.train_nanogpt), decode=peers.decode_nanogpt, cached=False),

@@ -47,9 +47,24 @@ def machine_peak(cell: Mapping[str, Any]) -> float | None:
     return None
 
 
-def matching(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Those that are called as one of `names`, or begin with one and a dash."""
-    return [row for row in rows if any(row["name"] == name or row["name"].startswith(f"{name}-") for name in names)]
+def named(rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Those that are called so, in their order."""
+    return [row for row in rows if row["name"] in names]
+
+
+def peers(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those that are not ours, in their order."""
+    return [row for row in rows if not row["ours"]]
+
+
+def utilisation(row: Mapping[str, Any], cell: Mapping[str, Any]) -> float | None:
+    """Training: FLOPs of the model over those of the machine's product. Decoding: bytes read over those that it reads."""
+    peak = machine_peak(cell)
+    if peak is None:
+        return None
+    if "bytes_per_step" in row:
+        return rate(row, "steady") / cell["setting"]["rows"] * row["bytes_per_step"] / peak
+    return 3 * row["flops_per_token"] * rate(row) / peak
 
 
 def _samples(row: Mapping[str, Any], figure: str) -> list[Sample]:

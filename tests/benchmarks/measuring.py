@@ -17,6 +17,8 @@ from typing import Any
 import torch
 from torch.nn.utils import clip_grad_norm_
 
+from miniformer.bench import work
+from miniformer.bench.contestant import Setting
 from miniformer.bench.rounds import Sample
 from miniformer.bench.work import WARM_UP, peak_bytes
 
@@ -46,13 +48,13 @@ def serve(channel: Connection, measure: Measure, threads: int | None) -> None:
         torch.set_num_threads(threads)
     try:
         measure(channel)
-    except EOFError:
+    except (EOFError, BrokenPipeError):
         pass
     except Exception as error:
         channel.send(f"{type(error).__name__}: {error}")
 
 
-def raw_loop(channel: Connection, make: Callable[[Size], Trainable], size: Size, precision: Any, compiled: bool) -> None:
+def raw_loop(channel: Connection, size: Size, precision: Any, compiled: bool, make: Callable[[Size], Trainable]) -> None:
     """Tokens per second of whole steps: forward, loss, backward, clipping, fused AdamW."""
     model, loss = make(size)
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
@@ -121,6 +123,11 @@ def decoding(channel: Connection, make: Callable[[Size, int, int], Write], size:
         whole, peak = median(wholes), peak_bytes()
         channel.send({"whole": Sample(rows * new / whole, peak), "first": Sample(1 / first, peak),
                       "steady": Sample(rows * (new - 1) / max(whole - first, 1e-9), peak)})
+
+
+def gemm(channel: Connection, precision: Any) -> None:
+    """Operations per second of one large matrix product."""
+    work.gemm(channel, None, Setting(batch_size=1, length=1, precision=precision, decode_precision=32))
 
 
 def bandwidth(channel: Connection) -> None:

@@ -71,13 +71,13 @@ def plugin() -> Iterator[None]:
         yield
 
 
-def train(channel: Connection, family: Family, size: Size, precision: Any, compiled: bool) -> None:
+def train(channel: Connection, size: Size, precision: Any, compiled: bool, family: Family) -> None:
     """As `miniformer bench` measures it: `MiniFormerLitModule` in Lightning's loop."""
     with plugin():
         work.train(channel, *run_of(family, size, precision, compiled))
 
 
-def train_in_raw_loop(channel: Connection, family: Family, size: Size, precision: Any, compiled: bool) -> None:
+def train_in_raw_loop(channel: Connection, size: Size, precision: Any, compiled: bool, family: Family) -> None:
     """The same module, task and optimizer in a plain loop."""
     run, setting = run_of(family, size, precision)
     made, module = batches(run, setting), MiniFormerLitModule(run)
