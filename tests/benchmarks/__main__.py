@@ -44,7 +44,7 @@ def _among(known: tuple[str, ...]) -> Any:
 @click.option("--threads", type=click.IntRange(min=1), help="Of everyone.  [default: all; peers decode with 1 and all]")
 @click.option("--rounds", type=click.IntRange(min=1), default=3, show_default=True, help="Turns of each.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=3.0, show_default=True, help="Of a turn.")
-@click.option("--megabytes", type=click.FloatRange(min=0, min_open=True), default=16.0, show_default=True, help="Of text, for data.")
+@click.option("--megabytes", type=click.FloatRange(min=0, min_open=True), default=16.0, show_default=True, help="Of text.")
 @click.option("--out", type=click.Path(path_type=Path), help="JSON file that results are put into; others in it are kept.")
 @click.option("--quick", is_flag=True, help="Everyone at a tiny size for a moment: does it run?")
 def main(only: list[str], sizes: list[str], precisions: list[str], compiled: bool, contestants: list[str], batches: list[str],
@@ -104,7 +104,7 @@ def _cells(only: list[str], sizes: list[str], precisions: list[str], compiled: b
         else:
             yield "data", "text", partial(data.measure, megabytes)
     if "startup" in only:
-        yield "startup", "train", partial(startup.measure, effort.rounds)
+        yield "startup", "train", partial(startup.measure, effort.rounds, small=quick)
 
 
 def _print(part: str, name: str, cell: Any) -> None:

@@ -58,8 +58,8 @@ HF, LIT, XT, ORT = ("transformers",), ("litgpt", "lightning"), ("x_transformers"
 CONTESTANTS: Sequence[Contestant] = (
     Contestant("miniformer-gpt2", "gpt2", train=partial(ours.train, family="gpt2"), decode=partial(ours.decode, family="gpt2"),
                compiles=ours.TRAIN_COMPILES),
-    Contestant("miniformer-llama", "llama", train=partial(ours.train, family="llama"), decode=partial(ours.decode, family="llama"),
-               compiles=ours.TRAIN_COMPILES),
+    Contestant("miniformer-llama", "llama", train=partial(ours.train, family="llama"),
+               decode=partial(ours.decode, family="llama"), compiles=ours.TRAIN_COMPILES),
     Contestant("miniformer-plugin", "gpt2", train=partial(ours.train, family="plugin"), compiles=ours.TRAIN_COMPILES),
     *((Contestant(f"miniformer-{family}-compiled", family, decode=partial(ours.decode_compiled, family=family), warm_up=10**6)
        for family in ("gpt2", "llama")) if ours.DECODE_COMPILES else ()),
@@ -77,4 +77,5 @@ CONTESTANTS: Sequence[Contestant] = (
 
 def chosen(names: Sequence[str]) -> list[Contestant]:
     """Those whose name is one of `names`, or starts with one; without names all."""
-    return [one for one in CONTESTANTS if not names or any(one.name == name or one.name.startswith(f"{name}-") for name in names)]
+    return [one for one in CONTESTANTS
+            if not names or any(one.name == name or one.name.startswith(f"{name}-") for name in names)]

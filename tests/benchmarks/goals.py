@@ -39,7 +39,6 @@ class Goal:
         part, cell: where it is measured.
         judge: gives ours, theirs and the number of a cell; None: not in it.
         least, most: its bounds.
-        percent: it is told in percent.
         unit: of the number.
     """
 
@@ -122,7 +121,7 @@ def loop(percent: bool) -> Callable[..., Any]:
     return judge
 
 
-def field(name: str, unit: str, over: str | None = None) -> Callable[..., Any]:
+def field(name: str, unit: str = "", over: str | None = None) -> Callable[..., Any]:
     """A number of a cell, or its ratio to another one."""
     def judge(cell: Mapping[str, Any]) -> tuple[str, str, float] | None:
         if cell.get(name) is None or (over is not None and not cell.get(over)):
@@ -136,16 +135,17 @@ def field(name: str, unit: str, over: str | None = None) -> Callable[..., Any]:
 EAGER, COMPILED = ("miniformer-gpt2", "miniformer-llama"), ("miniformer-gpt2-compiled", "miniformer-llama-compiled")
 LITGPT, HF = ("litgpt-neox", "litgpt-llama"), ("hf-gpt2", "hf-llama", "hf-gpt2-static", "hf-llama-static")
 
-TRAINING = [goal for cell, least in (("S fp32", 1.05), ("S bf16", 1.15), ("M fp32", 1.0), ("M bf16", 1.1), ("S bf16 compiled", 1.15))
-            for goal in (
-                Goal(f"training {cell}: the best peer", "train", cell, faster("whole", EAGER, None), least=least),
-                Goal(f"training {cell}: Llama's parts, transformers' Llama", "train", cell,
-                     faster("whole", ("miniformer-llama",), ("hf-llama",)), least=0.95),
-                Goal(f"training {cell}: a plugin's part, the same code inline", "train", cell,
-                     faster("whole", ("miniformer-plugin",), ("nanogpt",)), least=0.95),
-                Goal(f"training {cell}: peak memory, every peer", "train", cell, smaller, most=1.0))]
+TO_THE_BEST_PEER = {"S fp32": 1.05, "S bf16": 1.15, "M fp32": 1.0, "M bf16": 1.1, "S bf16 compiled": 1.15}
+TRAINING = [goal for cell, least in TO_THE_BEST_PEER.items() for goal in (
+    Goal(f"training {cell}: the best peer", "train", cell, faster("whole", EAGER, None), least=least),
+    Goal(f"training {cell}: Llama's parts, transformers' Llama", "train", cell,
+         faster("whole", ("miniformer-llama",), ("hf-llama",)), least=0.95),
+    Goal(f"training {cell}: a plugin's part, the same code inline", "train", cell,
+         faster("whole", ("miniformer-plugin",), ("nanogpt",)), least=0.95),
+    Goal(f"training {cell}: peak memory, every peer", "train", cell, smaller, most=1.0))]
 OVERHEAD = [Goal("Lightning's loop, S: the same step in a plain loop", "overhead", "S", loop(percent=True), most=2, unit=" %"),
-            Goal("Lightning's loop, XS: the same step in a plain loop", "overhead", "XS", loop(percent=False), most=0.6, unit=" ms")]
+            Goal("Lightning's loop, XS: the same step in a plain loop", "overhead", "XS", loop(percent=False), most=0.6,
+                 unit=" ms")]
 DECODING = [goal for size in ("S", "M") for rows in (1, 8) for cell in (f"{size} x {rows}",) for goal in (
     Goal(f"decoding {cell}: litgpt", "decode", cell, faster("whole", EAGER, LITGPT), least=1.3),
     Goal(f"decoding {cell}: transformers", "decode", cell, faster("whole", EAGER, HF), least=1.5),
@@ -153,7 +153,11 @@ DECODING = [goal for size in ("S", "M") for rows in (1, 8) for cell in (f"{size}
     if size == "S" else
     Goal(f"decoding {cell}, compiled: what memory lets through", "decode", cell, bandwidth(COMPILED), least=75, unit=" %"),
     Goal(f"decoding {cell}: first token, the best peer", "decode", cell, faster("first", None, None), least=1.0))]
+DATA = [Goal("tokens of texts: a bare `encode_batch`", "data", "text", field("to_encode_batch"), least=0.95),
+        Goal("tokens of texts that were cached", "data", "text", field("cached_ms", " ms"), most=10, unit=" ms"),
+        Goal("padding, language modelling", "data", "text", field("padding_packed", " %"), most=1, unit=" %"),
+        Goal("padding, rows of like lengths", "data", "text", field("padding_bucketed", " %"), most=5, unit=" %")]
 STARTUP = [Goal("start of `miniformer train` without its data: importing torch and Lightning", "startup", "train",
                 field("startup", " s", "imports"), most=1.2),
            Goal("start of `miniformer train`: first output", "startup", "train", field("output", " s"), most=0.3, unit=" s")]
-GOALS: Sequence[Goal] = (*TRAINING, *OVERHEAD, *DECODING, *STARTUP)
+GOALS: Sequence[Goal] = (*TRAINING, *OVERHEAD, *DECODING, *DATA, *STARTUP)

@@ -1,4 +1,4 @@
-"""What there is to say about the machine, without names, paths and dates: its abilities, what is installed, who else is busy."""
+"""What there is to say about the machine, without names, paths and dates: abilities, what is installed, who else is busy."""
 
 from __future__ import annotations
 

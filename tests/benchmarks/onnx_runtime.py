@@ -45,7 +45,7 @@ class Graph:
 
 
 def model_of(source: NanoGPT) -> bytes:
-    """The graph of a decoder: ids and positions `[B, T]`, additive mask `[T, S]` and caches `[B, H, P, E]` to logits and caches."""
+    """The graph of a decoder: ids `[B, T]`, positions `[T]`, mask to add `[T, S]`, caches `[B, H, P, E]`; logits, caches."""
     from onnx import TensorProto, helper, numpy_helper
 
     graph, dtype = Graph(), TensorProto.FLOAT
@@ -53,7 +53,8 @@ def model_of(source: NanoGPT) -> bytes:
     width = source.tokens.weight.shape[1] // heads
     whole, inputs, outputs = graph.weight(np.array([0, 0, heads, width])), [], []
     table = graph.weight(source.tokens.weight)
-    x = graph.add("Add", graph.add("Gather", table, "ids"), graph.add("Gather", graph.weight(source.positions.weight), "positions"))
+    where = graph.weight(source.positions.weight)
+    x = graph.add("Add", graph.add("Gather", table, "ids"), graph.add("Gather", where, "positions"))
     for i, block in enumerate(source.blocks):
         parts = graph.add("Split", graph.linear(graph.norm(x, block.attention_norm), block.attention.qkv), outputs=3, axis=-1,
                           num_outputs=3)

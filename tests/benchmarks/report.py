@@ -1,6 +1,6 @@
 """`python -m tests.benchmarks.report RESULTS.json PAGE.md`: the second part of docs/performance.md, of what was measured.
 
-What stands in the page before the mark is written by hand and kept; what follows is made anew. Pictures are put beside the page.
+What stands in the page before the mark is written by hand and kept; what follows is made anew. Pictures are put beside it.
 """
 
 from __future__ import annotations
@@ -24,7 +24,10 @@ def document(results: Results, pictures: Mapping[str, str]) -> str:
         results: what was measured.
         pictures: file of the picture of a part.
     """
+    machines = dict.fromkeys(_machine(cell) for cells in results.values() for cell in cells.values() if "setting" in cell)
     lines = [MARK, "", "# Beside its peers", "", *_goals(results)]
+    if len(machines) == 1:
+        lines += ["All figures: ", *machines, ""]
     for part, title in TITLES.items():
         cells = results.get(part, {})
         if not cells:
@@ -33,7 +36,8 @@ def document(results: Results, pictures: Mapping[str, str]) -> str:
         if part in pictures:
             lines += [f"![{title}, each contestant beside the best peer]({pictures[part]})", ""]
         for name, cell in cells.items():
-            lines += [f"### {name}", "", *_setting(cell), "", *tables(part, cell), ""]
+            lines += [f"### {name}", "", *_setting(cell)]
+            lines += [*([_machine(cell)] if "setting" in cell and len(machines) > 1 else []), "", *tables(part, cell), ""]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -47,9 +51,9 @@ def _goals(results: Results) -> Iterator[str]:
         state = "" if value is None else "met" if met else f"missed by {goal.missed_by(value)}"
         rows.append([goal.what, ours, theirs, "" if value is None else f"{value:.2f}{goal.unit}", goal.bound, state])
     counts = [sum(row[-1].startswith(word) for row in rows) for word in ("met", "missed")]
-    yield f"{counts[0]} of {len(rows)} goals are met, {counts[1]} missed, {len(rows) - sum(counts)} not measured. Without another"
-    yield "unit figures are tokens a second, and what is held to a bound is the ratio of ours to theirs, round by round, and then the"
-    yield "median."
+    yield f"{counts[0]} of {len(rows)} goals are met, {counts[1]} missed, {len(rows) - sum(counts)} not measured. Figures"
+    yield "without a unit are tokens a second; what has a bound is, without a unit, the ratio of ours to theirs, of each round,"
+    yield "and then the median."
     yield ""
     yield from _table(["", "ours", "theirs", "", "goal", ""], rows)
     yield ""
@@ -114,8 +118,14 @@ def _setting(cell: Mapping[str, Any]) -> Iterator[str]:
     others = [busy[1] for row in cell.get("rows", ()) for busy in row.get("cores", ()) if busy is not None]
     if others:
         texts.append(f"others had {sum(others) / len(others):.1f} cores")
-    yield f"{'; '.join(texts)}. {setting['processor']} ({', '.join(setting['abilities'])}), {setting['cores']} cores; "
-    yield f"{', '.join(f'{name} {version}' for name, version in setting['versions'].items())}."
+    yield f"{'; '.join(texts)}."
+
+
+def _machine(cell: Mapping[str, Any]) -> str:
+    """What a cell was measured on."""
+    setting = cell["setting"]
+    return (f"{setting['processor']} ({', '.join(setting['abilities'])}), {setting['cores']} cores; "
+            f"{', '.join(f'{name} {version}' for name, version in setting['versions'].items())}.")
 
 
 def _failures(cell: Mapping[str, Any]) -> Iterator[str]:
@@ -136,7 +146,7 @@ def _beside(row: Mapping[str, Any], first: Mapping[str, Any] | None, figure: str
 def _table(head: list[str], rows: list[list[str]]) -> Iterator[str]:
     """A table of Markdown that can be read as text too: the first column to the left, the others to the right."""
     widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    cells = [[cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True))]
+    cells = [[row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True))]
              for row in (head, *rows)]
     yield f"| {' | '.join(cells[0])} |"
     yield "| --- |" + " ---: |" * (len(head) - 1)
