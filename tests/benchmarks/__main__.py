@@ -91,7 +91,7 @@ def _cells(only: list[str], sizes: list[str], precisions: list[str], compiled: b
         for precision in precisions:
             label = f"{name} {'fp32' if precision == '32' else precision}{' compiled' if compiled else ''}"
             yield "train", label, partial(contest.train, SIZES[name], precise[precision], compiled, there, effort)
-    for name in (sizes if quick else ("S", "XS")) if "overhead" in only else ():
+    for name in (sizes if quick else sorted({"XS", *sizes} & {"S", "XS"})) if "overhead" in only else ():
         yield "overhead", name, partial(contest.overhead, SIZES[name], effort)
     for name in sizes if "decode" in only else ():
         for rows in effort.batches:

@@ -35,7 +35,7 @@ class Size:
 
 SIZES = {size.name: size for size in (
     Size("tiny", 1, 48, 2, 256, 2, 16),  # what --quick measures
-    Size("XS", 2, 96, 4, 1024, 8, 32),  # about 5 ms a step
+    Size("XS", 2, 96, 4, 512, 4, 32),  # about 5 ms a step
     Size("S", 6, 384, 6, 8192, 8, 256),
     Size("M", 12, 768, 12, 50304, 2, 512),
 )}

@@ -40,7 +40,8 @@ def measure(rounds: int, small: bool = False) -> dict[str, Any]:
 
 
 def _measured(rounds: int, corpus: Sequence[str]) -> dict[str, Any]:
-    _timed((*DATA, *corpus))  # what is kept of data is there from now on
+    if NAME in corpus:
+        _timed((*DATA, *corpus))  # what is kept of its data is there from now on
     seconds: dict[str, list[float]] = {name: [] for name in ("imports", "data", "output", "first_step", "startup")}
     for _ in range(rounds):
         seconds["imports"].append(_timed(IMPORTS)[-1][0])
