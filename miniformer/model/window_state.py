@@ -33,7 +33,7 @@ class Held:
 
     Attributes:
         count: M.
-        columns: `[B, M]`, the column that each is, -1 for none; None: the latest M.
+        columns: `[B, M]`, the column that each is, negative for none; None: the latest M.
     """
 
     count: int
@@ -121,8 +121,8 @@ class WindowState(State):
             kept = [part[:, :, -(self.window - 1 + REACH):] for part in parts_BKME]
         else:
             older = columns_BM[:, :M - REACH]
-            real = keys.real.gather(1, older.clamp(min=0)) & (older >= 0)
-            order = torch.arange(M, device=real.device)  # the last that are real, and before them the last that are not
+            real = keys.real.gather(1, older.clamp(min=0))
+            order = torch.arange(M, device=real.device)  # real ones count more than others, and the later more than the earlier
             last = (order[:M - REACH] + M * real).topk(self.window - 1, dim=1).indices.flip(1)
             index_BM = torch.cat([last, order[M - REACH:].expand(len(last), -1)], dim=1)
             kept = [part.take_along_dim(index_BM[:, None, :, None], dim=2) for part in parts_BKME]
@@ -161,8 +161,8 @@ class WindowState(State):
         count = min(columns, max(one.slots.length for one in both))  # the slots before are padding, as those columns are
         slots, ragged = room(self.window, capacity), self.ragged or other.ragged
         held = self.columns.new_zeros(sum(len(one.columns) for one in both), slots)
-        if ragged:  # counted from 1, so that what a row lacks is 0, before they are shifted to the new columns
-            numbers = [latest((one._columns(one._length) + columns - one._length + 1).clamp(min=0), 1, count) for one in both]
+        if ragged:  # counted from 1, so that what a row lacks is column -1
+            numbers = [latest(one._columns(one._length) + columns - one._length + 1, 1, count) for one in both]
             held[:, :count] = torch.cat(numbers) - 1
         back = min([count, *(one._length - one._shortest for one in both if one._shortest)])
         self.slots.join(other.slots, count, slots)

@@ -77,7 +77,11 @@ class Decoding:
         return Context(layout, True, keys, signal=context.signals([self.encoding])[0]) if self.encoding else context
 
     def feed(self, length, kind, check_whole):
-        piece, new = self.write(length, kind), torch.randn(len(self.x), length, D, dtype=torch.float64)
+        self.read(self.write(length, kind), check_whole)
+
+    def read(self, piece, check_whole):
+        length = piece.shape[1]
+        new = torch.randn(len(self.x), length, D, dtype=torch.float64)
         self.x = torch.cat([self.x, new], dim=1)
         found = self.module(new, self.context(piece, self.write.layout), self.state)
         close(found[piece.real], self.module(new, self.context(piece, self.write.layout), self.full)[piece.real])
@@ -87,8 +91,7 @@ class Decoding:
         assert self.state.length == self.x.shape[1] and self.state.shortest <= max(0, self.most - REACH)
         assert self.state.slots.length <= room(self.module.rule.size, 10**6)
 
-    def reorder(self):
-        index = [self.draw.randrange(len(self.x)) for _ in range(self.draw.randint(1, 3))]
+    def reorder(self, index):
         for state in (self.state, self.full):
             state.reorder(torch.tensor(index))
         self.write.pick(index)
@@ -140,11 +143,24 @@ def test_it_gives_what_a_state_that_holds_everything_gives_and_what_is_computed_
             for i in range(50):
                 one.feed(1, draw.choice(["full", "holes"]) if draw.random() < 0.1 else "full", i % 10 == 0)
         elif step == "reorder":
-            one.reorder()
+            one.reorder([draw.randrange(len(one.x)) for _ in range(draw.randint(1, 3))])
         elif step == "truncate":
             one.truncate()
         elif len(one.x) < 6:
             one.join(start(draw.choice(KINDS)), 4000)
+
+
+@torch.no_grad()
+def test_slots_that_a_row_lacks_when_it_joins_are_of_no_column():
+    """The first column of those who join is a token that the shorter of them still looks at."""
+    one, other = (Decoding(attention(0, 40), None, random.Random(0), rows, 4000) for rows in (1, 2))
+    for decoding, lengths in ((one, [90]), (other, [200, 4])):
+        decoding.write.layout, decoding.write.last = Layout.from_lengths(lengths), [(1, n - 1) for n in lengths]
+        decoding.read(decoding.write.layout, True)
+    assert one.state.slots.length > other.state.slots.length
+    one.join(other, 4000)
+    for _ in range(30):
+        one.feed(1, "full", True)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
