@@ -130,7 +130,7 @@ class WindowState(State):
             self.ragged = True
         self.slots.truncate(0)
         self.slots.append(*kept)
-        self._shortest = self._length - REACH
+        self._shortest = max(self._shortest, self._length - REACH)
 
     @property
     def length(self) -> int:
@@ -150,8 +150,8 @@ class WindowState(State):
 
     def truncate(self, length: int) -> None:
         if length < self._shortest:
-            raise StateError(f"the columns that a window of {self.window} reaches from {length} were dropped at {self._length}; "
-                             f"go back to {self._shortest} at least, or start again with an empty state")
+            raise StateError(f"what a window of {self.window} reaches from {length} of {self._length} tokens was dropped; go "
+                             f"back to {self._shortest} at least, or start again with an empty state")
         if length < self._length:
             self.slots.truncate(self.slots.length - (self._length - length))
             self._length = length

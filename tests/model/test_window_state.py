@@ -97,8 +97,7 @@ class Decoding:
         self.write.pick(index)
         self.x = self.x[torch.tensor(index)]
 
-    def truncate(self):
-        length = self.draw.randint(max(1, self.state.shortest), self.x.shape[1])
+    def truncate(self, length):
         for state in (self.state, self.full):
             state.truncate(length)
         self.write.cut(length)
@@ -145,7 +144,7 @@ def test_it_gives_what_a_state_that_holds_everything_gives_and_what_is_computed_
         elif step == "reorder":
             one.reorder([draw.randrange(len(one.x)) for _ in range(draw.randint(1, 3))])
         elif step == "truncate":
-            one.truncate()
+            one.truncate(draw.randint(max(1, one.state.shortest), one.x.shape[1]))
         elif len(one.x) < 6:
             one.join(start(draw.choice(KINDS)), 4000)
 
@@ -161,6 +160,20 @@ def test_slots_that_a_row_lacks_when_it_joins_are_of_no_column():
     one.join(other, 4000)
     for _ in range(30):
         one.feed(1, "full", True)
+
+
+@torch.no_grad()
+def test_joined_rows_go_back_only_as_far_as_each_could():
+    one, other = (Decoding(attention(0, 5), None, random.Random(0), rows, 4000) for rows in (1, 2))
+    one.feed(room(5, 4000), "full", True)
+    other.write.layout, other.write.last = Layout.from_lengths([200, 4]), [(1, 199), (1, 3)]
+    other.read(other.write.layout, True)
+    other.truncate(other.state.shortest)
+    one.join(other, 4000)
+    assert one.state.shortest == one.state.length
+    one.feed(1, "full", True)
+    one.truncate(one.state.shortest)
+    one.feed(40, "full", True)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -195,7 +208,8 @@ def fed(columns, capacity=1000, window=5):
 def test_it_goes_back_by_its_reach_and_refuses_what_was_dropped():
     state = fed(200)
     assert state.shortest == 200 - REACH
-    with pytest.raises(StateError, match=f"a window of 5 reaches from {199 - REACH} were dropped at 200; go back to {200 - REACH}"):
+    with pytest.raises(StateError, match=f"what a window of 5 reaches from {199 - REACH} of 200 tokens was dropped; go back to "
+                                         f"{200 - REACH} at least"):
         state.truncate(199 - REACH)
     assert state.length == 200
     state.truncate(200 - REACH)
@@ -225,7 +239,7 @@ def test_a_model_goes_back_in_all_layers_or_in_none():
     torch.manual_seed(0)
     model = Transformer(TransformerConfig(
         vocab_size=19, d_model=16, n_heads=2, d_ff=16, max_seq_len=400, causal=True,
-        layers=[{"attention": "mha"}, {"attention": {"name": "mha", "window": 3}}, {"attention": {"name": "mha", "window": 50}}]))
+        layers=[{"attention": one} for one in ("mha", {"name": "mha", "window": 3}, {"name": "mha", "window": 50})]))
     model, row = model.double().eval(), torch.randint(19, (1, 300))
     state = model.init_state(1, 300)
     model(row[:, :200], state=state)
@@ -237,7 +251,8 @@ def test_a_model_goes_back_in_all_layers_or_in_none():
     close(model(row[:, 200 - REACH:], state=state), model(row)[:, 200 - REACH:])
 
 
-@pytest.mark.parametrize("options", [{"kernel": "eager", "sinks": True, "softcap": 3.0}, {"kernel": "flex"}, {"qk_norm": "rmsnorm"}])
+@pytest.mark.parametrize("options", [{"kernel": "eager", "sinks": True, "softcap": 3.0}, {"kernel": "flex"},
+                                     {"qk_norm": "rmsnorm"}])
 @torch.no_grad()
 def test_every_kernel_takes_what_is_left_of_the_mask_and_the_bias(options):
     one = Decoding(attention(3, 5, **options), T5Bias(D, H, 4096).double(), random.Random(3), 2, 400)
