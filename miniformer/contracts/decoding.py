@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -88,9 +90,9 @@ def cut_states_go_on(case: Case) -> None:
     """
     attend, layout, x = _decoder(case, kinds=[drawing.FULL, drawing.LEFT])
     T = layout.shape[1]
-    keep = case.draw("kept columns", st.integers(0, T))
     with torch.no_grad():
         state, whole = _made(attend, layout.shape[0], T), attend(x, layout)
+        keep = case.draw("kept columns", st.integers(_least(state, T), T))
         if not state.truncates:
             fed = max(1, T - 1)
             attend.steps(x, layout, [fed], state)
@@ -107,13 +109,52 @@ def cut_states_go_on(case: Case) -> None:
                      "after refusing to go back")
             return
         attend.steps(case.tensor(*x.shape), layout, [T], state)
-        state.truncate(0)
+        if state.shortest == 0:
+            state.truncate(0)
+        else:
+            state = _made(attend, layout.shape[0], T)
         attend.steps(x, layout, [T], state)
         state.truncate(keep)
         require(state.length == keep, f"cut to {keep} columns, the state says {state.length}")
         if keep < T:
             found = attend.steps(x, layout, [T], state, start=keep)
             same(found[layout.real[:, keep:]], whole[:, keep:][layout.real[:, keep:]], f"after being cut to {keep} columns")
+
+
+@contract("attention", skip=_stateless, examples=0.2)
+def long_texts_go_on(case: Case) -> None:
+    """Over hundreds of columns too, fed in pieces and cut in between, it gives what it gives at once.
+
+    In training: nothing shows; in use a text goes wrong when it has grown longer than a buffer, a window or a chunk.
+
+    Seen: transformers#37574, keys and values that went wrong when a text reached the size of a sliding window.
+    """
+    attend = Attending.drawn(case, causal=True)
+    prompt, more = case.draw("prompt", st.integers(150, 300)), case.draw("tokens after it", st.integers(1, 100))
+    shorter = case.draw("the shorter prompt", st.integers(1, 20) | st.just(prompt))
+    layout = Layout.from_lengths([prompt, shorter], prompt, case.choose("padding", ["left", "right"]))
+    follow = layout.following()
+    layout = layout.then(replace(follow, positions=follow.positions + torch.arange(more),
+                                 documents=follow.documents.expand(-1, more)))
+    T = prompt + more
+    x, ends = case.tensor(2, T, attend.module.d_model), case.draw("pieces", drawing.cuts(T))
+    with torch.no_grad():
+        state, start, found = _made(attend, 2, T), 0, []
+        for end in ends:
+            found.append(attend.steps(x, layout, [end], state, start=start))
+            if state.truncates:
+                keep = max(start, end - 8 if state.reach is None else _least(state, end))
+                state.truncate(keep)
+                found[-1] = found[-1][:, :keep - start]
+                found.append(attend.steps(x, layout, [end], state, start=keep))
+            start = end
+        real = layout.real
+        same(torch.cat(found, dim=1)[real], attend(x, layout)[real], f"fed in pieces that end at {ends} and at once")
+
+
+def _least(state: State, length: int) -> int:
+    """The least length that a state promises to go back to after so many columns."""
+    return 0 if state.reach is None else max(0, length - state.reach)
 
 
 @contract("attention", proves=["joins"], skip=lambda s: _stateless(s) or ("" if s.joins else "its state takes in no rows"))

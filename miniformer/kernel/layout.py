@@ -1,6 +1,7 @@
 """Where every token of a [B, T] grid sits: the one language for padding, packing and decoding.
 
-Shapes: B batch, T columns. Document 0 is padding; documents 1, 2, ... are the texts that share a row.
+Shapes: B batch, T columns. Document 0 is padding; documents 1, 2, ... are the texts that share a row, each
+one run of columns, padding aside.
 """
 
 from __future__ import annotations

@@ -17,17 +17,24 @@ class State(ABC):
     """The memory of B sequences after `length` tokens each.
 
     Class data:
-        truncates: can go back to any length.
+        truncates: can go back.
+        reach: if it truncates, by how many columns it can always go back from the most that it has seen; None: all.
         joins: can take in the rows of another.
     """
 
     truncates: ClassVar[bool] = True
+    reach: ClassVar[int | None] = None
     joins: ClassVar[bool] = False
 
     @property
     @abstractmethod
     def length(self) -> int:
         """Columns seen so far, padding included."""
+
+    @property
+    def shortest(self) -> int:
+        """The least length that it can go back to now."""
+        return 0 if self.truncates else self.length
 
     @property
     @abstractmethod
@@ -43,7 +50,7 @@ class State(ABC):
         """Forget all but the first `length` columns (speculative decoding).
 
         Raises:
-            StateError: this state cannot go back.
+            StateError: this state cannot go back so far; it stays as it was.
         """
 
     def join(self, other: Self, columns: int, capacity: int) -> None:

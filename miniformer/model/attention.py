@@ -21,6 +21,7 @@ from miniformer.kernel.state import State
 from .init import RESIDUAL, linear
 from .kernels import KernelName, choose
 from .state import BufferState, MemoryState
+from .window_state import WindowState, room
 
 
 class MultiHeadAttention(Attention):
@@ -74,6 +75,7 @@ class MultiHeadAttention(Attention):
         B, T, _ = x.shape
         q_BHTE = self.q(x).view(B, T, self.n_heads, self.d_head).transpose(1, 2)
         q_BHTE = context.rotate(q_BHTE if self.q_norm is None else self.q_norm(q_BHTE), "q")
+        mask, bias = context.mask(self.rule), context.bias
         if context.memory is not None:
             kept = self.remember(context.memory) if state is None else state
             assert isinstance(kept, MemoryState)
@@ -81,7 +83,10 @@ class MultiHeadAttention(Attention):
         else:
             k_BKSE, v_BKSE = self._keys_values(x)
             k_BKSE = context.rotate(k_BKSE, "k")
-            if state is not None:
+            if isinstance(state, WindowState):
+                (k_BKSE, v_BKSE), held = state.append(context.keys or context.layout, k_BKSE, v_BKSE)
+                mask, bias = held.mask(mask), held.bias(bias)
+            elif state is not None:
                 assert isinstance(state, KeyValueState)
                 k_BKSE, v_BKSE = state.append(k_BKSE, v_BKSE)
         asked: dict[str, Any] = {name: value for name, value in (("scale", self.scale), ("softcap", self.softcap))
@@ -90,11 +95,14 @@ class MultiHeadAttention(Attention):
             asked["dropout"] = self.dropout
         if self.sinks is not None:
             asked["sinks"] = self.sinks
-        out_BHTE = self.kernel.compute(q_BHTE, k_BKSE, v_BKSE, context.mask(self.rule), context.bias, **asked)
+        out_BHTE = self.kernel.compute(q_BHTE, k_BKSE, v_BKSE, mask, bias, **asked)
         return self.out(out_BHTE.transpose(1, 2).flatten(2))
 
-    def init_state(self, batch: int, capacity: int) -> KeyValueState:
-        return KeyValueState(self.kv.weight.new_empty(2, batch, self.n_kv_heads, capacity, self.d_head))
+    def init_state(self, batch: int, capacity: int) -> KeyValueState | WindowState:
+        window = self.rule.size if isinstance(self.rule, Window) else None
+        columns = capacity if window is None else room(window, capacity)
+        buffer = self.kv.weight.new_empty(2, batch, self.n_kv_heads, columns, self.d_head)
+        return KeyValueState(buffer) if window is None else WindowState(buffer, window, capacity)
 
     def remember(self, memory: Memory) -> MemoryState:
         return MemoryState(*self._keys_values(memory.hidden))

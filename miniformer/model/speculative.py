@@ -29,13 +29,16 @@ def speculate(feed: Feed, draft: Feed, row: Row, sampling: Sampling, ahead: int 
         eos_id: the token that ends a text.
 
     Raises:
-        UserError: a state cannot go back, or `sampling` leaves no token.
+        UserError: a state cannot go back, or not by `ahead` tokens; or `sampling` leaves no token.
     """
     for one in (feed, draft):
         for state in () if one.state is None else one.state.layers:
             if state is not None and not state.truncates:
                 raise UserError(f"a draft's tokens may have to be taken back, and {type(state).__name__} cannot go back; write "
                                 "without a draft, or without state")
+            if state is not None and state.reach is not None and state.reach < ahead:
+                raise UserError(f"ahead: at most {state.reach} tokens, by which {type(state).__name__} can go back; found "
+                                f"{ahead}")
     row.finish = "length" if row.limit == 0 else row.finish
     start = feed.start.shape[1]
     while row.finish is None:

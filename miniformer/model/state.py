@@ -50,7 +50,7 @@ class DecodingState(State):
 
     def truncate(self, length: int) -> None:
         for state in self.layers:  # first, so that no layer is ahead of another
-            if state is not None and not state.truncates and length < state.length:
+            if state is not None and length < state.shortest:
                 raise StateError(f"{type(state).__name__} cannot go back from {state.length} tokens to {length}; start again "
                                  "with an empty state")
         self.layout = None if self.layout is None or length == 0 else self.layout.columns(length)

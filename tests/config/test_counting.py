@@ -90,6 +90,17 @@ def test_state_is_what_a_built_model_keeps(n_kv_heads):
     assert config.state_bytes(3, 20) == built(config).init_state(3, 20).nbytes == 2 * 2 * 3 * n_kv_heads * 20 * 4 * 4
 
 
+def test_state_of_windows_is_counted_as_it_is_bounded():
+    """Beside full attention, whose state grows with the text, and with a window that is longer than the text."""
+    config = TransformerConfig(**{**DECODER, "n_layers": 3, "max_seq_len": 5000}, layers=[
+        {"attention": {"name": "mha", "window": 32}}, {"attention": "mha"}, {"attention": {"name": "mha", "window": 4000}}])
+    column, number, narrow = 3 * 2 * 16 * 4, 3 * 8, 31 + 2 * 32  # its keys and values, and which one it is; slots of 32
+    assert config.state_bytes(3, 3000) == built(config).init_state(3, 3000).nbytes == (
+        (narrow + 3000 + 3000) * column + (narrow + 3000) * number)
+    assert config.state_bytes(3, 3100) - config.state_bytes(3, 3000) == 100 * (2 * column + number)
+    assert config.state_bytes(3, 50) == 3 * 50 * column + 2 * 50 * number
+
+
 @pytest.mark.parametrize("cross", [{"name": "mha"}, {"name": "mha", "n_kv_heads": 2}])
 def test_state_of_an_encoder_decoder_is_the_decoders_with_what_it_looks_at(cross):
     config = TransformerConfig(**SIZES, cross_attention=cross)

@@ -352,6 +352,21 @@ class Silent(Cache):
         pass
 
 
+class Ring(Cache):
+    def append(self, k, v):
+        k, v = super().append(k, v)
+        old = torch.arange(self.columns)[:, None] < self.columns - 100
+        return k.masked_fill(old, 0), v.masked_fill(old, 0)
+
+
+class ForgetsTheStartOfLongTexts(Plain):
+    """Its state is a ring of a hundred columns, whatever the window."""
+
+    caught_by = "long-texts-go-on"
+
+    remembers = Ring
+
+
 class CannotGoBackAndSaysNothing(Plain):
     """A state that cannot be cut, and does not refuse to be."""
 
