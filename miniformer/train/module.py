@@ -1,7 +1,7 @@
 """`MiniFormerLitModule`: what Lightning trains. The model, its task's loss, and one division per optimizer step.
 
 A task returns the sum of its loss and a weight. Lightning adds up gradients over accumulated batches and means them over
-processes; just before clipping they are scaled so that they are those of sum / weight over everything in the step. Ragged
+processes; where there are several, just before clipping they are scaled so that they are those of sum / weight over everything in the step. Ragged
 micro-batches, however they are cut, thus give the gradient of the one big batch.
 """
 
@@ -41,7 +41,9 @@ class MiniFormerLitModule(pl.LightningModule):
         self.hooks = activate(config.extensions)
         self.model = model_class(self.task)(model_spec(config, self.task))
         self.hooks.hook.model_assembled(model=self.model)
-        self.tokens = 0
+        self.loss: Tensor | None = None
+        """The latest batch's mean loss."""
+        self._tokens: Tensor | int = 0
         self.held_out: dict[str, Metric] = {}
         self.unit = 1 << (config.batch_size - 1).bit_length()
         """Sums are kept in units of this many, for half precision's sake; a power of two changes no digit."""
@@ -55,17 +57,24 @@ class MiniFormerLitModule(pl.LightningModule):
         batch = self.hooks.hook.batch(batch=batch, training=True)
         term = self._loss(batch)
         mean = term.sum / term.weight.clamp(min=1)
-        if not torch.isfinite(mean):
-            raise RunError(f"the loss is {mean.item()} at step {self.global_step}, batch {batch_index}; what was saved "
-                           f"before is whole. A lower learning rate than {self.config.lr:g}, a longer warm-up or "
-                           "precision 32 usually helps")
-        self.log("train_loss", mean.detach(), batch_size=1)
-        self.tokens += int(batch.layout.real.sum()) + (0 if batch.source is None else int(batch.source.layout.real.sum()))
+        self.loss = mean.detach()
+        for part in (batch, batch.source) if batch.source else (batch,):
+            B, T = part.layout.shape
+            self._tokens = self._tokens + (part.layout.real.sum() if part.layout.padded else B * T)
+        trainer = self.trainer
+        is_logged = (trainer.global_step + 1) % trainer.log_every_n_steps == 0
+        if is_logged or self.device.type == "cpu":  # elsewhere, to look at a number is to wait for it
+            self._check_loss()
+        if is_logged:
+            self.log("train_loss", self.loss, batch_size=1)
+        if trainer.accumulate_grad_batches == trainer.world_size == 1:  # the batch is the step
+            return mean
         self._weight = term.weight if self._weight is None else self._weight + term.weight
         return term.sum / self.unit
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
-        assert self._weight is not None
+        if self._weight is None:
+            return
         weight = self.trainer.strategy.reduce(self._weight.double(), reduce_op="mean").clamp(min=1)
         scale = self.unit * self.trainer.accumulate_grad_batches / weight
         for parameter in trainable(self.model):
@@ -73,7 +82,11 @@ class MiniFormerLitModule(pl.LightningModule):
                 parameter.grad.mul_(scale.to(parameter.grad.dtype))
         self._weight = None
 
+    def on_train_epoch_end(self) -> None:
+        self._check_loss()
+
     def on_validation_epoch_start(self) -> None:
+        self._check_loss()
         self._start_measuring()
 
     def validation_step(self, batch: Batch, batch_index: int) -> None:
@@ -90,6 +103,11 @@ class MiniFormerLitModule(pl.LightningModule):
 
     def on_test_epoch_end(self) -> None:
         self._log_measured("test")
+
+    @property
+    def tokens(self) -> int:
+        """Tokens trained on so far; to ask is to wait for the device."""
+        return int(self._tokens)
 
     def measures(self) -> dict[str, Metric]:
         """Fresh metrics for one pass over held-out data, the loss first."""
@@ -124,6 +142,15 @@ class MiniFormerLitModule(pl.LightningModule):
         warmup = steps // 20 if self.config.warmup_steps is None else self.config.warmup_steps
         scheduler = build(SchedulerRecipe, self.config.scheduler, steps, warmup).build(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
+        return batch if batch.inputs.device == device else batch.to(device)
+
+    def _check_loss(self) -> None:
+        """Raise if the latest loss is no number."""
+        if self.loss is not None and not torch.isfinite(self.loss):
+            raise RunError(f"the loss is {self.loss.item()} at step {self.global_step}; what was saved before is whole. A "
+                           f"lower learning rate than {self.config.lr:g}, a longer warm-up or precision 32 usually helps")
 
     def _loss(self, batch: Batch) -> LossTerm:
         """The task's loss and what components recorded, which counts as much as the batch weighs."""

@@ -12,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 LINES = 10
 """Lines that a run writes where there is no terminal."""
+PAUSE = 0.1
+"""Seconds between two looks of a terminal's bar at what the device has done, for which it waits."""
 
 
 class RunProgress(ProgressBar):
@@ -23,8 +25,9 @@ class RunProgress(ProgressBar):
         self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                             TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[facts]}"),
                             console=console, disable=not console.is_terminal)
-        self.task, self.total, self.losses, self.printed = None, 0, 0.0, 0
-        self.started = self.mean = 0.0
+        self.task, self.total, self.printed = None, 0, 0
+        self.mean: Any = None
+        self.started = self.shown = 0.0
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self.total = int(trainer.estimated_stepping_batches)
@@ -33,17 +36,18 @@ class RunProgress(ProgressBar):
         self.started = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
-        loss = trainer.callback_metrics.get("train_loss")
-        if loss is not None:
-            self.mean = float(loss) if not self.mean else 0.95 * self.mean + 0.05 * float(loss)
-        rate = module.tokens / (time.monotonic() - self.started)
-        facts = f"loss {self.mean:.3f}  {rate:,.0f} tokens/s"
-        step = trainer.global_step
-        if self.task is not None:
+        if module.loss is not None:
+            self.mean = module.loss if self.mean is None else 0.95 * self.mean + 0.05 * module.loss
+        step, now = trainer.global_step, time.monotonic()
+        lines = step * LINES // self.total
+        if (now - self.shown < PAUSE and step < self.total) if self.console.is_terminal else lines <= self.printed:
+            return
+        self.shown, self.printed = now, lines
+        facts = f"loss {float(self.mean):.3f}  {module.tokens / (now - self.started):,.0f} tokens/s"
+        if self.console.is_terminal and self.task is not None:
             self.bar.update(self.task, completed=step, facts=facts)
-        if not self.console.is_terminal and step * LINES // self.total > self.printed:
-            self.printed = step * LINES // self.total
-            left = (time.monotonic() - self.started) / step * (self.total - step)
+        elif not self.console.is_terminal:
+            left = (now - self.started) / step * (self.total - step)
             self.console.print(f"step {step}/{self.total}  {facts}  {left:.0f} s left", highlight=False)
 
     def on_validation_start(self, trainer: pl.Trainer, module: Any) -> None:
