@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.packing import PackedRows
-from miniformer.data.prepare import PreparedData, n_tokens, prepare
+from miniformer.data.prepare import PreparedData, prepare, token_lengths
 from miniformer.data.sampler import Drawn, DrawnBatches, EpochBatches
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel.spec import resolve
@@ -114,5 +114,5 @@ class MiniFormerDataModule(pl.LightningDataModule):
         trainer = self.trainer
         batches = DrawnBatches if shuffle else EpochBatches
         return batches(len(rows), self.config.batch_size, self.config.seed if shuffle else None,
-                       lengths=None if isinstance(rows, PackedRows) else [n_tokens(row) for row in rows],
+                       lengths=None if isinstance(rows, PackedRows) else token_lengths(rows),
                        rank=trainer.global_rank if trainer else 0, world_size=trainer.world_size if trainer else 1)
