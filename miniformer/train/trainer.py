@@ -79,7 +79,6 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         devices = _devices(config)
         _check_model(config)
         pl.seed_everything(config.seed, verbose=False)
-        console.print(f"reading {config.train_path}", highlight=False)
         datamodule = MiniFormerDataModule(config, tokenizer)
         data = datamodule.data
         config = resolved(config, data)

@@ -53,7 +53,7 @@ TOKENIZERS = {
     "GPT-2's": Tokenizer(gpt2()),
     "with an end": Tokenizer(around(gpt2(), "<|endoftext|> $A <|endoftext|>", ("<|endoftext|>", 0))),
 }
-FAST = {name: FastBPE.of(tokenizer.backend, []) for name, tokenizer in TOKENIZERS.items()}
+FAST = {name: FastBPE.of(tokenizer.backend) for name, tokenizer in TOKENIZERS.items()}
 
 
 def slowly(name, texts):
@@ -93,7 +93,7 @@ def test_a_text_that_is_one_long_run_is_no_trouble(run, after):
 
 
 def test_a_character_that_is_not_of_the_same_class_to_both_libraries_leaves_its_texts_to_tokenizers(monkeypatch):
-    fast = FastBPE.of(TRAINED.backend, [])
+    fast = FastBPE.of(TRAINED.backend)
     monkeypatch.setattr("miniformer.data.bpe.told_apart", lambda characters: set("é") & set(characters))
     seen, slow = [], fast.slow
     monkeypatch.setattr(fast, "slow", lambda text: seen.append(text) or slow(text))
@@ -110,7 +110,7 @@ def test_characters_are_told_apart_if_one_library_alone_takes_them_for_letters(m
 
 
 def test_a_long_run_of_space_is_left_to_tokenizers(monkeypatch):
-    fast = FastBPE.of(TRAINED.backend, [])
+    fast = FastBPE.of(TRAINED.backend)
     monkeypatch.setattr(fast, "slow", lambda text: [text.count(" ")])
     assert fast([" " * LONG + "x"]) == [[LONG]]
 
@@ -128,7 +128,7 @@ def test_a_long_run_of_space_is_left_to_tokenizers(monkeypatch):
 ], ids=["words", "unigram", "dropout", "normalizer", "prefix space", "no pattern", "no cut", "ignores merges", "added word",
         "order of merges", "twice", "nothing"])
 def test_another_kind_of_tokenizer_has_no_fast_way(backend):
-    assert FastBPE.of(backend, []) is None
+    assert FastBPE.of(backend) is None
 
 
 def test_a_token_that_is_not_merged_to_itself_alone_is_seen():
@@ -139,10 +139,4 @@ def test_a_token_that_is_not_merged_to_itself_alone_is_seen():
         data["model"].update(vocab={name: i for i, name in enumerate(names)}, merges=[["b", "c"], ["a", "b"], ["ab", "c"]])
         data["added_tokens"] = []
 
-    assert FastBPE.of(edited(change), []) is None
-
-
-def test_a_text_of_the_sample_that_comes_out_otherwise_rules_the_fast_way_out(monkeypatch):
-    assert FastBPE.of(TRAINED.backend, ["a  b"]) is not None
-    monkeypatch.setattr("miniformer.data.bpe.PIECES", r"\S+|\s+")
-    assert FastBPE.of(TRAINED.backend, ["a  b"]) is None
+    assert FastBPE.of(edited(change)) is None

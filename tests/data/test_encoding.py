@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors
 
 from miniformer.data import encoding, stdlib
+from miniformer.data.bpe import FastBPE
 from miniformer.data.encoding import examples_of
 from miniformer.data.records import Located
 from miniformer.data.tokenizer import Tokenizer
@@ -122,5 +123,23 @@ def test_a_tokenizer_with_a_way_of_its_own_keeps_it():
 @pytest.mark.parametrize("tokenizer", [OURS, WORDS], ids=["ours", "words"])
 def test_texts_are_encoded_ahead_and_not_one_by_one(tokenizer, monkeypatch):
     records = [TextRecord(text=f"the {n}") for n in range(500)]
-    monkeypatch.setattr(Tokenizer, "encode_whole", lambda self, text: pytest.fail(f"{text!r} was encoded alone"))
+    alone, encode = [], Tokenizer.encode_whole
+    monkeypatch.setattr(Tokenizer, "encode_whole", lambda self, text: alone.append(text) or encode(self, text))
     assert len(list(examples_of(LanguageModeling(), located(records), tokenizer, None))) == 500
+    assert len(alone) < 20, "no more than a sample"
+
+
+@pytest.mark.parametrize(("count", "fast"), [(500, True), (3, False)])
+def test_the_fast_way_is_taken_where_there_is_much_to_encode(count, fast, monkeypatch):
+    records = [TextRecord(text=f"the {n}") for n in range(count)]
+    used = []
+    monkeypatch.setattr(FastBPE, "__call__", lambda self, texts: used.append(texts) or list(map(OURS.encode_whole, texts)))
+    assert len(list(examples_of(LanguageModeling(), located(records), OURS, None))) == count
+    assert bool(used) is fast
+
+
+def test_the_fast_way_is_not_taken_if_a_text_of_a_sample_comes_out_otherwise(monkeypatch):
+    records = [TextRecord(text=f"the {n}") for n in range(500)]
+    monkeypatch.setattr(FastBPE, "__call__", lambda self, texts: [[7] for _ in texts])
+    found = list(examples_of(LanguageModeling(), located(records), OURS, None))
+    assert found == [LanguageModeling().encode(record, OURS) for record in records]
