@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -46,6 +46,15 @@ def read_lines(path: Path, record: type[BaseModel]) -> Iterator[Line]:
         empty = False
     if empty:
         raise DataError(f"{path}: no records; expected one JSON object in each line, such as {_sketch(record)}")
+
+
+def records_at(path: Path, starts: Iterable[int], record: type[R]) -> Iterator[R]:
+    """The records of the lines that start at some bytes of a file that `read_lines` has read."""
+    with path.open("rb") as file:
+        for start in starts:
+            file.seek(start)
+            line = file.readline().decode("utf-8-sig" if start == 0 else "utf-8").rstrip()
+            yield _parsed(f"{path}, byte {start}", line, start, record).record
 
 
 def check_file(path: Path) -> None:

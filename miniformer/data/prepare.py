@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from miniformer.kernel.errors import DataError
 from miniformer.kernel.spec import ComponentSpec, build, resolve
 from miniformer.kernel.task import Example, Split, Task
@@ -28,6 +30,7 @@ class PreparedData:
         tokenizer: given, or trained on the training texts; one without tokens where the inputs are features.
         train, val, test: records and their examples.
         fingerprint: digests and counts, to tell whether two runs saw the same data.
+        lines: of each split by name, the bytes of its file at which the lines of its records start.
     """
 
     task_spec: ComponentSpec
@@ -37,6 +40,12 @@ class PreparedData:
     val: Split
     test: Split | None
     fingerprint: dict[str, Any]
+    lines: Mapping[str, np.ndarray]
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name, each once: not the held-out one where it is the training records again."""
+        return {name: getattr(self, name) for name in self.lines}
 
 
 def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = None, test_path: str | None = None, *,
@@ -55,12 +64,12 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
         DataError: with file and line.
     """
     task = build(Task, task_spec)
-    train, found = read(train_path, task)
-    fingerprint, everything = {"train": found}, train
+    everything, told = read(train_path, task)
+    train, fingerprint = everything, {"train": told}
     if val_path is None:
         train, val = hold_out(everything, val_fraction, train_path)
     elif val_path == train_path:
-        val, fingerprint["val"] = train, found
+        val, fingerprint["val"] = train, told
     else:
         val, fingerprint["val"] = read(val_path, task)
     test = None
@@ -81,9 +90,11 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
         task, spec = _with(spec, task.fit_tokenizer(tokenizer))
     except ValueError as error:
         raise DataError(f"tokenizer: {error}") from None
-    seen = _split(task, train, tokenizer, max_len)
-    return PreparedData(spec, task, tokenizer, seen, seen if val is train else _split(task, val, tokenizer, max_len),
-                        None if test is None else _split(task, test, tokenizer, max_len), fingerprint)
+    found = {"train": train, **({} if val is train else {"val": val}), **({} if test is None else {"test": test})}
+    splits = {name: _split(task, records, tokenizer, max_len) for name, records in found.items()}
+    lines = {name: np.array([located.start for located in records]) for name, records in found.items()}
+    return PreparedData(spec, task, tokenizer, splits["train"], splits.get("val", splits["train"]), splits.get("test"),
+                        fingerprint, lines)
 
 
 def _with(spec: ComponentSpec, learnt: Mapping[str, Any]) -> tuple[Task, ComponentSpec]:

@@ -85,8 +85,9 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         counts = token_counts(data.train.examples)
         unit, inputs = (("tokens", f"vocabulary: {data.tokenizer.vocab_size:,}") if data.task.input_dim is None
                         else ("steps", f"features: {data.task.input_dim}"))
+        source = "; from the cache" if datamodule.from_cache else ""
         console.print(f"{counts['examples']:,} examples, {counts['tokens']:,} {unit}; held out: "
-                      f"{len(data.val.examples):,} examples; {inputs}", highlight=False)
+                      f"{len(data.val.examples):,} examples; {inputs}{source}", highlight=False)
         module = MiniFormerLitModule(config, data.tokenizer)
         console.print(f"model: {sum(p.numel() for p in module.model.parameters()):,} parameters, "
                       f"precision {config.precision}", highlight=False)
