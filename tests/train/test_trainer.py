@@ -19,8 +19,9 @@ from miniformer.train.trainer import train
 
 def run(folder, data, console=None, **fields):
     model = {"d_model": 16, "n_heads": 2, "n_layers": 1, "max_seq_len": 32, **fields.pop("model_config", {})}
-    return train(TrainConfig(**{"train_path": str(data), "work_dir": str(folder / "runs"), "max_steps": 6, "batch_size": 2,
-                                "tokenizer_vocab_size": 300, "precision": 32, "model_config": model, **fields}), console=console)
+    config = TrainConfig(**{"train_path": str(data), "work_dir": str(folder / "runs"), "max_steps": 6, "batch_size": 2,
+                            "tokenizer_vocab_size": 300, "precision": 32, "model_config": model, **fields})
+    return train(config, console=console)
 
 
 def losses(result):
