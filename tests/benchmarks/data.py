@@ -1,6 +1,6 @@
 """How fast a run's input is: tokenising and packing beside what the libraries do alone, the cache, padding, collation.
 
-    python -m tests.benchmarks.data [MEGABYTES]
+    python -m tests.benchmarks.data [MEGABYTES [ROUNDS]]
 
 Texts are the standard library's own sources, cut and varied. All contestants have a turn in each round, every other round goes
 backwards, and ratios are of turns in one round, so that what slows the machine down slows both.
@@ -121,5 +121,5 @@ def padding(size: int, longest: int | None) -> float:
 
 
 if __name__ == "__main__":
-    for name, value in measure(*map(int, sys.argv[1:2])).items():
+    for name, value in measure(*map(int, sys.argv[1:3])).items():
         print(f"{name:60} {value:10.4f}")
