@@ -15,6 +15,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, overload
@@ -79,11 +80,12 @@ class Cache:
             return None
         try:
             data = _loaded(folder, self.settings)
-            os.utime(folder)
         except Exception as error:  # there is no end to what a damaged file can raise
             logger.warning(f"{folder} is damaged, and is made anew: {' '.join(str(error).split())}")
             return None
-        return data
+        with suppress(OSError):
+            os.utime(folder)  # it is in use
+        return data if key_of(self.settings) == self.key else None  # a file may have changed since the key was made
 
     def store(self, data: PreparedData) -> None:
         """Keep what was prepared, if it is documents and nothing else. That it cannot be written is said, and no error."""
@@ -95,9 +97,10 @@ class Cache:
         except RunError as error:
             logger.warning(f"the prepared data are not kept: {error}")
             return
-        entries = [path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
-        for path in sorted(entries, key=lambda path: path.stat().st_mtime)[:-KEPT]:
-            shutil.rmtree(path, ignore_errors=True)
+        with suppress(OSError):  # another run may be at it too
+            entries = [path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+            for path in sorted(entries, key=lambda path: path.stat().st_mtime)[:-KEPT]:
+                shutil.rmtree(path, ignore_errors=True)
 
 
 def key_of(settings: Settings) -> str | None:

@@ -178,6 +178,14 @@ def test_a_file_that_changed_while_it_was_read_is_not_kept(path, root, tmp_path)
     assert not root.exists()
 
 
+def test_a_file_that_changed_since_the_key_was_made_is_not_loaded(path, root, tmp_path):
+    given = settings(path)
+    kept(root, given)
+    cache = Cache(root, given)
+    write(tmp_path / "texts.jsonl", ["other"])
+    assert cache.load() is None
+
+
 def test_records_of_a_file_that_has_changed_since_are_refused(path, root, tmp_path):
     given = settings(path)
     kept(root, given)
