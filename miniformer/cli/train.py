@@ -87,6 +87,7 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
     for path in (config.train_path, config.val_path, config.test_path):
         if path not in (None, NAME):
             check_file(Path(path))
+    click.echo(f"reading {config.train_path}")  # before seconds of imports
 
     from rich.console import Console
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -18,12 +18,13 @@ STDIN = Path("-")
 
 
 class Line(NamedTuple):
-    """A line of a file: where it stands (`file:line`), its text, the object in it, and the record that it makes."""
+    """A line of a file: where it stands (`file:line`), its text, the object in it, the record that it makes, its first byte."""
 
     where: str
     text: str
     data: dict[str, Any]
     record: Any
+    start: int = 0
 
 
 def read_records(path: str | Path, record: type[R]) -> Iterator[tuple[str, R]]:
@@ -40,11 +41,20 @@ def read_records(path: str | Path, record: type[R]) -> Iterator[tuple[str, R]]:
 def read_lines(path: Path, record: type[BaseModel]) -> Iterator[Line]:
     """The lines of a file, or with the path `-` of standard input, as `read_records` reads them; the same errors."""
     empty = True
-    for where, text in _lines(path):
-        yield _parsed(where, text, record)
+    for where, text, start in _lines(path):
+        yield _parsed(where, text, start, record)
         empty = False
     if empty:
         raise DataError(f"{path}: no records; expected one JSON object in each line, such as {_sketch(record)}")
+
+
+def records_at(path: Path, starts: Iterable[int], record: type[R]) -> Iterator[R]:
+    """The records of the lines that start at some bytes of a file that `read_lines` has read."""
+    with path.open("rb") as file:
+        for start in starts:
+            file.seek(start)
+            line = file.readline().decode("utf-8-sig" if start == 0 else "utf-8").rstrip()
+            yield _parsed(f"{path}, byte {start}", line, start, record).record
 
 
 def check_file(path: Path) -> None:
@@ -53,9 +63,9 @@ def check_file(path: Path) -> None:
         next(_lines(path), None)
 
 
-def _lines(path: Path) -> Iterator[tuple[str, str]]:
-    """Lines that are not blank. Bytes are split at newlines only: JSON text may hold other separators."""
-    name = "standard input" if path == STDIN else path
+def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
+    """Lines that are not blank, with the byte they start at. Only newlines end a line: JSON text may hold other separators."""
+    name, start = "standard input" if path == STDIN else path, 0
     try:
         with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
@@ -66,7 +76,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
                     raise DataError(f"{where}: not UTF-8: byte 0x{error.object[error.start]:02x} at column "
                                     f"{error.start + 1}; save the file as UTF-8") from None
                 if line:
-                    yield where, line
+                    yield where, line, start
+                start += len(raw)
     except IsADirectoryError:
         raise DataError(f"{path}: a directory; expected a file of JSON lines") from None
     except FileNotFoundError:
@@ -76,10 +87,10 @@ def _lines(path: Path) -> Iterator[tuple[str, str]]:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
-def _parsed(where: str, line: str, record: type[BaseModel]) -> Line:
+def _parsed(where: str, line: str, start: int, record: type[BaseModel]) -> Line:
     try:
-        data = json.loads(line, parse_constant=_refuse_constant, object_pairs_hook=_unique)
-        if "\\u" in line:  # an escape can be half of a surrogate pair, which no file can hold
+        data = JSON.decode(line)
+        if "\\ud" in line or "\\uD" in line:  # an escape can be half of a surrogate pair, which no file can hold
             json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         message = error.msg.removesuffix(" at")
@@ -88,7 +99,7 @@ def _parsed(where: str, line: str, record: type[BaseModel]) -> Line:
         raise DataError(f"{where}: not usable JSON: {error}") from None
     if not isinstance(data, dict):
         raise DataError(f"{where}: expected a JSON object such as {_sketch(record)}; found {_cut(line)}")
-    return Line(where, line, data, validated(where, data, record))
+    return Line(where, line, data, validated(where, data, record), start)
 
 
 def validated(where: str, data: dict[str, Any], record: type[R]) -> R:
@@ -134,3 +145,6 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         names = [name for name, _ in pairs]
         raise ValueError(f"field {next(n for n in names if names.count(n) > 1)!r} occurs twice")
     return data
+
+
+JSON = json.JSONDecoder(parse_constant=_refuse_constant, object_pairs_hook=_unique)

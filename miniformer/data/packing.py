@@ -5,13 +5,72 @@ A document that does not fit goes on in the next row, where it counts as a docum
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import overload
 
 import numpy as np
 import torch
 from torch.utils.data import Dataset
 
 from miniformer.kernel.task import Example
+
+
+class Documents(Sequence[Example]):
+    """Examples that are tokens and nothing else, held as one stream: a few bytes a token instead of forty.
+
+    Args:
+        stream: the tokens of all documents, end to end.
+        starts: where each document starts, and at last where the stream ends.
+    """
+
+    def __init__(self, stream: np.ndarray, starts: np.ndarray) -> None:
+        self.stream, self.starts = stream, starts
+
+    @classmethod
+    def of(cls, examples: Iterable[Example]) -> Documents:
+        """The stream of some examples' tokens, without anything else that they hold."""
+        return cls.joined([np.asarray(example.tokens, dtype=np.int32) for example in examples])
+
+    @classmethod
+    def joined(cls, parts: Sequence[np.ndarray]) -> Documents:
+        """The stream of documents that are arrays of int32."""
+        return cls(np.concatenate([np.zeros(0, np.int32), *parts]), np.cumsum([0, *map(len, parts)]))
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each document."""
+        lengths: list[int] = np.diff(self.starts).tolist()
+        return lengths
+
+    def __len__(self) -> int:
+        return len(self.starts) - 1
+
+    @overload
+    def __getitem__(self, index: int) -> Example: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Example]: ...
+
+    def __getitem__(self, index: int | slice) -> Example | list[Example]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        return Example(self.stream[self.starts[place]:self.starts[place + 1]].tolist())
+
+
+def gathered(examples: Iterable[Example]) -> Sequence[Example]:
+    """The same examples, as `Documents` if each of them is a list of tokens and nothing else."""
+    parts: list[np.ndarray] = []
+    examples = iter(examples)
+    for example in examples:
+        if not _is_bare(example):
+            return [*(Example(part.tolist()) for part in parts), example, *examples]
+        parts.append(np.asarray(example.tokens, dtype=np.int32))
+    return Documents.joined(parts)
+
+
+def _is_bare(example: Example) -> bool:
+    return isinstance(example.tokens, list) and not example.draw and all(
+        value is None for value in (example.target, example.documents, example.following, example.source))
 
 
 class PackedRows(Dataset[Example]):
@@ -22,9 +81,8 @@ class PackedRows(Dataset[Example]):
     """
 
     def __init__(self, examples: Sequence[Example], length: int) -> None:
-        self.length = length
-        self.stream = np.concatenate([np.asarray(example.tokens, dtype=np.int32) for example in examples])
-        self.starts = np.cumsum([0] + [len(example.tokens) for example in examples])
+        documents = examples if isinstance(examples, Documents) else Documents.of(examples)
+        self.stream, self.starts, self.length = documents.stream, documents.starts, length
 
     def __len__(self) -> int:
         return -(-len(self.stream) // self.length)

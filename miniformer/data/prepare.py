@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from miniformer.kernel.errors import DataError
 from miniformer.kernel.spec import ComponentSpec, build, resolve
 from miniformer.kernel.task import Example, Split, Task
 
-from . import stdlib
-from .jsonl import read_records
+from .encoding import examples_of
+from .packing import Documents, gathered
+from .records import Located, hold_out, read, some_text
 from .tokenizer import NoTokenizer, Tokenizer
 
-Located = list[tuple[str, Any]]
 TOKENIZER_BYTES = 8_000_000
 """Text that a tokenizer is trained on at most; more changes few merges."""
 
@@ -31,6 +30,7 @@ class PreparedData:
         tokenizer: given, or trained on the training texts; one without tokens where the inputs are features.
         train, val, test: records and their examples.
         fingerprint: digests and counts, to tell whether two runs saw the same data.
+        lines: of each split by name, the bytes of its file at which the lines of its records start.
     """
 
     task_spec: ComponentSpec
@@ -40,6 +40,12 @@ class PreparedData:
     val: Split
     test: Split | None
     fingerprint: dict[str, Any]
+    lines: Mapping[str, np.ndarray]
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name, each once: not the held-out one where it is the training records again."""
+        return {name: getattr(self, name) for name in self.lines}
 
 
 def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = None, test_path: str | None = None, *,
@@ -58,19 +64,20 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
         DataError: with file and line.
     """
     task = build(Task, task_spec)
-    records = _read(train_path, task)
-    fingerprint = {"train": _fingerprint(train_path, records)}
+    everything, told = read(train_path, task)
+    train, fingerprint = everything, {"train": told}
     if val_path is None:
-        train, val = hold_out(records, val_fraction, train_path)
+        train, val = hold_out(everything, val_fraction, train_path)
+    elif val_path == train_path:
+        val, fingerprint["val"] = train, told
     else:
-        train, val = records, records if val_path == train_path else _read(val_path, task)
-        fingerprint["val"] = _fingerprint(val_path, val)
-    test = None if test_path is None else _read(test_path, task)
-    if test_path is not None and test is not None:
-        fingerprint["test"] = _fingerprint(test_path, test)
+        val, fingerprint["val"] = read(val_path, task)
+    test = None
+    if test_path is not None:
+        test, fingerprint["test"] = read(test_path, task)
     try:
         # of one file all records are looked at, so that a rare label does not hang on being held out
-        learnt = task.fit([record for _, record in (records if val_path is None else train)])
+        learnt = task.fit([located.record for located in everything])
     except ValueError as error:
         raise DataError(f"{train_path}: {error}") from None
     task, spec = _with(task_spec, learnt)
@@ -78,31 +85,16 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
         if tokenizer is not None:
             raise DataError(f"{train_path}: the inputs are numbers, which need no tokenizer; leave it out")
         tokenizer = NoTokenizer()
-    tokenizer = tokenizer or Tokenizer.train(_some_text(task, train), vocab_size)
+    tokenizer = tokenizer or Tokenizer.train(some_text(task, train, TOKENIZER_BYTES), vocab_size)
     try:
         task, spec = _with(spec, task.fit_tokenizer(tokenizer))
     except ValueError as error:
         raise DataError(f"tokenizer: {error}") from None
-    limit = None if task.packs else max_len
-    seen = _encoded(task, train, tokenizer, limit)
-    return PreparedData(spec, task, tokenizer, seen, seen if val is train else _encoded(task, val, tokenizer, limit),
-                        None if test is None else _encoded(task, test, tokenizer, limit), fingerprint)
-
-
-def hold_out(records: Located, fraction: float, source: str) -> tuple[Located, Located]:
-    """Training and held-out records: those whose content has the lowest digests, so that order and seed do not matter.
-
-    Equal records stay together; `fraction` is of those that differ.
-    """
-    if len(records) < 2:
-        raise DataError(f"{source}: one record only, so none can be held out to measure on; give --val-path")
-    keys = [_digest(record) for _, record in records]
-    different = sorted(set(keys))
-    if len(different) < 2:
-        raise DataError(f"{source}: all records are alike, so none can be held out to measure on; give --val-path")
-    held = set(different[:min(math.ceil(fraction * len(different)), len(different) - 1)])
-    return ([item for item, key in zip(records, keys, strict=True) if key not in held],
-            [item for item, key in zip(records, keys, strict=True) if key in held])
+    found = {"train": train, **({} if val is train else {"val": val}), **({} if test is None else {"test": test})}
+    splits = {name: _split(task, records, tokenizer, max_len) for name, records in found.items()}
+    lines = {name: np.array([located.start for located in records]) for name, records in found.items()}
+    return PreparedData(spec, task, tokenizer, splits["train"], splits.get("val", splits["train"]), splits.get("test"),
+                        fingerprint, lines)
 
 
 def _with(spec: ComponentSpec, learnt: Mapping[str, Any]) -> tuple[Task, ComponentSpec]:
@@ -111,48 +103,22 @@ def _with(spec: ComponentSpec, learnt: Mapping[str, Any]) -> tuple[Task, Compone
     return build(Task, spec), spec
 
 
-def _read(path: str, task: Task) -> Located:
-    if path == stdlib.NAME:
-        return list(task.stdlib())
-    return list(read_records(path, task.Record))
-
-
-def _digest(record: Any) -> bytes:
-    return hashlib.sha256(record.model_dump_json().encode()).digest()
-
-
-def _fingerprint(path: str, records: Located) -> dict[str, Any]:
-    total = hashlib.sha256()
-    for _, record in records:
-        total.update(record.model_dump_json().encode() + b"\n")
-    return {"source": path if path == stdlib.NAME else str(Path(path).resolve()), "records": len(records),
-            "sha256": total.hexdigest()}
-
-
-def _some_text(task: Task, records: Located) -> Iterable[str]:
-    """Texts of a sample of the records that hangs on their content alone, not on where the file is."""
-    size = 0
-    for _, record in sorted(records, key=lambda item: _digest(item[1])):
-        for text in task.texts(record):
-            yield text
-            size += len(text)
-        if size > TOKENIZER_BYTES:
-            return
-
-
-def _encoded(task: Task, records: Located, tokenizer: Tokenizer, limit: int | None) -> Split:
-    examples: list[Example] = []
-    for where, record in records:
-        try:
-            examples += task.examples(record, tokenizer, limit)
-        except ValueError as error:
-            raise DataError(f"{where}: {error}") from None
-    return Split([record for _, record in records], examples)
+def _split(task: Task, records: Sequence[Located], tokenizer: Tokenizer, max_len: int | None) -> Split:
+    """Records and their examples, cut to `max_len` tokens, or as one stream, whose rows are cut when they are packed."""
+    examples = examples_of(task, records, tokenizer, None if task.packs else max_len)
+    return Split([located.record for located in records], gathered(examples) if task.packs else list(examples))
 
 
 def token_counts(examples: Sequence[Example]) -> Mapping[str, int]:
     """How many examples and tokens there are."""
-    return {"examples": len(examples), "tokens": sum(map(n_tokens, examples))}
+    return {"examples": len(examples), "tokens": sum(token_lengths(examples))}
+
+
+def token_lengths(examples: Sequence[Example]) -> list[int]:
+    """Tokens of each example, its source's included."""
+    if isinstance(examples, Documents):
+        return examples.lengths
+    return list(map(n_tokens, examples))
 
 
 def n_tokens(example: Example) -> int:

@@ -13,8 +13,8 @@ from torch.utils.data import Dataset, Sampler
 
 from miniformer.kernel.task import Example
 
-POOL = 50
-"""Batches that are sorted by length together: enough to waste little padding, few enough to stay random."""
+SPREAD = 0.05
+"""How much longer at most an example counts where all are sorted by length: little is padded, and epochs differ."""
 
 
 class EpochBatches(Sampler[list[int]]):
@@ -55,11 +55,11 @@ class EpochBatches(Sampler[list[int]]):
             order = list(range(self.count)) if self.lengths is None else sorted(range(self.count), key=self.lengths.__getitem__)
             return [order[i:i + self.batch_size] for i in range(0, self.count, self.batch_size)]
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-        order = torch.randperm(self.count, generator=generator).tolist()
-        if self.lengths is not None:
-            lengths, pool = self.lengths, self.batch_size * POOL
-            order = [i for start in range(0, self.count, pool)
-                     for i in sorted(order[start:start + pool], key=lambda i: lengths[i])]
+        if self.lengths is None:
+            order = torch.randperm(self.count, generator=generator).tolist()
+        else:
+            longer = 1 + SPREAD * torch.rand(self.count, generator=generator, dtype=torch.float64)
+            order = (torch.tensor(self.lengths) * longer).argsort().tolist()
         batches = [order[i:i + self.batch_size] for i in range(0, self.count, self.batch_size)]
         if self.lengths is not None:
             batches = [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]

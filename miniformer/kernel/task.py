@@ -157,7 +157,7 @@ class Task(ABC):
 
     @abstractmethod
     def texts(self, record: Any) -> Iterator[str]:
-        """The texts of a record, for training a tokenizer."""
+        """The texts of a record. A tokenizer is trained on them, and for `encode` they are tokenised ahead, many at a time."""
 
     @abstractmethod
     def n_outputs(self, vocab_size: int) -> int:

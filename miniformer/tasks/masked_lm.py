@@ -45,6 +45,7 @@ class MaskedLanguageModeling(LanguageModeling):
                  special: tuple[int, ...] = (), n_tokens: int = 0) -> None:
         self.mask_rate, self.mask_id = mask_rate, mask_id
         self.ordinary = torch.tensor(sorted(set(range(n_tokens)) - set(special)), dtype=torch.long)
+        self.is_ordinary = torch.zeros(n_tokens + 1, dtype=torch.bool).index_fill(0, self.ordinary, True)
 
     def fit_tokenizer(self, tokenizer: Tokenizer) -> Mapping[str, Any]:
         if tokenizer.mask_id is None:
@@ -101,7 +102,8 @@ class MaskedLanguageModeling(LanguageModeling):
         if self.mask_id is None:
             raise ValueError("masked-lm: the options mask_id, special and n_tokens come from a tokenizer; see fit_tokenizer")
         generator = torch.Generator().manual_seed(zlib.crc32(tokens_T[real_T].numpy().tobytes(), draw))
-        places_N = torch.isin(tokens_T, self.ordinary).logical_and(real_T).nonzero()[:, 0]
+        known_T = tokens_T.clamp(max=len(self.is_ordinary) - 1)
+        places_N = self.is_ordinary[known_T].logical_and(real_T).nonzero()[:, 0]
         count = min(len(places_N), max(1, round(self.mask_rate * len(places_N))))
         places_K = places_N[torch.randperm(len(places_N), generator=generator)[:count]]
         chance_K = torch.rand(count, generator=generator)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 from torch.utils.data import DataLoader, Dataset
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.data.cache import Cache, Settings
 from miniformer.data.packing import PackedRows
-from miniformer.data.prepare import PreparedData, n_tokens, prepare
+from miniformer.data.prepare import PreparedData, prepare, token_lengths
 from miniformer.data.sampler import Drawn, DrawnBatches, EpochBatches
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel.spec import resolve
@@ -18,6 +20,9 @@ from miniformer.kernel.task import Batch, Example, Split
 
 from .specs import task_spec
 from .train_config import TrainConfig
+
+CACHE = ".cache"
+"""Where in `work_dir` data are kept for the next run."""
 
 
 class JSONLinesDataset(Dataset[Example]):
@@ -54,7 +59,9 @@ class MiniFormerDataModule(pl.LightningDataModule):
     def __init__(self, config: TrainConfig, tokenizer: Any = None) -> None:
         super().__init__()
         self.config = config
+        self.from_cache = False
         self._tokenizer = tokenizer
+        self._cache: Cache | None = None
         self._data: PreparedData | None = None
         self._packed: dict[int, PackedRows] = {}
 
@@ -66,15 +73,28 @@ class MiniFormerDataModule(pl.LightningDataModule):
             DataError: with file and line.
         """
         if self._data is None:
-            config, tokenizer = self.config, self._tokenizer
-            if tokenizer is not None:
-                tokenizer = Tokenizer.of(tokenizer)
-            elif config.tokenizer is not None:
-                tokenizer = Tokenizer.load(config.tokenizer)
-            self._data = prepare(task_spec(config), config.train_path, config.val_path, config.test_path,
-                                 val_fraction=config.val_fraction, tokenizer=tokenizer, max_len=self.row_length,
-                                 vocab_size=config.architecture.get("vocab_size", config.tokenizer_vocab_size))
+            settings = self._settings()
+            self._cache = Cache(Path(self.config.work_dir) / CACHE, settings) if self.config.cache else None
+            self._data = None if self._cache is None else self._cache.load()
+            self.from_cache = self._data is not None
+            if self._data is None:
+                self._data = prepare(settings.task, *settings.paths, val_fraction=settings.val_fraction,
+                                     tokenizer=settings.tokenizer, vocab_size=settings.vocab_size, max_len=self.row_length)
         return self._data
+
+    def _settings(self) -> Settings:
+        config, tokenizer = self.config, self._tokenizer
+        if tokenizer is not None:
+            tokenizer = Tokenizer.of(tokenizer)
+        elif config.tokenizer is not None:
+            tokenizer = Tokenizer.load(config.tokenizer)
+        return Settings(task_spec(config), (config.train_path, config.val_path, config.test_path), config.val_fraction,
+                        tokenizer, config.architecture.get("vocab_size", config.tokenizer_vocab_size))
+
+    def prepare_data(self) -> None:
+        """Keep the data for the next run; Lightning calls this in one process alone, before it trains."""
+        if self._cache is not None and self._data is not None and not self.from_cache:
+            self._cache.store(self._data)
 
     @property
     def row_length(self) -> int:
@@ -114,5 +134,5 @@ class MiniFormerDataModule(pl.LightningDataModule):
         trainer = self.trainer
         batches = DrawnBatches if shuffle else EpochBatches
         return batches(len(rows), self.config.batch_size, self.config.seed if shuffle else None,
-                       lengths=None if isinstance(rows, PackedRows) else [n_tokens(row) for row in rows],
+                       lengths=None if isinstance(rows, PackedRows) else token_lengths(rows),
                        rank=trainer.global_rank if trainer else 0, world_size=trainer.world_size if trainer else 1)

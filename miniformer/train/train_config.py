@@ -69,6 +69,7 @@ class TrainConfig(BaseModel):
     num_workers: int = Field(default=0, ge=0, description="processes that make batches")
     seed: int = Field(default=42, ge=0, lt=2**32, description="of everything random")
     work_dir: str = Field(default="runs", description="folder of all runs")
+    cache: bool = Field(default=True, description="keep tokenised documents in .cache of work_dir for the next run on them")
     experiment_name: str | None = Field(default=None, description="folder of this run; none: named for task and data")
     logger: Literal["csv", "tensorboard", "wandb"] = Field(default="csv", description="beside metrics.csv, which is "
                                                            "always written")

@@ -79,15 +79,15 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         devices = _devices(config)
         _check_model(config)
         pl.seed_everything(config.seed, verbose=False)
-        console.print(f"reading {config.train_path}", highlight=False)
         datamodule = MiniFormerDataModule(config, tokenizer)
         data = datamodule.data
         config = resolved(config, data)
         counts = token_counts(data.train.examples)
         unit, inputs = (("tokens", f"vocabulary: {data.tokenizer.vocab_size:,}") if data.task.input_dim is None
                         else ("steps", f"features: {data.task.input_dim}"))
+        source = "; from the cache" if datamodule.from_cache else ""
         console.print(f"{counts['examples']:,} examples, {counts['tokens']:,} {unit}; held out: "
-                      f"{len(data.val.examples):,} examples; {inputs}", highlight=False)
+                      f"{len(data.val.examples):,} examples; {inputs}{source}", highlight=False)
         module = MiniFormerLitModule(config, data.tokenizer)
         console.print(f"model: {sum(p.numel() for p in module.model.parameters()):,} parameters, "
                       f"precision {config.precision}", highlight=False)

@@ -133,6 +133,14 @@ def test_a_run_on_a_file_says_what_it_reached_and_what_to_type_next(cli, texts, 
     assert cli(*args).stdout.startswith(prompt) and prompt
 
 
+def test_it_says_what_it_does_before_anything_heavy_is_imported(texts, tmp_path):
+    code = ("import sys; sys.modules['torch'] = None\n"
+            f"from miniformer.cli import main; main(['train', '--train-path', {str(texts)!r}, '--task', 'classification'])")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 1 and "import of torch halted" in done.stderr
+    assert done.stdout == f"reading {texts}\n"
+
+
 def test_a_pipe_is_read_once_and_whole(cli, texts, tiny, tmp_path):
     os.mkfifo(tmp_path / "pipe")
     with subprocess.Popen(["cp", str(texts), str(tmp_path / "pipe")]):

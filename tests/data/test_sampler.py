@@ -1,5 +1,7 @@
 """The order of batches: a pure function of seed and epoch, shared out over processes."""
 
+import itertools
+import math
 import random
 
 import pytest
@@ -78,6 +80,25 @@ def test_batches_by_length_waste_less_padding(seed):
 
     bucketed = padding(EpochBatches(2000, 8, seed, lengths=lengths))
     assert bucketed < padding(EpochBatches(2000, 8, 0)) / 10
+
+
+@pytest.mark.parametrize("longest", [None, 512])
+@pytest.mark.parametrize("size", [8, 16])
+def test_of_texts_as_long_as_they_are_in_practice_under_5_percent_is_padding(size, longest):
+    generator = torch.Generator().manual_seed(0)
+    lengths = torch.empty(8000).log_normal_(math.log(224) - 0.9**2 / 2, 0.9, generator=generator).long().clamp(1, longest)
+    assert 210 < lengths.float().mean() < 240 or longest
+    batches = EpochBatches(8000, size, 0, lengths=lengths.tolist()).batches(0)
+    columns = sum(len(batch) * int(lengths[batch].max()) for batch in batches)
+    assert 0.005 < 1 - int(lengths.sum()) / columns < 0.05
+
+
+def test_examples_of_like_lengths_meet_others_in_each_epoch():
+    lengths = torch.randint(50, 400, (4000,), generator=torch.Generator().manual_seed(0)).tolist()
+    batches = EpochBatches(4000, 8, 0, lengths=lengths)
+    pairs = [{frozenset(pair) for batch in batches.batches(epoch) for pair in itertools.combinations(batch, 2)}
+             for epoch in (0, 1)]
+    assert len(pairs[0] & pairs[1]) < 0.1 * len(pairs[0])
 
 
 def test_batches_by_length_do_not_come_in_order_of_length():

@@ -117,8 +117,10 @@ def test_rows_of_their_own_are_batched_with_those_of_their_length(tmp_path):
     path = tmp_path / "lengths.jsonl"
     path.write_text("".join(json.dumps({"input": "x" * n, "label": n % 2}) + "\n" for n in range(1, 81)))
     data = module(path, task="classification", val_path=str(path), model_config={"max_seq_len": 100})
-    for loader in (data.train_dataloader(), data.val_dataloader()):
-        assert max(int((~batch.layout.real).sum(dim=1).max()) for batch in loader) == 3
+    train, val = (max(int((~batch.layout.real).sum(dim=1).max()) for batch in loader)
+                  for loader in (data.train_dataloader(), data.val_dataloader()))
+    assert val == 3, "batches of 4, in order of length"
+    assert train <= 3 + 2 * 0.05 * 80, "nearly so, with some chance"
 
 
 @pytest.mark.parametrize("batch_size", [1, 4, 1000])

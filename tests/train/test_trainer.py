@@ -1,11 +1,13 @@
 """What a run leaves, what it says, and what it refuses."""
 
 import csv
+import io
 import json
 import math
 
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load_file
 
 from miniformer.kernel import DataError, SpecError, UserError
@@ -15,10 +17,11 @@ from miniformer.train.train_config import TrainConfig
 from miniformer.train.trainer import train
 
 
-def run(folder, data, **fields):
+def run(folder, data, console=None, **fields):
     model = {"d_model": 16, "n_heads": 2, "n_layers": 1, "max_seq_len": 32, **fields.pop("model_config", {})}
-    return train(TrainConfig(**{"train_path": str(data), "work_dir": str(folder / "runs"), "max_steps": 6, "batch_size": 2,
-                                "tokenizer_vocab_size": 300, "precision": 32, "model_config": model, **fields}))
+    config = TrainConfig(**{"train_path": str(data), "work_dir": str(folder / "runs"), "max_steps": 6, "batch_size": 2,
+                            "tokenizer_vocab_size": 300, "precision": 32, "model_config": model, **fields})
+    return train(config, console=console)
 
 
 def losses(result):
@@ -48,6 +51,28 @@ def test_a_run_leaves_its_spec_its_metrics_and_its_checkpoints(tmp_path, texts):
 def test_the_next_run_of_the_same_data_gets_the_next_number(tmp_path, texts):
     run(tmp_path, texts, max_steps=1)
     assert run(tmp_path, texts, max_steps=1).folder.name == "texts-language-modeling-2"
+
+
+@pytest.mark.parametrize("task", ["language-modeling", "masked-lm"])
+def test_a_run_from_the_cache_is_the_run_that_read_its_files(tmp_path, texts, monkeypatch, task):
+    monkeypatch.setattr("miniformer.data.cache.WORTH", 0)
+    monkeypatch.setattr("miniformer.data.cache.SETTLED", -1)
+    said = [Console(file=io.StringIO(), soft_wrap=True) for _ in range(3)]
+    first, second = (run(tmp_path, texts, task=task, console=console) for console in said[:2])
+    other = run(tmp_path, texts, task=task, console=said[2], cache=False)
+    assert ["from the cache" in console.file.getvalue() for console in said] == [False, True, False]
+    for name in ("run.json", "metrics.csv", "checkpoints/best_model/manifest.json"):
+        assert (first.folder / name).read_bytes() == (second.folder / name).read_bytes()
+    assert losses(other) == losses(second)
+    assert (list(second.data.val.records), second.baselines) == (first.data.val.records, first.baselines)
+
+
+def test_a_run_that_is_refused_leaves_no_cache(tmp_path, texts, monkeypatch):
+    monkeypatch.setattr("miniformer.data.cache.WORTH", 0)
+    monkeypatch.setattr("miniformer.data.cache.SETTLED", -1)
+    with pytest.raises(SpecError, match="checkpoint_metric"):
+        run(tmp_path, texts, checkpoint_metric="val_beauty")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_named_run_never_overwrites_another(tmp_path, texts):
@@ -100,7 +125,7 @@ def test_the_saved_model_gives_the_loss_that_was_measured(tmp_path, texts):
 
 
 def test_classification_with_string_labels_reports_accuracy_and_f1(tmp_path, labelled):
-    result = run(tmp_path, labelled, task="classification", max_steps=40, lr=1e-2, batch_size=8)
+    result = run(tmp_path, labelled, task="classification", max_steps=60, lr=1e-2, batch_size=8)
     assert {"val_accuracy", "val_f1", "val_loss"} <= set(result.metrics)
     assert result.metrics["val_accuracy"] == 1.0  # the label is a word of the text
     config = json.loads((best(result) / "config.json").read_text())

@@ -1,0 +1,225 @@
+"""The cache of prepared data: what was read, split and encoded for one run is not again for the next on the same files.
+
+An entry is a folder named by the digest of all that decides what is in it: of each file the path, size, inode and times of
+change; the task with its source files, the tokenizer, what is held out, versions. It holds tokens as arrays, which are mapped
+into memory, and where in the files the records are, which are read when asked for.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+from pydantic import BaseModel
+
+from miniformer import __version__
+from miniformer.checkpoint.atomic import write_folder
+from miniformer.checkpoint.provenance import provenance
+from miniformer.kernel.errors import DataError, RunError
+from miniformer.kernel.spec import ComponentSpec, build
+from miniformer.kernel.task import Split, Task
+
+from . import stdlib
+from .jsonl import records_at
+from .packing import Documents
+from .prepare import PreparedData
+from .tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
+FORMAT = 1
+"""Of what is written here; raised whenever the same files and settings may come out otherwise than before."""
+WORTH = 1_000_000
+"""Bytes of text below which there is nothing to save."""
+SETTLED = 2.0
+"""Seconds since its last change after which a file that changes again is sure to have another time of change."""
+KEPT = 8
+"""Entries, those last used."""
+
+
+class Settings(NamedTuple):
+    """What `prepare` is told, but for what is of no matter to documents that are packed.
+
+    Attributes:
+        task: the task, in resolved form.
+        paths: training file, file to measure on, file to test on; None where there is none.
+        val_fraction, tokenizer, vocab_size: as of `prepare`.
+    """
+
+    task: ComponentSpec
+    paths: tuple[str, str | None, str | None]
+    val_fraction: float
+    tokenizer: Tokenizer | None
+    vocab_size: int
+
+
+class Cache:
+    """Where the data of a run are kept for the next one.
+
+    Args:
+        root: the folder of all entries; it need not be there.
+        settings: the run's.
+    """
+
+    def __init__(self, root: Path, settings: Settings) -> None:
+        self.root, self.settings, self.key = root, settings, key_of(settings)
+
+    def load(self) -> PreparedData | None:
+        """What an earlier run has prepared; None: there is nothing, or it is damaged, which is said."""
+        if self.key is None or not (folder := self.root / self.key).is_dir():
+            return None
+        try:
+            data = _loaded(folder, self.settings)
+        except Exception as error:  # there is no end to what a damaged file can raise
+            logger.warning(f"{folder} is damaged, and is made anew: {' '.join(str(error).split())}")
+            return None
+        with suppress(OSError):
+            os.utime(folder)  # it is in use
+        return data if key_of(self.settings) == self.key else None  # a file may have changed since the key was made
+
+    def store(self, data: PreparedData) -> None:
+        """Keep what was prepared, if it is documents and nothing else. That it cannot be written is said, and no error."""
+        documents = all(isinstance(split.examples, Documents) for split in data.splits.values())
+        if not documents or self.key is None or key_of(self.settings) != self.key:  # a file has changed while it was read
+            return
+        try:
+            write_folder(self.root / self.key, lambda folder: _write(folder, data))
+        except RunError as error:
+            logger.warning(f"the prepared data are not kept: {error}")
+            return
+        with suppress(OSError):  # another run may be at it too
+            entries = [path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
+            for path in sorted(entries, key=lambda path: path.stat().st_mtime)[:-KEPT]:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def key_of(settings: Settings) -> str | None:
+    """The digest of all that decides what is prepared; None where that cannot be told, or nothing is to be saved."""
+    paths = [Path(path) for path in settings.paths if path is not None]
+    if stdlib.NAME in settings.paths or not all(path.is_file() for path in paths):
+        return None
+    files = [path.stat() for path in paths]
+    settled = time.time() - SETTLED
+    if sum(file.st_size for file in files) < WORTH or any(max(file.st_mtime, file.st_ctime) > settled for file in files):
+        return None
+    task, tokenizer = build(Task, settings.task), settings.tokenizer
+    if not task.packs or (tokenizer is not None and type(tokenizer) is not Tokenizer):
+        return None
+    spec = settings.task.model_dump(mode="json")
+    return _digest(json.dumps({
+        "format": FORMAT, "miniformer": __version__, "tokenizers": version("tokenizers"), **provenance(spec),
+        "files": [None if path is None else _state(Path(path)) for path in settings.paths], "task": spec,
+        "sources": _sources(task), "val_fraction": settings.val_fraction, "vocab_size": settings.vocab_size,
+        "tokenizer": None if tokenizer is None else tokenizer.to_json()}).encode())
+
+
+def _state(path: Path) -> list[Any]:
+    """What changes if a file does."""
+    state = path.stat()
+    return [str(path.resolve()), state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns]
+
+
+def _sources(task: Task) -> list[str]:
+    """Digests of the files that the task's class is written in, which a plugin's author changes between two runs."""
+    modules = {inspect.getmodule(cls) for cls in type(task).__mro__}
+    files = sorted(file for module in modules if (file := getattr(module, "__file__", None)))
+    return [_digest(Path(file).read_bytes()) for file in files]
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+class RecordsOfFile(Sequence[Any]):
+    """Records of a file, read when they are asked for.
+
+    Args:
+        path: the file.
+        starts: `[N]`, the byte at which the line of each record starts.
+        record: the model of a line.
+
+    Raises:
+        DataError: when one is asked for, the file is no longer what it was.
+    """
+
+    def __init__(self, path: Path, starts: np.ndarray, record: type[BaseModel]) -> None:
+        self.path, self.starts, self.record, self.state = path, starts, record, _state(path)
+
+    def __len__(self) -> int:
+        return len(self.starts)
+
+    @overload
+    def __getitem__(self, index: int) -> Any: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Any]: ...
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return list(self._read(self.starts[index]))
+        return next(self._read(self.starts[[index]]))
+
+    def __iter__(self) -> Iterator[Any]:
+        return self._read(self.starts)
+
+    def _read(self, starts: np.ndarray) -> Iterator[Any]:
+        if not self.path.is_file() or _state(self.path) != self.state:
+            raise DataError(f"{self.path}: changed since the run has started")
+        return records_at(self.path, starts.tolist(), self.record)
+
+
+def _write(folder: Path, data: PreparedData) -> None:
+    wide = data.tokenizer.vocab_size > 1 << 16
+    sums: dict[str, int] = {}
+    for name, split in data.splits.items():
+        assert isinstance(split.examples, Documents)
+        arrays = {"tokens": split.examples.stream.astype(np.int32 if wide else np.uint16), "starts": split.examples.starts,
+                  "lines": data.lines[name]}
+        for kind, array in arrays.items():
+            np.save(folder / f"{name}-{kind}.npy", array)
+            sums[f"{name}-{kind}"] = _sum(array)
+    tokenizer = data.tokenizer.to_json()
+    (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
+    text = json.dumps({"task": data.task_spec.model_dump(mode="json"), "fingerprint": data.fingerprint, "sums": sums,
+                       "tokenizer": _digest(tokenizer.encode())})
+    (folder / "data.json").write_text(f"{_digest(text.encode())}\n{text}", encoding="utf-8")
+
+
+def _loaded(folder: Path, settings: Settings) -> PreparedData:
+    digest, _, text = (folder / "data.json").read_text(encoding="utf-8").partition("\n")
+    saved = json.loads(text)
+    for name, found, expected in (("data.json", _digest(text.encode()), digest),
+                                  ("tokenizer.json", _digest((folder / "tokenizer.json").read_bytes()), saved["tokenizer"])):
+        if found != expected:
+            raise ValueError(f"{name} is not what was written")
+    spec = ComponentSpec.model_validate(saved["task"])
+    task = build(Task, spec)
+    arrays: dict[str, np.ndarray] = {}
+    for name, total in saved["sums"].items():
+        arrays[name] = np.asarray(np.load(folder / f"{name}.npy", mmap_mode="r"))
+        if _sum(arrays[name]) != total:
+            raise ValueError(f"{name}.npy is not what was written")
+    splits, lines = {}, {}
+    for name, path in zip(("train", "val", "test"), settings.paths):
+        if f"{name}-tokens" in arrays:
+            lines[name] = arrays[f"{name}-lines"]
+            splits[name] = Split(RecordsOfFile(Path(path or settings.paths[0] or ""), lines[name], task.Record),
+                                 Documents(arrays[f"{name}-tokens"], arrays[f"{name}-starts"]))
+    return PreparedData(spec, task, settings.tokenizer or Tokenizer.load(folder), splits["train"],
+                        splits.get("val", splits["train"]), splits.get("test"), saved["fingerprint"], lines)
+
+
+def _sum(array: np.ndarray) -> int:
+    """A checksum as fast as memory is."""
+    content = array.view(np.uint8)
+    whole = len(content) // 8 * 8
+    return int(content[:whole].view(np.uint64).sum()) + int(content[whole:].sum())
