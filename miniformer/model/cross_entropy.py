@@ -16,8 +16,10 @@ from torch.autograd.function import once_differentiable
 
 from .products import product
 
-AT_ONCE = 1 << 26
-"""Scores in memory at most; more than one such part costs a sum over the matrix's gradient each."""
+AT_ONCE = 512
+"""Tokens whose scores are in memory together; fewer cost more sums over the matrix's gradient, one for each such part."""
+CLASSES = 8192
+"""Rows of the matrix that take part in a product together, so that what a product needs beside its result is small."""
 IN_CACHE = 1 << 20
 """Scores whose softmax is taken at once, so that its passes find them in a processor's cache."""
 
@@ -38,14 +40,17 @@ class _LinearCrossEntropy(torch.autograd.Function):
     def forward(ctx: Any, x_ND: Tensor, weight_VD: Tensor, targets_N: Tensor, grad: bool) -> Tensor:
         for_x, for_weight = (grad and needed for needed in ctx.needs_input_grad[:2])
         wide = torch.promote_types(x_ND.dtype, torch.float32)
-        dx_ND = torch.empty_like(x_ND) if for_x else None
-        dweight_VD: Tensor | None = None
+        dx_ND = torch.zeros_like(x_ND, dtype=wide) if for_x else None
+        dweight_VD = torch.zeros_like(weight_VD) if for_weight else None
         total = x_ND.new_zeros((), dtype=wide)
         V = len(weight_VD)
-        at_once, in_cache = max(1, AT_ONCE // V), max(1, (IN_CACHE if x_ND.device.type == "cpu" else AT_ONCE) // V)
-        parts = (torch.split(t, at_once) for t in (x_ND, targets_N, x_ND if dx_ND is None else dx_ND))
-        for x, targets, into in zip(*parts, strict=True):
-            scores = product(x, weight_VD)
+        classes = [slice(v, v + CLASSES) for v in range(0, V, CLASSES)]
+        in_cache = max(1, IN_CACHE // V) if x_ND.device.type == "cpu" else AT_ONCE
+        for n in range(0, len(x_ND), AT_ONCE):
+            x, targets = x_ND[n:n + AT_ONCE], targets_N[n:n + AT_ONCE]
+            scores = x.new_empty(len(x), V)
+            for some_V in classes:
+                scores[:, some_V] = product(x, weight_VD[some_V])
             for some, wanted in zip(torch.split(scores, in_cache), torch.split(targets, in_cache), strict=True):
                 asked_n1, target_n1 = (wanted >= 0)[:, None], wanted.clamp(min=0)[:, None]
                 log_p_nV = torch.log_softmax(some, dim=-1, dtype=wide)
@@ -54,12 +59,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
                     by_scores = log_p_nV.exp_().scatter_add_(1, target_n1, -torch.ones_like(target_n1, dtype=wide))
                     torch.mul(by_scores, asked_n1, out=by_scores)
                     some.copy_(by_scores)
-            if dx_ND is not None:
-                into.copy_(product(scores, weight_VD.T))
-            if for_weight:
-                part = product(scores.T, x.T)
-                dweight_VD = part if dweight_VD is None else dweight_VD.add_(part)
-        ctx.save_for_backward(dx_ND, dweight_VD)
+            for some_V in classes:
+                if dx_ND is not None:
+                    dx_ND[n:n + AT_ONCE] += product(scores[:, some_V], weight_VD[some_V].T)
+                if dweight_VD is not None:
+                    dweight_VD[some_V] += product(scores[:, some_V].T, x.T)
+        ctx.save_for_backward(None if dx_ND is None else dx_ND.to(x_ND.dtype), dweight_VD)
         return total
 
     @staticmethod

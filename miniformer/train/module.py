@@ -82,6 +82,10 @@ class MiniFormerLitModule(pl.LightningModule):
                 parameter.grad.mul_(scale.to(parameter.grad.dtype))
         self._weight = None
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.trainer.optimizers[0].zero_grad()  # Lightning would keep gradients through the next forward pass
+
     def on_train_epoch_end(self) -> None:
         self._check_loss()
 
