@@ -21,7 +21,6 @@ from miniformer.kernel.layout import Layout
 
 from .block import Stack
 from .decoding import Feed, decode, start_rows
-from .init import lay_out
 from .sampling import Sampling
 from .state import DecodingState
 
@@ -43,11 +42,6 @@ class Assembly(kernel.Assembly):
     def feed(self, input_ids: Tensor, max_new_tokens: int, *, layout: Layout | None = None, use_state: bool = True,
              bos_id: int | None = None) -> Feed:
         """What generation from `input_ids` `[B, T]` feeds; see `generate`."""
-
-    def train(self, mode: bool = True) -> Self:
-        if mode:
-            lay_out(self, columns=False)
-        return super().train(mode)
 
     @property
     def endless(self) -> bool:
@@ -136,16 +130,14 @@ class Assembly(kernel.Assembly):
                     raise SpecError(f"{length} tokens: position {self.config.position.name!r} ends at max_seq_len = "
                                     f"{self.config.max_seq_len}")
 
-    def _ready_to_write(self, input_ids: Tensor, layout: Layout | None) -> Layout:
-        """The layout of prompts, checked, with the model's matrices laid out as writing wants them."""
+    def _prompt_layout(self, input_ids: Tensor, layout: Layout | None) -> Layout:
+        """The layout of prompts, checked."""
         if input_ids.ndim != 2 or 0 in input_ids.shape:
             raise UserError(f"a prompt is at least one token, and prompts are [B, T]; found a tensor of shape "
                             f"{list(input_ids.shape)}")
         if self.config.n_outputs != self.config.vocab_size:
             raise UserError(f"this model has {self.config.n_outputs} outputs and a vocabulary of {self.config.vocab_size}, so "
                             "it cannot generate")
-        if not self.training:
-            lay_out(self, columns=True)
         device = next(self.parameters()).device
         if layout is None:
             return Layout.full(*input_ids.shape, device=device)

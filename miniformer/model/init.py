@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import nn
 
 RESIDUAL = 0.2
@@ -22,25 +21,7 @@ def linear(d_in: int, d_out: int, bias: bool = False, *, scale: float = 1.0) -> 
     nn.init.normal_(layer.weight, std=scale * (2 / (5 * d_in)) ** 0.5)
     if bias:
         nn.init.zeros_(layer.bias)
-    layer.either_layout = True  # type: ignore[assignment]
     return layer
-
-
-def lay_out(model: nn.Module, columns: bool) -> None:
-    """Put the matrices of `linear` into memory column by column, or row by row as usual; they stay what they are.
-
-    By columns one row is multiplied up to three times as fast on a CPU, which is what writing a text token by token does, and
-    several rows as fast as before. Training would copy each gradient. A layer that another module made stays as it is: its
-    component may count on rows.
-    """
-    for layer in model.modules():
-        if type(layer) is nn.Linear and getattr(layer, "either_layout", False):
-            weight = layer.weight
-            if weight.device.type == "cpu" and weight.dtype == torch.float32 and type(weight) is nn.Parameter:
-                if columns and weight.is_contiguous() and min(weight.shape) > 1:
-                    weight.data = weight.data.T.contiguous().T
-                elif not columns and not weight.is_contiguous():
-                    weight.data = weight.data.contiguous()
 
 
 def dropout_of(rate: float) -> nn.Module:

@@ -22,7 +22,7 @@ from .assembly import Assembly, state_or_none
 from .block import Stack
 from .decoding import Feed
 from .init import dropout_of, embedding, linear
-from .products import fast_products
+from .products import speed_up
 from .state import DecodingState, EncoderDecoderState
 
 
@@ -55,6 +55,7 @@ class Seq2SeqTransformer(Assembly):
                                 "in one sequence, and source and target are two; leave that option out")
         self.head: Head = build(Head, config.head, config.d_model, config.n_outputs)
         self.head.tie(cast(nn.Parameter, self.embedding.weight))
+        speed_up(self)
 
     def forward(self, source: Tensor | Memory, target: Tensor, context: Context | None = None,
                 state: EncoderDecoderState | None = None, readout: Readout | None = None, *,
@@ -77,13 +78,12 @@ class Seq2SeqTransformer(Assembly):
             raise StateError("this state was made for another source; give its own: model(state.memory, target, state=state)")
         context = self._context(target, context, state, self.decoder, causal=True)
         memory = source if isinstance(source, Memory) else self.encode(source, source_layout, context.records)
-        with fast_products(target.numel()):
-            x = self.dropout(self.embedding(target))
-            if state is None:
-                x = self.decoder(x, context, memory=memory)
-            else:
-                x = self.decoder(x, context, state.layers, memory, state.cross)
-            return self.head(x) if readout is None else readout(x, self.head), memory.hidden, state
+        x = self.dropout(self.embedding(target))
+        if state is None:
+            x = self.decoder(x, context, memory=memory)
+        else:
+            x = self.decoder(x, context, state.layers, memory, state.cross)
+        return self.head(x) if readout is None else readout(x, self.head), memory.hidden, state
 
     def encode(self, source: Tensor, layout: Layout | None = None, records: list[Record] | None = None) -> Memory:
         """The encoder's output for source tokens `[B, S]`, which is all that the decoder sees of them.
@@ -97,8 +97,7 @@ class Seq2SeqTransformer(Assembly):
         if layout is not None:
             context = replace(context, layout=layout)
         context = self._context(source, context, None, self.encoder, causal=False)
-        with fast_products(source.shape[0] * source.shape[1]):
-            return Memory(self.encoder(self.dropout(self.source_embedding(source)), context), context.layout)
+        return Memory(self.encoder(self.dropout(self.source_embedding(source)), context), context.layout)
 
     def init_state(self, memory: Memory, capacity: int) -> EncoderDecoderState:
         """A state for targets of up to `capacity` tokens that answer `memory`; each layer looks through the memory once.
@@ -137,7 +136,7 @@ class Seq2SeqTransformer(Assembly):
         bos_id = self.config.bos_id if bos_id is None else bos_id
         if not 0 <= bos_id < self.config.vocab_size:
             raise UserError(f"bos_id: expected one of the {self.config.vocab_size} tokens; found {bos_id}")
-        layout = self._ready_to_write(input_ids, layout)
+        layout = self._prompt_layout(input_ids, layout)
         memory, B = self.encode(input_ids.to(layout.positions.device), layout), len(input_ids)
         state = state_or_none(lambda: self.init_state(memory, max(1, max_new_tokens)), use_state)
 

@@ -20,7 +20,7 @@ from .assembly import Assembly, state_or_none
 from .block import Stack
 from .decoding import Feed
 from .init import dropout_of, embedding, linear
-from .products import fast_products
+from .products import speed_up
 from .state import DecodingState
 
 
@@ -45,6 +45,7 @@ class Transformer(Assembly):
         self.head: Head = build(Head, config.head, config.d_model, config.n_outputs)
         if isinstance(self.embedding, nn.Embedding):
             self.head.tie(cast(nn.Parameter, self.embedding.weight))
+        speed_up(self)
 
     def forward(self, inputs: Tensor, context: Context | None = None, state: DecodingState | None = None,
                 readout: Readout | None = None) -> Any:
@@ -62,10 +63,9 @@ class Transformer(Assembly):
         context = self._context(inputs, context, state, self.stack, self.config.causal)
         if inputs.is_floating_point():
             inputs = inputs.to(self.embedding.weight.dtype)
-        with fast_products(inputs.shape[0] * inputs.shape[1]):
-            x = self.dropout(self.embedding(inputs))
-            x = self.stack(x, context, None if state is None else state.layers)
-            return self.head(x) if readout is None else readout(x, self.head)
+        x = self.dropout(self.embedding(inputs))
+        x = self.stack(x, context, None if state is None else state.layers)
+        return self.head(x) if readout is None else readout(x, self.head)
 
     def init_state(self, batch: int, capacity: int) -> DecodingState:
         """An empty state for `batch` sequences of up to `capacity` tokens.
@@ -99,7 +99,7 @@ class Transformer(Assembly):
             raise UserError("this model sees later tokens (causal: false), so it cannot generate")
         if bos_id is not None:
             raise UserError("bos_id: this model goes on from its prompt; only an encoder-decoder starts from a token")
-        layout = self._ready_to_write(input_ids, layout)
+        layout = self._prompt_layout(input_ids, layout)
         B, T = layout.shape
         state = state_or_none(lambda: self.init_state(B, T + max(0, max_new_tokens - 1)), use_state)  # none sees the last
 

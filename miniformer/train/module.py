@@ -1,8 +1,8 @@
 """`MiniFormerLitModule`: what Lightning trains. The model, its task's loss, and one division per optimizer step.
 
 A task returns the sum of its loss and a weight. Lightning adds up gradients over accumulated batches and means them over
-processes; where there are several, just before clipping they are scaled so that they are those of sum / weight over everything in the step. Ragged
-micro-batches, however they are cut, thus give the gradient of the one big batch.
+processes. Where there are several, gradients are scaled just before clipping, so that they are those of sum / weight over
+everything in the step. Ragged micro-batches, however they are cut, thus give the gradient of the one big batch.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class MiniFormerLitModule(pl.LightningModule):
             B, T = part.layout.shape
             self._tokens = self._tokens + (part.layout.real.sum() if part.layout.padded else B * T)
         trainer = self.trainer
-        is_logged = (trainer.global_step + 1) % trainer.log_every_n_steps == 0
+        is_logged = (trainer.global_step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         if is_logged or self.device.type == "cpu":  # elsewhere, to look at a number is to wait for it
             self._check_loss()
         if is_logged:

@@ -1,50 +1,72 @@
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import given
+from hypothesis import strategies as st
 from torch import nn
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.contracts.drawing import seeds
 from miniformer.kernel import Context
 from miniformer.model import products
-from miniformer.model.products import _Linear, fast_products, product
+from miniformer.model.products import _Linear, linear, speed_up
 from miniformer.model.transformer import Transformer
 
-available = pytest.mark.skipif(not products._available(), reason="oneDNN is not the faster one here")
+available = pytest.mark.skipif(not products.AVAILABLE, reason="torch's own way is the only one here")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def small_is_enough():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "ENOUGH", 1)
+        patch.setattr(products, "LARGE", 1)
+        yield
 
 
 @pytest.fixture
 def taken(monkeypatch):
-    """The shapes of the products that oneDNN computed, however small."""
-    shapes = []
-    monkeypatch.setattr(products, "ENOUGH", 1)
-    takes = products._takes
+    """The shapes of what was not multiplied torch's own way."""
+    shapes, fits = [], products._fits
 
-    def noting(*given):
-        if found := takes(*given):
-            shapes.append(tuple(given[0].shape))
+    def noting(x, weight):
+        if found := fits(x, weight):
+            shapes.append(tuple(x.shape))
         return found
 
-    monkeypatch.setattr(products, "_takes", noting)
+    monkeypatch.setattr(products, "_fits", noting)
     return shapes
 
 
-def inputs(*shape, bias=True, **kwargs):
-    torch.manual_seed(0)
-    return [torch.randn(*shape, 3, **kwargs), torch.randn(5, 3, **kwargs), *([torch.randn(5, **kwargs)] if bias else [])]
+def inputs(*shape, bias=True, out=6, seed=0, **kwargs):
+    generator = torch.Generator().manual_seed(seed)
+    shapes = [(*shape, 3), (out, 3), *([(out,)] if bias else [])]
+    return [torch.randn(*one, generator=generator).to(**kwargs) for one in shapes]
+
+
+@given(st.lists(st.integers(0, 4), min_size=1, max_size=3), st.integers(1, 6), st.booleans(), seeds)
+def test_value_and_gradients_are_those_of_a_linear_layer(shape, out, bias, seed):
+    tensors = inputs(*shape, bias=bias, out=out, seed=seed)
+    with torch.no_grad():
+        torch.testing.assert_close(linear(*tensors), F.linear(*tensors))
+    leaves = [t.requires_grad_() for t in tensors]
+    found, expected = linear(*leaves), F.linear(*leaves)
+    torch.testing.assert_close(found, expected)
+    for one, other in zip(*(torch.autograd.grad(result.sin().sum(), leaves) for result in (found, expected)), strict=True):
+        torch.testing.assert_close(one, other)
 
 
 @available
-@pytest.mark.parametrize("bias", [False, True])
-@pytest.mark.parametrize("shape", [(4,), (2, 3), (2, 3, 2)])
-def test_value_and_gradients_are_those_of_a_linear_layer(taken, shape, bias):
-    tensors = [t.requires_grad_() for t in inputs(*shape, bias=bias)]
-    expected = F.linear(*tensors)
-    with fast_products(100):
-        found = F.linear(*tensors)
-    assert taken and isinstance(found.grad_fn, _Linear._backward_cls)
-    torch.testing.assert_close(found, expected)
-    for one, other in zip(*(torch.autograd.grad(out.sin().sum(), tensors) for out in (found, expected)), strict=True):
-        torch.testing.assert_close(one, other)
+@pytest.mark.parametrize(("rows", "out", "grad", "way"), [
+    (1, 6, False, "baddbmm"), (2, 6, False, "baddbmm"), (3, 6, False, "_linear_pointwise"), (3, 6, True, "_Linear"),
+    (1, 6, True, "addmm"), (1, 5, False, "addmm")])
+def test_each_number_of_rows_goes_its_way(rows, out, grad, way):
+    x, weight, bias = inputs(rows, out=out)
+    with torch.set_grad_enabled(grad), torch.profiler.profile() as seen:
+        linear(x.requires_grad_(), weight, bias)
+    assert any(way in event.name for event in seen.events())
 
 
 @available
@@ -62,62 +84,61 @@ def test_what_is_frozen_gets_no_gradient(taken, frozen):
     tensors = inputs(4)
     for i, tensor in enumerate(tensors):
         tensor.requires_grad_(i != frozen)
-    with fast_products(4):
-        F.linear(*tensors).sum().backward()
-    assert [tensor.grad is None for tensor in tensors] == [i == frozen for i in range(3)]
+    linear(*tensors).sum().backward()
+    assert taken and [tensor.grad is None for tensor in tensors] == [i == frozen for i in range(3)]
 
 
-@available
-@pytest.mark.parametrize("tensors", [inputs(3), inputs(4, dtype=torch.float64), inputs(4, dtype=torch.bfloat16),
-                                     inputs(4, device="meta")])
-def test_few_rows_other_types_and_devices_are_left_alone(taken, tensors):
-    with fast_products(100):
-        assert F.linear(*tensors).shape == (len(tensors[0]), 5)
-    assert not taken
+@pytest.mark.parametrize("kwargs", [{"dtype": torch.float64}, {"dtype": torch.bfloat16}, {"device": "meta"}])
+def test_other_types_and_devices_are_left_alone(taken, kwargs):
+    assert linear(*inputs(4, **kwargs)).shape == (4, 6) and not taken
 
 
-@available
 def test_autocast_and_function_transforms_are_left_alone(taken):
     x, weight = inputs(4, bias=False)
-    with fast_products(4):
-        with torch.autocast("cpu", torch.bfloat16):
-            assert F.linear(x, weight).dtype == torch.bfloat16
-        rows = torch.vmap(lambda row: F.linear(row.expand(4, 3), weight))(x)
-    assert rows.shape == (4, 4, 5) and not taken
-
-
-def test_a_machine_without_it_computes_as_ever(monkeypatch):
-    monkeypatch.setattr(products, "_available", lambda: False)
-    x, weight, bias = inputs(4)
-    with fast_products(4):
-        assert torch.equal(F.linear(x, weight, bias), product(x, weight, bias))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight).dtype == torch.bfloat16
+    assert torch.vmap(lambda row: linear(row.expand(4, 3), weight))(x).shape == (4, 4, 6) and not taken
 
 
 @available
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_a_model_trains_with_it_whatever_its_components_are(taken, checkpointing, monkeypatch):
+def test_a_model_trains_with_it_whoever_made_its_layers(taken, checkpointing, monkeypatch):
     config = TransformerConfig(vocab_size=7, d_model=8, n_heads=2, n_layers=2, causal=True,
                                activation_checkpointing=checkpointing)
     torch.manual_seed(0)
-    model = Transformer(config)
-    ids = torch.randint(7, (2, 6))
+    model, ids = Transformer(config), torch.randint(7, (2, 6))
+    model.stack.blocks[0].ffn.down = nn.Linear(32, 8)
+    speed_up(model)
 
     def gradients():
         model.zero_grad()
         model(ids, Context.plain(ids)).sin().sum().backward()
         return [parameter.grad for parameter in model.parameters()]
 
-    found = gradients()
-    assert len(taken) > 2 * 6
-    monkeypatch.setattr(products, "_available", lambda: False)
+    found, used = gradients(), len(taken)
+    monkeypatch.setattr(products, "AVAILABLE", False)
     for one, other in zip(found, gradients(), strict=True):
         torch.testing.assert_close(one, other)
+    assert used > 2 * 6 and len(taken) == used
 
 
-@available
-def test_a_layer_with_hooks_is_heard(taken):
-    layer, heard = nn.Linear(3, 5), []
+def test_a_layer_stays_what_it_is(taken):
+    layer, heard = nn.Linear(3, 6), []
+    before = layer.state_dict()
+    speed_up(layer)
+    assert type(layer) is nn.Linear and layer.state_dict().keys() == before.keys()
     layer.register_full_backward_hook(lambda module, into, out: heard.append(out[0].shape))
-    with fast_products(4):
-        layer(torch.randn(4, 3, requires_grad=True)).sum().backward()
-    assert taken and heard == [(4, 5)]
+    layer(torch.randn(4, 3, requires_grad=True)).sum().backward()
+    assert heard == [(4, 6)] and bool(taken) == products.AVAILABLE
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+def test_a_copy_has_weights_of_its_own(copied):
+    layer = nn.Linear(3, 6)
+    speed_up(layer)
+    other = copied(layer)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    x = torch.randn(4, 3)
+    assert not layer(x).any() and other(x).any()
+    torch.testing.assert_close(other(x), F.linear(x, other.weight, other.bias))
