@@ -158,6 +158,13 @@ class Stack(nn.Module):
         return self.norm(x)
 
 
+def compile_blocks(model: nn.Module) -> None:
+    """Have each block of a model compiled when it is first called: small graphs, which are soon made."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.compile()
+
+
 def _recomputed(block: nn.Module, x: Tensor, context: Context, reading: Context | None) -> Tensor:
     """The block, run again in backward instead of keeping its activations; what it records counts once."""
 

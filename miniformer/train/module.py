@@ -20,6 +20,7 @@ from miniformer.kernel.hooks import activate
 from miniformer.kernel.recipes import OptimizerRecipe, SchedulerRecipe, trainable
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch, LossTerm, Task, Tokenizer
+from miniformer.model.block import compile_blocks
 from miniformer.tasks.metrics import LossRatio
 
 from .specs import model_class, model_spec, task_spec
@@ -41,6 +42,8 @@ class MiniFormerLitModule(pl.LightningModule):
         self.hooks = activate(config.extensions)
         self.model = model_class(self.task)(model_spec(config, self.task))
         self.hooks.hook.model_assembled(model=self.model)
+        if config.compile:
+            compile_blocks(self.model)
         self.loss: Tensor | None = None
         """The latest batch's mean loss."""
         self._tokens: Tensor | int = 0

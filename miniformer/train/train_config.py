@@ -65,6 +65,8 @@ class TrainConfig(BaseModel):
                                                         "before stopping")
     precision: Literal["auto", "bf16", 16, 32, 64] = Field(default="auto", description="auto: bf16 where the hardware "
                                                            "has it, else 32")
+    compile: bool = Field(default=False, description="compile the blocks, which takes some time at first and makes steps "
+                                                     "somewhat faster")
     gpus: int | None = Field(default=None, ge=0, description="number of GPUs; none: what there is")
     num_workers: int = Field(default=0, ge=0, description="processes that make batches")
     seed: int = Field(default=42, ge=0, lt=2**32, description="of everything random")

@@ -7,9 +7,10 @@ import torch
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import Context, Entry, Layout, MaskRule, Registry, discover, use_registry
 from miniformer.model.attention import MultiHeadAttention
-from miniformer.model.block import Block, Stack
+from miniformer.model.block import Block, Stack, compile_blocks
 from miniformer.model.feedforward import GELU, SwiGLU
 from miniformer.model.norm import LayerNorm, RMSNorm
+from miniformer.model.transformer import Transformer
 
 SMALL = {"vocab_size": 11, "d_model": 8, "n_heads": 2, "n_layers": 3, "max_seq_len": 16}
 calls = Counter()
@@ -120,3 +121,26 @@ def test_layers_with_equal_rules_share_one_mask():
         stack = Stack(TransformerConfig(**SMALL, attention="looking"))
     stack(torch.randn(1, 3, 8), Context(Layout.full(1, 3)))
     assert calls["prepared"] == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("documents", [[[1] * 6, [1] * 6], [[1, 1, 2, 2, 2, 3], [1, 1, 1, 1, 2, 2]]])
+def test_compiled_blocks_compute_what_they_did(documents, monkeypatch):
+    monkeypatch.setattr("miniformer.model.kernels.sdpa", None)  # blocks of queries are taken, whatever a mask's values are
+    config = TransformerConfig(vocab_size=7, d_model=8, n_heads=2, n_layers=1, causal=True)
+    torch.manual_seed(0)
+    torch._dynamo.utils.counters.clear()
+    model, ids = Transformer(config), torch.randint(7, (2, 100))
+    layout = Layout.from_documents(torch.tensor(documents).repeat_interleave(17, dim=1)[:, :100])
+    results = []
+    for compiled in (False, True):
+        if compiled:
+            compile_blocks(model)
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            loss = model(ids, Context(layout)).sin().sum()
+        loss.backward()
+        results.append([loss.detach(), *(parameter.grad for parameter in model.parameters())])
+    for found, expected in zip(*results, strict=True):
+        torch.testing.assert_close(found, expected, rtol=0.05, atol=0.05)
+    assert not torch._dynamo.utils.counters["graph_break"]

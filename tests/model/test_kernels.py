@@ -139,6 +139,15 @@ def test_blockwise_of_many_queries_is_what_sdpa_gives(monkeypatch, dtype, atol, 
         close(found, expected, 10 * atol)
 
 
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_what_a_compiled_graph_calls_instead_of_blockwise_is_a_sound_operator(with_bias):
+    q, k, v = (t.flatten(0, 1).requires_grad_() for t in inputs(2, 5, 5, H))
+    bias = torch.randn(1, H, 5, 5, dtype=torch.float64).requires_grad_() if with_bias else None
+    for allowed, causal in ((None, True), (torch.rand(2, 1, 5, 5) > 0.3, False)):
+        torch.library.opcheck(blockwise._opaque, (q, k, v, bias, allowed, causal, H, 0.5),
+                              test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
+
+
 def test_blockwise_looks_at_no_key_that_none_of_a_block_may_see(monkeypatch):
     looked_at = []
     monkeypatch.setattr(blockwise, "_weights",
