@@ -52,9 +52,10 @@ ESCAPES = {"\\n": "\n", "\\t": "\t"}
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Prompts at a time.")
 @click.option("--stream/--no-stream", default=None, help="Write as the model does.  [default: on a terminal, for one prompt]")
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line: text, tokens, log-probabilities, finish reason.")
+@click.option("--compile", "compiled", is_flag=True, help="Compile the step of decoding first: for many or long texts.")
 @click.option("--no-state", is_flag=True, help="Compute everything again at each step; slow, and the same text.")
 def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, beams: int | None, length_penalty: float,
-            beam_groups: int, n_best: int, stream: bool | None, as_json: bool, no_state: bool, batch_size: int,
+            beam_groups: int, n_best: int, stream: bool | None, as_json: bool, no_state: bool, compiled: bool, batch_size: int,
             stop: tuple[str, ...], seed: int | None, truncate: bool, max_new_tokens: int, regex: str | None,
             json_schema: Path | None, draft: Path | None, **chosen: Any) -> None:
     """Write the text that a trained language model goes on with, after the prompt; of an encoder-decoder, its answer alone.
@@ -83,7 +84,7 @@ def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, 
     if small and small.tokenizer.to_json() != trained.tokenizer.to_json():
         raise UserError(f"--draft {draft}: its tokenizer is another; train it with --tokenizer {run / BEST / TOKENIZER}")
     engine = Engine(trained.model, trained.tokenizer, batch_size=batch_size, draft=small.model if small else None,
-                    encode=trained.prompt, use_state=not no_state)
+                    encode=trained.prompt, use_state=not no_state, compile=compiled)
     if regex is not None or schema is not None:
         from miniformer.inference.constrained import Constraint
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -9,7 +10,7 @@ from typing import TypeVar
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
-from miniformer.kernel.errors import UserError
+from miniformer.kernel.errors import StateError, UserError
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.task import Tokenizer
 from miniformer.model.assembly import Assembly
@@ -17,10 +18,12 @@ from miniformer.model.beams import Beams, Hypothesis, search
 from miniformer.model.decoding import Feed, Finish, Row, decode
 from miniformer.model.sampling import Sampling, Text
 from miniformer.model.speculative import speculate
+from miniformer.model.static import StaticFeed, compiled_step
 
 from .batching import Prompt, Queue
 from .text import TextWriter
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 PLAIN, BEAMS = Sampling(), Beams()
 
@@ -76,16 +79,24 @@ class Engine:
             one.
         encode: makes tokens of a prompt, as a task's `prompt` does; None: the tokenizer's `encode`.
         use_state: keep what the layers remember between steps; without, everything is computed again at each step.
+        compile: make one compiled graph of a step, which takes some time at first, and again for another number of prompts;
+            where a layer's state cannot be part of one, a line says so and steps are as ever.
+
+    Raises:
+        UserError: settings that exclude each other or make no sense.
     """
 
     def __init__(self, model: Assembly, tokenizer: Tokenizer, *, batch_size: int = 16, draft: Assembly | None = None,
-                 encode: Callable[[str], list[int]] | None = None, use_state: bool = True) -> None:
+                 encode: Callable[[str], list[int]] | None = None, use_state: bool = True, compile: bool = False) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size: at least 1; found {batch_size}")
         if draft is not None and _kind(draft) != _kind(model):
             raise UserError(f"draft: expected a model like this one, {_kind(model)}; found {_kind(draft)}")
         self.model, self.tokenizer, self.batch_size, self.use_state = model, tokenizer, batch_size, use_state
         self.draft, self._encode = draft, encode or tokenizer.encode
+        if compile and (draft is not None or not use_state):
+            raise UserError(f"compile: not with {'a draft' if draft else 'use_state=False'}; expected one of the two")
+        self._step = compiled_step() if compile else None
 
     def generate(self, prompts: Iterable[str], sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
                  stop: Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Iterator[Answer]:
@@ -178,8 +189,15 @@ class Engine:
         """A model (None: the engine's), ready to go on from some prompts."""
         lengths = [len(prompt.ids) for prompt in prompts]
         ids = pad_sequence([torch.tensor(prompt.ids) for prompt in prompts], batch_first=True, padding_side="left")
-        return (model or self.model).feed(ids, max(prompt.room for prompt in prompts), use_state=self.use_state,
+        feed = (model or self.model).feed(ids, max(prompt.room for prompt in prompts), use_state=self.use_state,
                                           layout=Layout.from_lengths(lengths, side="left"))
+        if self._step is not None:
+            try:
+                return StaticFeed(feed, self._step)
+            except StateError as error:
+                logger.warning(f"steps are not compiled: {error}")
+                self._step = None
+        return feed
 
     def writer(self, prompt: Prompt, stop: Sequence[str]) -> TextWriter:
         """What makes text of the tokens after a prompt."""

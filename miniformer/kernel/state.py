@@ -53,6 +53,21 @@ class State(ABC):
             StateError: this state cannot go back so far; it stays as it was.
         """
 
+    def static(self, column: Tensor) -> State:
+        """The same memory for steps of one token in a compiled graph, in which no shape changes from step to step.
+
+        What is appended goes to `column` `[1]`, which is another each time, and all columns that there is room for are given
+        back. Which of them are filled the layout says, where the others are padding; their values must be numbers.
+
+        Raises:
+            StateError: unless overridden; then steps are not compiled.
+        """
+        raise StateError(f"{type(self).__name__} changes its shapes from step to step")
+
+    def advance(self) -> None:
+        """Note that a step in which `static` was used has filled a column; overridden with `static`."""
+        raise StateError(f"{type(self).__name__} changes its shapes from step to step")
+
     def join(self, other: Self, columns: int, capacity: int) -> None:
         """Take in the rows of `other` after its own (continuous batching).
 

@@ -87,7 +87,7 @@ class MultiHeadAttention(Attention):
                 (k_BKSE, v_BKSE), held = state.append(context.keys or context.layout, k_BKSE, v_BKSE)
                 mask, bias = held.mask(mask), held.bias(bias)
             elif state is not None:
-                assert isinstance(state, KeyValueState)
+                assert isinstance(state, BufferState)
                 k_BKSE, v_BKSE = state.append(k_BKSE, v_BKSE)
         asked: dict[str, Any] = {name: value for name, value in (("scale", self.scale), ("softcap", self.softcap))
                                  if value is not None}

@@ -72,7 +72,7 @@ class LatentAttention(Attention):
         if context.memory is None:
             k_B1SR = context.rotate(k_B1SR, "k")
             if state is not None:
-                assert isinstance(state, LatentState)
+                assert isinstance(state, BufferState)
                 (both,) = state.append(torch.cat([latent_B1SL, k_B1SR], dim=-1))
                 latent_B1SL, k_B1SR = both.tensor_split((self.d_latent,), dim=-1)
         if state is not None and type(self.up) is nn.Linear:

@@ -33,6 +33,8 @@ def speed_up(model: nn.Module) -> None:
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b, `[..., I], [O, I], [O] -> [..., O]`."""
+    if torch.compiler.is_compiling():  # a graph would have MKL again
+        return F.linear(x, weight, bias) if torch.is_grad_enabled() or x.device.type != "cpu" else _opaque(x, weight, bias)
     if not _fits(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)):
@@ -73,8 +75,11 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
     else:
         worth = rows > 0 and weight.numel() >= LARGE and weight.is_contiguous() and len(weight) % PARTS == 0
     return (worth and type(x) is Tensor and type(weight) in (Tensor, nn.Parameter) and bool(torch.backends.mkldnn.enabled)
-            and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
-            and not torch._C._are_functorch_transforms_active())
+            and not torch.is_autocast_enabled("cpu") and not torch._C._are_functorch_transforms_active())
+
+
+_opaque = torch.library.custom_op("miniformer::product", product, mutates_args=())
+_opaque.register_fake(lambda x, weight, bias=None: x.new_empty(*x.shape[:-1], len(weight)))
 
 
 class _Linear(torch.autograd.Function):

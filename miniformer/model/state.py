@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import torch
@@ -101,6 +102,13 @@ class BufferState(State):
     def nbytes(self) -> int:
         return self.buffer.nbytes
 
+    def static(self, column: Tensor) -> StaticBuffer:
+        self.buffer[:, :, :, self._length:] = 0
+        return StaticBuffer(self.buffer.unbind(0), column)
+
+    def advance(self) -> None:
+        self._length += 1
+
     def reorder(self, index: Tensor) -> None:
         N, _, K, C, E = self.buffer.shape
         buffer = self.buffer.new_empty(N, len(index), K, C, E)
@@ -116,6 +124,18 @@ class BufferState(State):
         self.buffer = self.buffer.new_empty(N, sum(part.shape[1] for part in held), K, capacity, E)
         self.buffer[:, :, :, :columns] = torch.cat(held, dim=1)
         self._length = columns
+
+
+class StaticBuffer(BufferState):
+    """A `BufferState` in a compiled step: its N tensors `[B, K, C, E]` apart, so that each is written in place."""
+
+    def __init__(self, parts: Sequence[Tensor], column: Tensor) -> None:
+        self.parts, self.column = parts, column
+
+    def append(self, *parts_BKTE: Tensor) -> tuple[Tensor, ...]:
+        for part_BKCE, new_BK1E in zip(self.parts, parts_BKTE, strict=True):
+            part_BKCE.index_copy_(2, self.column, new_BK1E)
+        return tuple(self.parts)
 
 
 class EncoderDecoderState(DecodingState):
@@ -178,6 +198,9 @@ class MemoryState(State):
     @property
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
+
+    def static(self, column: Tensor) -> MemoryState:
+        return self
 
     def reorder(self, index: Tensor) -> None:
         self.keys, self.values = self.keys[index], self.values[index]

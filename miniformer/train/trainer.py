@@ -255,7 +255,8 @@ def quiet_lightning() -> Iterator[None]:
         logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for text in (".*does not have many workers.*", ".*LeafSpec.*", ".*Found .* module.* in eval mode.*",
-                     ".*exists and is not empty.*", ".*have no `val_dataloader`.*", ".*dataloader.*sampler.*", ".*treespec.*"):
+                     ".*exists and is not empty.*", ".*have no `val_dataloader`.*", ".*dataloader.*sampler.*", ".*treespec.*",
+                     ".*overridden `transfer_batch_to_device`.*"):
             warnings.filterwarnings("ignore", message=text)
         try:
             yield

@@ -56,7 +56,7 @@ def main(only: list[str], sizes: list[str], precisions: list[str], compiled: boo
 
     said = partial(click.echo, err=True)
     if quick:
-        sizes, precisions, batches, new, rounds, seconds, megabytes = ["tiny"], ["bf16"], ["2"], 8, 1, 0.01, 0.05
+        sizes, precisions, batches, new, rounds, seconds, megabytes = ["tiny"], ["bf16"], ["2"], 8, 1, 0.01, 1.2
     there = []
     for one in chosen(contestants):
         if one.missing:

@@ -285,7 +285,7 @@ def test_a_config_is_frozen():
     ({"attention": {"name": "mha", "dropout": 2}}, "attention mha.dropout: input should be less than 1; found 2"),
     ({"attention": {"name": "mha", "windw": 2}}, "mha.windw: there is no 'windw' here; did you mean 'window'?"),
     ({"attention": {"name": "mha", "kernel": "sdpa", "softcap": 5}}, "attention mha: kernel 'sdpa' cannot do softcap"),
-    ({"attention": {"name": "mha", "kernel": "fast"}}, "mha.kernel: input should be 'auto', 'eager', 'sdpa' or 'flex'"),
+    ({"attention": {"name": "mha", "kernel": "fast"}}, "mha.kernel: input should be 'auto', 'fused', 'blockwise'"),
     ({"attention": {"name": "mha", "qk_norm": "rmsnom"}}, "attention mha.qk_norm: there is no norm named 'rmsnom'"),
     ({"attention": {"name": "mha", "kernel": "flex"}, "position": "t5-bias"},
      "position 't5-bias' learns a bias, to which attention 'mha' with kernel 'flex' gives no gradient"),

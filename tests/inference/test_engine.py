@@ -11,13 +11,18 @@ from writing_models import BYTES, letters, writing
 from miniformer.inference.engine import Answer, Engine
 from miniformer.inference.load import load
 from miniformer.kernel import UserError
+from miniformer.model import static
 from miniformer.model.beams import Beams
 from miniformer.model.sampling import Allowed, LogitBias, Sampling
 
 GREEDY = Sampling(temperature=0)
 BOLD = Sampling(temperature=1.5, top_p=0.95)
 PROMPTS = ["some", "naïve text", "", "東京 and some more text to learn", "café"]
-ENGINES = {"decoder": Engine(writing(), BYTES), "encoder-decoder": Engine(writing(has_source=True), BYTES)}
+ENGINES = {"decoder": Engine(writing(), BYTES), "encoder-decoder": Engine(writing(has_source=True), BYTES),
+           "static": Engine(writing(), BYTES, compile=True),
+           "static encoder-decoder": Engine(writing(has_source=True), BYTES, compile=True)}
+for engine in list(ENGINES.values())[2:]:
+    engine._step = static._step  # as it is before it is compiled, which takes long
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 
 

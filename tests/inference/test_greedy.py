@@ -1,5 +1,5 @@
 """Greedy decoding with state is greedy decoding by whole passes, token for token, for every registered attention with every
-registered position encoding, in a decoder and beside an encoder, alone and in ragged batches."""
+registered position encoding, in a decoder and beside an encoder, alone and in ragged batches, by growing and static states."""
 
 from itertools import product
 
@@ -9,8 +9,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.kernel import Layout, SpecError, current_registry
+from miniformer.kernel import Layout, SpecError, StateError, current_registry
 from miniformer.model.assemblies import assembly_for
+from miniformer.model.decoding import decode, start_rows
+from miniformer.model.sampling import Sampling
+from miniformer.model.state import BufferState
+from miniformer.model.static import StaticFeed, _step
 
 V = 13
 ATTENTIONS, POSITIONS = ([entry.name for entry in current_registry().entries(kind)] for kind in ("attention", "position"))
@@ -57,6 +61,15 @@ def test_with_state_it_is_what_whole_passes_give(config, has_source):
         expected = [naive(model, row, 6) for row in rows]
         found = model.generate(ids, 6, do_sample=False, layout=layout)[:, 0 if has_source else ids.shape[1]:]
         assert found.tolist() == expected
+        try:
+            feed = StaticFeed(model.feed(ids, 6, layout=layout), _step)
+        except StateError:
+            assert not all(state is None or isinstance(state, BufferState) for state in model.feed(ids, 6).state.layers)
+        else:
+            texts = start_rows(feed, [6, 4, 6, 1, 5], [None] * 5)  # some end before others
+            with torch.no_grad():
+                list(decode(feed, texts, Sampling(temperature=0)))
+            assert [text.new for text in texts] == [row[:text.limit] for row, text in zip(expected, texts, strict=True)]
         alone = model.generate(torch.tensor(rows[:1]), 6, do_sample=False)[:, 0 if has_source else len(rows[0]):]
         assert alone.tolist() == expected[:1]
 

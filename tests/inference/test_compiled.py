@@ -1,0 +1,51 @@
+"""Compiled decoding: the texts are those of an uncompiled step, and one graph serves texts of any length."""
+
+import logging
+
+import pytest
+import torch
+from writing_models import BYTES, writing
+
+from miniformer.inference.engine import Engine
+from miniformer.kernel import UserError
+from miniformer.model.sampling import Sampling
+from miniformer.model.static import compiled_step
+
+GREEDY = Sampling(temperature=0)
+PROMPTS = ["some", "naïve text", "東京 and some more text to learn"]
+
+
+def answers(engine, prompts, n):
+    return [answer.tokens for answer in engine.generate(prompts, GREEDY, max_new_tokens=n)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("has_source", [False, True])
+def test_texts_are_those_of_a_step_that_is_not_compiled(has_source):
+    model = writing(has_source)
+    plain, compiled = Engine(model, BYTES), Engine(model, BYTES, compile=True)
+    torch._dynamo.utils.counters.clear()
+    for prompts, n in ((PROMPTS, 12), (PROMPTS[:1], 12), (PROMPTS, 9), (PROMPTS[1:2], 20)):
+        assert answers(compiled, prompts, n) == answers(plain, prompts, n)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4, "one for each number of rows, and one of any length"
+    assert not torch._dynamo.utils.counters["graph_break"]
+
+
+def test_what_cannot_be_compiled_is_said_once_and_decoded_as_ever(caplog):
+    model = writing(attention={"name": "mha", "window": 4})
+    with caplog.at_level(logging.WARNING):
+        found = answers(Engine(model, BYTES, compile=True, batch_size=1), PROMPTS, 5)
+    assert found == answers(Engine(model, BYTES), PROMPTS, 5)
+    assert [record.getMessage() for record in caplog.records] == [
+        "steps are not compiled: WindowState changes its shapes from step to step"]
+
+
+@pytest.mark.parametrize(("given", "told"), [({"draft": writing()}, "not with a draft"),
+                                             ({"use_state": False}, "not with use_state")])
+def test_what_it_excludes_is_refused(given, told):
+    with pytest.raises(UserError, match=f"compile: {told}"):
+        Engine(writing(), BYTES, compile=True, **given)
+
+
+def test_nothing_is_compiled_before_it_is_used():
+    assert callable(compiled_step())
