@@ -64,7 +64,7 @@ class State(ABC):
         """
         raise StateError(f"{type(self).__name__} changes its shapes from step to step")
 
-    def advance(self) -> None:
+    def stepped(self) -> None:
         """Note that a step in which `static` was used has filled a column; overridden with `static`."""
         raise StateError(f"{type(self).__name__} changes its shapes from step to step")
 

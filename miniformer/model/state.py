@@ -106,7 +106,7 @@ class BufferState(State):
         self.buffer[:, :, :, self._length:] = 0
         return StaticBuffer(self.buffer.unbind(0), column)
 
-    def advance(self) -> None:
+    def stepped(self) -> None:
         self._length += 1
 
     def reorder(self, index: Tensor) -> None:

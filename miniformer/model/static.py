@@ -62,7 +62,7 @@ class StaticFeed(Feed):
         self._here.positions.add_(1)
         for layer in state.layers:
             if layer is not None:
-                layer.advance()
+                layer.stepped()
         state.layout = self._keys.columns(state.length + 1)
         return logits_BV if len(rows) == len(logits_BV) else logits_BV[rows]
 
