@@ -83,7 +83,7 @@ def main(only: list[str], sizes: list[str], precisions: list[str], compiled: boo
 def _cells(only: list[str], sizes: list[str], precisions: list[str], compiled: bool, there: list[Any], effort: Any,
            megabytes: float, quick: bool) -> Cells:
     """What is to be measured, in order."""
-    from . import contest, startup
+    from . import contest, data, startup
     from .sizes import SIZES
 
     precise = {"32": 32, "bf16": "bf16"}
@@ -97,12 +97,7 @@ def _cells(only: list[str], sizes: list[str], precisions: list[str], compiled: b
         for rows in effort.batches:
             yield "decode", f"{name} x {rows}", partial(contest.decode, SIZES[name], rows, there, effort)
     if "data" in only:
-        try:
-            from . import data  # type: ignore[attr-defined]
-        except ImportError:
-            effort.told("data: left out, tests/benchmarks/data.py is not there")
-        else:
-            yield "data", "text", partial(data.measure, megabytes)
+        yield "data", "text", partial(data.measure, megabytes, effort.rounds)
     if "startup" in only:
         yield "startup", "train", partial(startup.measure, effort.rounds, small=quick)
 

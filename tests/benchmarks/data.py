@@ -29,10 +29,12 @@ from miniformer.data.sampler import EpochBatches
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import resolve
 
+from .machine import machine
+
 ROW, BATCH = 256, 8
 
 
-def measure(megabytes: int = 50, rounds: int = 3) -> dict[str, Any]:
+def measure(megabytes: float = 50, rounds: int = 3) -> dict[str, Any]:
     """Median MB/s of JSONL, of each contestant and beside `encode_batch` in the same round; and what else there is to tell."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "texts.jsonl"
@@ -63,11 +65,12 @@ def measure(megabytes: int = 50, rounds: int = 3) -> dict[str, Any]:
                   for name, values in speeds.items() if values is not raw}
         settings = Settings(task, (str(path), None, None), 0.05, tokenizer, tokenizer.vocab_size)
         found |= cached_and_collated(path, settings, Path(folder) / "cache")
+    found["setting"] = {**machine(), "rounds": rounds}
     return found | {f"padding, batches of {size}, at most {longest or 'any'} tokens": padding(size, longest)
                     for size in (8, 16) for longest in (256, 512, None)}
 
 
-def write_texts(path: Path, megabytes: int) -> list[str]:
+def write_texts(path: Path, megabytes: float) -> list[str]:
     """Pieces of source files, some with other names in them, as JSON lines of so many megabytes."""
     draw, sources = random.Random(0), [text.splitlines(keepends=True) for _, text in stdlib.sources()]
     texts: list[str] = []
@@ -122,4 +125,5 @@ def padding(size: int, longest: int | None) -> float:
 
 if __name__ == "__main__":
     for name, value in measure(*map(int, sys.argv[1:3])).items():
-        print(f"{name:60} {value:10.4f}")
+        if name != "setting":
+            print(f"{name:60} {value:10.4f}")

@@ -153,10 +153,12 @@ DECODING = [goal for size in ("S", "M") for rows in (1, 8) for cell in (f"{size}
     if size == "S" else
     Goal(f"decoding {cell}, compiled: what memory lets through", "decode", cell, bandwidth(COMPILED), least=75, unit=" %"),
     Goal(f"decoding {cell}: first token, the best peer", "decode", cell, faster("first", None, None), least=1.0))]
-DATA = [Goal("tokens of texts: a bare `encode_batch`", "data", "text", field("to_encode_batch"), least=0.95),
-        Goal("tokens of texts that were cached", "data", "text", field("cached_ms", " ms"), most=10, unit=" ms"),
-        Goal("padding, language modelling", "data", "text", field("padding_packed", " %"), most=1, unit=" %"),
-        Goal("padding, rows of like lengths", "data", "text", field("padding_bucketed", " %"), most=5, unit=" %")]
+DATA = [Goal("tokens of texts: a bare `encode_batch`", "data", "text",
+             field("miniformer, file to packed rows, ratio to encode_batch"), least=0.95),
+        Goal("tokens of texts that were cached", "data", "text", field("cached corpus, opened, ms", " ms"), most=10,
+             unit=" ms"),
+        Goal("padding, language modelling", "data", "text", field("padding, packed rows"), most=0.01),
+        Goal("padding, rows of like lengths", "data", "text", field("padding, batches of 16, at most any tokens"), most=0.05)]
 STARTUP = [Goal("start of `miniformer train` without its data: importing torch and Lightning", "startup", "train",
                 field("startup", " s", "imports"), most=1.2),
            Goal("start of `miniformer train`: first output", "startup", "train", field("output", " s"), most=0.3, unit=" s")]
