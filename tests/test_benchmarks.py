@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from channel import Channel
 
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # where `python -m tests.benchmarks` is run
@@ -22,21 +23,6 @@ from tests.benchmarks.processes import Failed, Pool  # noqa: E402
 from tests.benchmarks.sizes import SIZES, Size  # noqa: E402
 
 SMALL = Size("small", 2, 48, 2, 64, 2, 16)
-
-
-class Channel:
-    """One end of a pipe, whose other end asks some times and then closes it."""
-
-    def __init__(self, *asked):
-        self.asked, self.said = list(asked), []
-
-    def send(self, said):
-        self.said.append(said)
-
-    def recv(self):
-        if not self.asked:
-            raise EOFError
-        return self.asked.pop(0)
 
 
 def row(name, *rates, peak=100, **more):

@@ -41,7 +41,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         for_x, for_weight = (grad and needed for needed in ctx.needs_input_grad[:2])
         wide = torch.promote_types(x_ND.dtype, torch.float32)
         dx_ND = torch.zeros_like(x_ND, dtype=wide) if for_x else None
-        dweight_VD = torch.zeros_like(weight_VD) if for_weight else None
+        dweight_VD = torch.zeros_like(weight_VD, dtype=wide) if for_weight else None
         total = x_ND.new_zeros((), dtype=wide)
         V = len(weight_VD)
         classes = [slice(v, v + CLASSES) for v in range(0, V, CLASSES)]
@@ -57,14 +57,14 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 total -= (log_p_nV.gather(1, target_n1) * asked_n1).sum()
                 if for_x or for_weight:
                     by_scores = log_p_nV.exp_().scatter_add_(1, target_n1, -torch.ones_like(target_n1, dtype=wide))
-                    torch.mul(by_scores, asked_n1, out=by_scores)
-                    some.copy_(by_scores)
+                    some.copy_(by_scores.mul_(asked_n1))
             for some_V in classes:
                 if dx_ND is not None:
                     dx_ND[n:n + AT_ONCE] += product(scores[:, some_V], weight_VD[some_V].T)
                 if dweight_VD is not None:
                     dweight_VD[some_V] += product(scores[:, some_V].T, x.T)
-        ctx.save_for_backward(None if dx_ND is None else dx_ND.to(x_ND.dtype), dweight_VD)
+        ctx.save_for_backward(None if dx_ND is None else dx_ND.to(x_ND.dtype),
+                              None if dweight_VD is None else dweight_VD.to(weight_VD.dtype))
         return total
 
     @staticmethod

@@ -43,7 +43,7 @@ class StaticFeed(Feed):
         self.step = step
         self._rows: list[int] | None = None  # None: no step was made
         if feed.state is not None:
-            self._static(feed.state)
+            _static(feed.state, torch.zeros(1, dtype=torch.long, device=feed.start.device))
 
     def __call__(self, tokens: Tensor) -> Tensor:
         state = self.state
@@ -96,12 +96,13 @@ class StaticFeed(Feed):
         self._keys = Layout(positions, documents, aligned=False)
         following = layout.following()
         self._here = replace(self._keys, positions=following.positions.clone(), documents=following.documents.clone())
-        self._layers = self._static(state)
+        self._layers = _static(state, self._column)
 
-    def _static(self, state: DecodingState) -> tuple[list[State | None], list[State | None]]:
-        column = self._column if self._rows else torch.zeros(1, dtype=torch.long, device=self.start.device)
-        cross: list[State | None] = getattr(state, "cross", [])
-        return ([layer and layer.static(column) for layer in state.layers], [layer and layer.static(column) for layer in cross])
+
+def _static(state: DecodingState, column: Tensor) -> tuple[list[State | None], list[State | None]]:
+    """The states of the layers as a step has them, and of the cross-attentions, if there are any."""
+    cross: list[State | None] = getattr(state, "cross", [])
+    return ([layer and layer.static(column) for layer in state.layers], [layer and layer.static(column) for layer in cross])
 
 
 class _StaticState(DecodingState):

@@ -22,7 +22,6 @@ from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokeni
 
 from .collate import padded
 from .labels import Label, LabelIndex, learn_labels
-from .losses import cross_entropy
 
 NOTHING, UNKNOWN = -2, -1
 """Targets of a piece that speaks for no word, and of one whose word's label is not known."""
@@ -104,7 +103,7 @@ class TokenClassification(Task):
     def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
         """Cross-entropy, in nats; the weight is the number of words."""
         labels_BT = batch.targets["label"]
-        return cross_entropy(head(hidden, labels_BT >= 0), labels_BT[labels_BT >= 0])
+        return LossTerm(head.cross_entropy(hidden, labels_BT), (labels_BT >= 0).sum())
 
     def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
         n = len(self.labels)

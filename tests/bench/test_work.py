@@ -1,6 +1,7 @@
 """What a process measures when it is asked, here in this one."""
 
 import pytest
+from channel import Channel
 
 from miniformer.bench import work as module
 from miniformer.bench.contestant import Setting, completed
@@ -10,21 +11,6 @@ from miniformer.train.train_config import TrainConfig
 
 SETTING = Setting(batch_size=2, length=16, precision=32, decode_precision=32)
 MODEL = {"vocab_size": 50, "d_model": 16, "n_heads": 2, "n_layers": 1, "max_seq_len": 16}
-
-
-class Channel:
-    """One end of a pipe, whose other end asks some times and then closes it."""
-
-    def __init__(self, *asked):
-        self.asked, self.said = list(asked), []
-
-    def send(self, said):
-        self.said.append(said)
-
-    def recv(self):
-        if not self.asked:
-            raise EOFError
-        return self.asked.pop(0)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,6 @@ from writing_models import BYTES, writing
 from miniformer.inference.engine import Engine
 from miniformer.kernel import UserError
 from miniformer.model.sampling import Sampling
-from miniformer.model.static import compiled_step
 
 GREEDY = Sampling(temperature=0)
 PROMPTS = ["some", "naïve text", "東京 and some more text to learn"]
@@ -45,7 +44,3 @@ def test_what_cannot_be_compiled_is_said_once_and_decoded_as_ever(caplog):
 def test_what_it_excludes_is_refused(given, told):
     with pytest.raises(UserError, match=f"compile: {told}"):
         Engine(writing(), BYTES, compile=True, **given)
-
-
-def test_nothing_is_compiled_before_it_is_used():
-    assert callable(compiled_step())

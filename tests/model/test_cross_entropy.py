@@ -64,6 +64,15 @@ def test_in_half_precision_it_is_as_exact_as_the_formula(autocast):
         torch.testing.assert_close(one, other, rtol=2e-2, atol=2e-2)
 
 
+def test_gradients_of_many_parts_are_summed_in_single_precision(monkeypatch):
+    monkeypatch.setattr(cross_entropy, "AT_ONCE", 1)
+    x, weight, targets = inputs(512, 0, torch.bfloat16)
+    exact = [t.double().requires_grad_() for t in (x, weight)]
+    reference(*exact, targets).backward()
+    linear_cross_entropy(x, weight.requires_grad_(), targets).backward()
+    assert float((weight.grad - exact[1].grad).norm() / exact[1].grad.norm()) < 0.005
+
+
 def test_a_second_backward_is_refused_rather_than_wrong():
     x, weight, targets = inputs(4, 0)
     loss = linear_cross_entropy(x.requires_grad_(), weight, targets)
