@@ -183,6 +183,49 @@ def joined_rows_go_on(case: Case) -> None:
         same(found, attend(x, longer)[:, columns:], "after one state took in another")
 
 
+@contract("attention", proves=["static"],
+          skip=lambda s: _stateless(s) or ("" if s.static else "its state is not made for compiled steps"))
+def static_steps_go_on(case: Case) -> None:
+    """Steps of one token in which nothing is made anew, as in a compiled graph, go on as any steps do, and others after them.
+
+    In training: nothing shows; with `generate --compile` a text goes wrong after its first token.
+    """
+    attend, layout, x = _decoder(case, kinds=[drawing.FULL, drawing.LEFT])
+    (B, T), n = layout.shape, case.draw("static steps", st.integers(1, 3))
+    columns = T + n + case.draw("columns that stay empty", st.integers(0, 2))
+    for _ in range(n + 1):
+        layout = layout.then(layout.following())
+    x = torch.cat([x, case.tensor(B, n + 1, x.shape[2])], dim=1)
+    with torch.no_grad():
+        state = _made(attend, B, columns + 1)
+        attend.steps(x, layout, [T], state)
+        column, (positions, documents) = torch.tensor([T]), torch.zeros(2, B, columns, dtype=torch.long)
+        keys = Layout(positions, documents, aligned=False)
+        keys.positions[:, :T], keys.documents[:, :T] = layout.positions[:, :T], layout.documents[:, :T]
+        try:
+            still = state.static(column, columns)
+        except StateError:  # with these options it is not made for it
+            return
+        before, found = _kept(still), []
+        for t in range(T, T + n):
+            here = Layout(layout.positions[:, t:t + 1], layout.documents[:, t:t + 1])
+            keys.positions[:, t:t + 1], keys.documents[:, t:t + 1] = here.positions, here.documents
+            found.append(attend.module(x[:, t:t + 1], attend.context(here, keys), still))
+            column += 1
+            state.stepped()
+            require(_kept(still) == before, "a step puts something else into its attributes, which a graph does not see; write "
+                                            "into the tensors that are there")
+        require(state.length == T + n, f"after {n} steps from {T} columns, the state says {state.length}")
+        whole = attend(x, layout)
+        same(torch.cat(found, dim=1), whole[:, T:T + n], f"the {n} tokens after {T}, by static steps and at once")
+        same(attend.steps(x, layout, [T + n + 1], state, start=T + n), whole[:, T + n:], "the token after static steps")
+
+
+def _kept(state: State) -> list[object]:
+    """What a state holds: which tensors, and which numbers."""
+    return [*map(id, _tensors(vars(state))), *((k, v) for k, v in vars(state).items() if isinstance(v, (int, float, str)))]
+
+
 @contract("attention", skip=_stateless)
 def states_are_separate(case: Case) -> None:
     """Two states of one module do not touch each other, and a call with a state leaves one without as it was.

@@ -79,6 +79,17 @@ class Subject:
         return True
 
     @cached_property
+    def static(self) -> bool:
+        """Whether the state of an attention can be part of a compiled step."""
+        import torch
+
+        state = self.build({"d_model": 16, "n_heads": 2}, {}).init_state(1, 1) if self.has_state else None
+        try:
+            return state is not None and state.static(torch.zeros(1, dtype=torch.long), 0) is not None
+        except StateError:
+            return False
+
+    @cached_property
     def joins(self) -> bool:
         """Whether the state of an attention can take in the rows of another."""
         return self.has_state and getattr(self.build({"d_model": 16, "n_heads": 2}, {}).init_state(1, 1), "joins", False)
@@ -90,7 +101,8 @@ class Subject:
         if self.kind == "attention":
             found |= {name for name in ("causal_only", "cross") if getattr(self.cls, name)}
             found |= {f"applies {hook}" for hook in self.cls.applies}
-            found |= {name for name, able in (("state", self.has_state), ("joins", self.joins)) if able}
+            keeps = {"state": self.has_state, "joins": self.joins, "static": self.static}
+            found |= {name for name, able in keeps.items() if able}
         elif self.kind == "position":
             found |= {name for name in ("extrapolates", "learns_bias", "relative") if getattr(self.cls, name)}
             found |= {f"hook {hook}" for hook in self.cls.hooks()}

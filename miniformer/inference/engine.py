@@ -16,6 +16,7 @@ from miniformer.kernel.task import Tokenizer
 from miniformer.model.assembly import Assembly
 from miniformer.model.beams import Beams, Hypothesis, search
 from miniformer.model.decoding import Feed, Finish, Row, decode
+from miniformer.model.products import pack
 from miniformer.model.sampling import Sampling, Text
 from miniformer.model.speculative import speculate
 from miniformer.model.static import StaticFeed, compiled_step
@@ -79,8 +80,9 @@ class Engine:
             one.
         encode: makes tokens of a prompt, as a task's `prompt` does; None: the tokenizer's `encode`.
         use_state: keep what the layers remember between steps; without, everything is computed again at each step.
-        compile: make one compiled graph of a step, which takes some time at first, and again for another number of prompts;
-            where a layer's state cannot be part of one, a line says so and steps are as ever.
+        compile: make one compiled graph of a step, which takes some time with the first prompt, and again with the first
+            batch of several; and on a CPU keep large matrices a second time, laid out for it. Where a layer's state cannot be
+            part of a graph, a line says so and steps are as ever.
 
     Raises:
         UserError: settings that exclude each other or make no sense.
@@ -97,6 +99,8 @@ class Engine:
         if compile and (draft is not None or not use_state):
             raise UserError(f"compile: not with {'a draft' if draft else 'use_state=False'}; expected one of the two")
         self._step = compiled_step() if compile else None
+        if compile:
+            pack(model)
 
     def generate(self, prompts: Iterable[str], sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
                  stop: Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Iterator[Answer]:

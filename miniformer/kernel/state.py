@@ -53,11 +53,12 @@ class State(ABC):
             StateError: this state cannot go back so far; it stays as it was.
         """
 
-    def static(self, column: Tensor) -> State:
+    def static(self, column: Tensor, columns: int) -> State:
         """The same memory for steps of one token in a compiled graph, in which no shape changes from step to step.
 
-        What is appended goes to `column` `[1]`, which is another each time, and all columns that there is room for are given
-        back. Which of them are filled the layout says, where the others are padding; their values must be numbers.
+        What is appended goes to `column` `[1]`, which is another each time, and the first `columns` columns are given back,
+        which are more than are filled. Which of them are the layout says, where the others are padding; their values must be
+        numbers. What changes is written into tensors that stay: no step puts anything else into an attribute.
 
         Raises:
             StateError: unless overridden; then steps are not compiled.

@@ -46,7 +46,7 @@ class Assembly(kernel.Assembly):
     @property
     def endless(self) -> bool:
         """Whether it takes sequences longer than `max_seq_len`."""
-        stacks = [module for module in self.modules() if isinstance(module, Stack)]
+        stacks = [module for module in self.children() if isinstance(module, Stack)]
         return all(encoding.extrapolates for stack in stacks for encoding in stack.encodings)
 
     @torch.no_grad()

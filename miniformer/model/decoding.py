@@ -232,10 +232,11 @@ def _going(feed: Feed, rows: list[Row]) -> list[Row]:
 def _step(feed: Feed, rows: list[Row], tokens: Tensor, sampling: Sampling, eos_id: int | None) -> list[Row]:
     """A token more for each of `rows`, those of `feed`, which is given `tokens`."""
     logits_BV = wide(feed(tokens)).cpu()
-    for row, logits_V, total in zip(rows, logits_BV, logits_BV.logsumexp(dim=-1), strict=True):
-        token = sampling(logits_V, row, row.draw)
+    chosen = sampling.rows(logits_BV, rows, [row.draw for row in rows])
+    logprobs_B = logits_BV.log_softmax(dim=-1).gather(1, torch.tensor(chosen)[:, None])[:, 0]
+    for row, token, logprob in zip(rows, chosen, logprobs_B.tolist(), strict=True):
         row.new.append(token)
-        row.logprobs.append(float(logits_V[token] - total))
+        row.logprobs.append(logprob)
         row.finish = "eos" if token == eos_id else "length" if len(row.new) >= row.limit else None
     return rows
 

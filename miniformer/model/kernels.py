@@ -103,7 +103,10 @@ def sdpa(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tenso
 
 def fused(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tensor | None = None, *,
           scale: float | None = None, dropout: float = 0.0) -> Tensor:
-    """`blockwise` on a CPU, for as many queries as make it faster than torch's own kernels there; else `sdpa`."""
+    """`blockwise` on a CPU, for as many queries as make it faster than torch's own kernels there; `eager` for one query in a
+    compiled graph, where it is made one with what stands beside it; else `sdpa`."""
+    if q_BHTE.shape[2] == 1 and q_BHTE.device.type == "cpu" and torch.compiler.is_compiling() and not torch.is_grad_enabled():
+        return eager(q_BHTE, k_BKSE, v_BKSF, mask, bias, scale=scale)
     few = 64 if q_BHTE.dtype.itemsize >= 4 else 8
     if q_BHTE.device.type == "cpu" and q_BHTE.shape[2] > few and not dropout:
         return blockwise(q_BHTE, k_BKSE, v_BKSF, mask, bias, scale=scale)

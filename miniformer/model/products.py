@@ -3,13 +3,14 @@
 torch multiplies float32 by MKL. Where a processor has AVX512 but is not one that MKL is tuned for, oneDNN, which torch asks
 for half precision only, is about twice as fast (246 against 115 GFLOP/s on a core). One row, as in writing a text, is
 multiplied by a batched product of parts of the matrix, which reads it up to three times as fast (59 against 17 GB/s on two
-cores).
+cores). oneDNN packs the matrix anew each time, which for few rows takes a third of the time; `pack` does so once.
 """
 
 from __future__ import annotations
 
 from functools import partial
 from typing import Any
+from weakref import finalize
 
 import torch
 import torch.nn.functional as F
@@ -19,6 +20,8 @@ FEW, ENOUGH, LARGE = 2, 1 << 20, 1 << 16
 """Rows up to which they are multiplied by parts of the matrix; multiplications from which on oneDNN is the faster one; elements
 of a matrix from which on parts of it are; all as measured."""
 PARTS = 2
+ROWS = 64
+"""For which oneDNN is asked to pack a matrix; it packs it likewise for any number above a few."""
 AVAILABLE = (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
              and "AVX512" in torch.backends.cpu.get_cpu_capability())
 
@@ -31,10 +34,24 @@ def speed_up(model: nn.Module) -> None:
                 layer.forward = partial(_forward, layer)  # type: ignore[method-assign]
 
 
+def pack(model: nn.Module) -> None:
+    """Keep the large matrices of a model's linear layers a second time, as oneDNN reads them, for when no gradients are wanted.
+
+    They are made when they are first used, made again when a matrix has changed (but through its `.data`, which nothing tells
+    of), and go with their matrices.
+    """
+    if AVAILABLE:
+        for layer in model.modules():
+            if (type(layer) is nn.Linear and id(layer.weight) not in _packed and layer.weight.numel() >= LARGE
+                    and not layer.weight.is_inference()):
+                _packed[id(layer.weight)] = None
+                finalize(layer.weight, _packed.pop, id(layer.weight), None)
+
+
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b, `[..., I], [O, I], [O] -> [..., O]`."""
-    if torch.compiler.is_compiling():  # a graph would have MKL again
-        return F.linear(x, weight, bias) if torch.is_grad_enabled() or x.device.type != "cpu" else _opaque(x, weight, bias)
+    if torch.compiler.is_compiling():
+        return _in_graph(x, weight, bias)
     if not _fits(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)):
@@ -42,23 +59,46 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
             return F.linear(x, weight, bias)
         found: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return found
-    return _multiplied(x, weight, bias)
+    return _multiplied(x, _readable(weight, _rows(x)), bias)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """The same without gradients."""
-    return _multiplied(x, weight, bias) if _fits(x, weight) else F.linear(x, weight, bias)
+    return _multiplied(x, _readable(weight, _rows(x)), bias) if _fits(x, weight) else F.linear(x, weight, bias)
 
 
 def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The same of what is known to fit."""
     if _rows(x) > FEW:
-        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        found: Tensor = _onednn(x, weight, bias, "none", [], "")
         return found
     x_PIR = x.reshape(-1, x.shape[-1]).T.expand(PARTS, -1, -1)
     parts_POI = weight.view(PARTS, -1, weight.shape[1])
     found_POR = torch.bmm(parts_POI, x_PIR) if bias is None else torch.baddbmm(bias.view(PARTS, -1, 1), parts_POI, x_PIR)
     return found_POR.permute(2, 0, 1).reshape(*x.shape[:-1], len(weight))
+
+
+def _readable(weight: Tensor, rows: int) -> Tensor:
+    """A matrix as it is packed, if it is and that is faster."""
+    if rows <= FEW or id(weight) not in _packed:
+        return weight
+    kept, now = _packed[id(weight)], (weight._version, weight.data_ptr())
+    if kept is None or kept[0] != now:
+        kept = _packed[id(weight)] = now, torch.ops.mkldnn._reorder_linear_weight(weight.detach(), ROWS)
+    return kept[1]
+
+
+def _in_graph(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """The same in a graph, which by itself would have MKL again."""
+    if torch.is_grad_enabled() or not (AVAILABLE and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"):
+        return F.linear(x, weight, bias)
+    if _rows(x) > 1:
+        found: Tensor = (_opaque if weight.numel() >= LARGE else F.linear)(x, weight, bias)
+        return found
+    x_I = x.reshape(-1)
+    x_I = x_I.as_strided(x_I.shape, x_I.stride())  # is computed once, and not by each row of the matrix
+    y_O = (weight * x_I).sum(dim=-1)
+    return (y_O if bias is None else y_O + bias).view(*x.shape[:-1], -1)
 
 
 def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -81,8 +121,21 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
             and not torch.is_autocast_enabled("cpu") and not torch._C._are_functorch_transforms_active())
 
 
-_opaque = torch.library.custom_op("miniformer::product", product, mutates_args=())
-_opaque.register_fake(lambda x, weight, bias=None: x.new_empty(*x.shape[:-1], len(weight)))
+def _as_operator(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if id(weight) in _packed and (rows := _rows(x)) > FEW:  # what else `_fits` asks was so when the graph was made
+        return _multiplied(x, _readable(weight, rows), bias)
+    return product(x, weight, bias).contiguous()
+
+
+_packed: dict[int, tuple[tuple[int, int], Tensor] | None] = {}
+"""By the identity of a matrix, while it lives: how it is packed, with the version and the place of it that was."""
+_onednn: Any = torch.ops.mkldnn._linear_pointwise.default if AVAILABLE else None
+# a `custom_op` would take three times as long to call
+_library: Any = torch.library.Library("miniformer", "FRAGMENT")  # type: ignore[no-untyped-call]
+_library.define("product(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_library.impl("product", _as_operator, "CPU")
+torch.library.register_fake("miniformer::product", lambda x, weight, _: x.new_empty(*x.shape[:-1], len(weight)), lib=_library)
+_opaque = torch.ops.miniformer.product.default
 
 
 class _Linear(torch.autograd.Function):

@@ -219,6 +219,15 @@ class Sampling:
             return int(logits.argmax())
         return int(torch.multinomial(self.probabilities(logits, text), 1, generator=generator))
 
+    def rows(self, logits: Tensor, texts: Sequence[Text], generators: Sequence[torch.Generator | None]) -> list[int]:
+        """A token for each of some texts, from logits `[B, V]`, as by itself; errors as those of `edited`."""
+        if self.temperature == 0 and not self.edits:  # all at once
+            best_B, tokens_B = logits.max(dim=-1)
+            if bool((best_B > -math.inf).all()):
+                chosen: list[int] = tokens_B.tolist()
+                return chosen
+        return [self(*each) for each in zip(logits, texts, generators, strict=True)]
+
     def probabilities(self, logits: Tensor, text: Text) -> Tensor:
         """The distribution `[V]` that a token is drawn from, in float64; without temperature, of the likeliest alone."""
         if self.temperature == 0:

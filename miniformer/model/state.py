@@ -102,9 +102,9 @@ class BufferState(State):
     def nbytes(self) -> int:
         return self.buffer.nbytes
 
-    def static(self, column: Tensor) -> StaticBuffer:
-        self.buffer[:, :, :, self._length:] = 0
-        return StaticBuffer(self.buffer.unbind(0), column)
+    def static(self, column: Tensor, columns: int) -> StaticBuffer:
+        self.buffer[:, :, :, self._length:columns] = 0
+        return StaticBuffer(self.buffer[:, :, :, :columns].unbind(0), column)
 
     def stepped(self) -> None:
         self._length += 1
@@ -199,7 +199,7 @@ class MemoryState(State):
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
 
-    def static(self, column: Tensor) -> MemoryState:
+    def static(self, column: Tensor, columns: int) -> MemoryState:
         return self
 
     def reorder(self, index: Tensor) -> None:

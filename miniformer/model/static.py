@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -17,12 +19,59 @@ from miniformer.kernel.state import State
 from .decoding import Feed, Run
 from .state import DecodingState
 
-Step = Callable[..., Tensor]
+Step = Callable[..., Callable[[], Tensor]]
+"""Given tensors that are written into, and all else that stays: what runs a step, again and again."""
+
+OPTIONS: dict[str, Any] = {"size_asserts": False, "cpp.enable_floating_point_contract_flag": "fast"}
+COLUMNS = 128
+"""A step looks at the least multiple of so many columns that has room for one more."""
+
+
+def plain_step(*given: Any) -> Callable[[], Tensor]:
+    """A step that is not compiled."""
+    return partial(_step, *given)
 
 
 def compiled_step() -> Step:
-    """The step of a `StaticFeed`, compiled when it is first used, and anew for another number of rows."""
-    return torch.compile(_step, fullgraph=True)
+    """A step that is compiled when it first runs with one row, and when it first runs with more.
+
+    Once it has run, it is its graph that is called with the same tensors. What Dynamo does for a call, guards and all, would
+    take as long as a layer of a small model.
+    """
+    calls: list[Callable[[], Sequence[Tensor]]] = []
+
+    def compile(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+        from torch._inductor.compile_fx import compile_fx
+
+        outputs: Any = graph.graph.output_node().args[0]
+        made: Any = compile_fx(graph, inputs, config_patches=OPTIONS)
+
+        def call(*given: Any) -> Any:
+            found = made(*given)
+            if len(outputs) == 1:  # Dynamo puts others into attributes, after each call
+                calls.append(partial(made, *given))
+            return found
+
+        return call
+
+    # Dynamo keeps graphs with a function's code, few of them; this code goes with its step
+    own = FunctionType(_step.__code__.replace(), _step.__globals__, _step.__name__)
+    compiled = torch.compile(own, fullgraph=True, dynamic=True, backend=compile)
+
+    def begin(*given: Any) -> Callable[[], Tensor]:
+        again: Callable[[], Sequence[Tensor]] | None = None
+
+        def step() -> Tensor:
+            nonlocal again
+            if again is not None:
+                return again()[0]
+            logits_BV = compiled(*given)
+            again = calls.pop() if calls else None
+            return logits_BV
+
+        return step
+
+    return begin
 
 
 class StaticFeed(Feed):
@@ -43,13 +92,13 @@ class StaticFeed(Feed):
         self.step = step
         self._rows: list[int] | None = None  # None: no step was made
         if feed.state is not None:
-            _static(feed.state, torch.zeros(1, dtype=torch.long, device=feed.start.device))
+            _static(feed.state, torch.zeros(1, dtype=torch.long, device=feed.start.device), 0)
 
     def __call__(self, tokens: Tensor) -> Tensor:
         state = self.state
         if state is None or state.layout is None or tokens.shape[1] > 1:
             return super().__call__(tokens)
-        if self._rows is None:
+        if self._rows is None or state.length == self._keys.shape[1]:
             self._begin(state)
         rows = self._rows
         assert rows is not None
@@ -57,9 +106,7 @@ class StaticFeed(Feed):
             self._latest.copy_(tokens)
         else:
             self._latest[rows] = tokens
-        logits_BV = self.step(self.run, state.memory, self._latest, self._here, self._keys, self._column, *self._layers)
-        self._column += 1
-        self._here.positions.add_(1)
+        logits_BV = self._run()
         for layer in state.layers:
             if layer is not None:
                 layer.stepped()
@@ -86,23 +133,27 @@ class StaticFeed(Feed):
         self._rows = None
 
     def _begin(self, state: DecodingState) -> None:
-        """Put all that a step needs into tensors of their final shape."""
+        """Put all that the next steps need into tensors whose shapes stay."""
         layout, B, device = state.layout, len(self.start), self.start.device
         assert layout is not None
-        self._rows, self._latest = list(range(B)), self.start.new_zeros(B, 1)
-        self._column = torch.tensor([state.length], device=device)
-        positions, documents = (torch.zeros(B, state.capacity, dtype=torch.long, device=device) for _ in range(2))
+        if self._rows is None:
+            self._rows, self._latest = list(range(B)), self.start.new_zeros(B, 1)
+        column = torch.tensor([state.length], device=device)
+        columns = min(state.capacity, COLUMNS * (state.length // COLUMNS + 1))
+        positions, documents = (torch.zeros(B, columns, dtype=torch.long, device=device) for _ in range(2))
         positions[:, :state.length], documents[:, :state.length] = layout.positions, layout.documents
         self._keys = Layout(positions, documents, aligned=False)
         following = layout.following()
-        self._here = replace(self._keys, positions=following.positions.clone(), documents=following.documents.clone())
-        self._layers = _static(state, self._column)
+        here = replace(self._keys, positions=following.positions.clone(), documents=following.documents.clone())
+        layers = _static(state, column, columns)
+        self._run = self.step(self.run, state.memory, self._latest, here, self._keys, column, *layers)
 
 
-def _static(state: DecodingState, column: Tensor) -> tuple[list[State | None], list[State | None]]:
+def _static(state: DecodingState, column: Tensor, columns: int) -> tuple[list[State | None], list[State | None]]:
     """The states of the layers as a step has them, and of the cross-attentions, if there are any."""
     cross: list[State | None] = getattr(state, "cross", [])
-    return ([layer and layer.static(column) for layer in state.layers], [layer and layer.static(column) for layer in cross])
+    layers, others = ([layer and layer.static(column, columns) for layer in some] for some in (state.layers, cross))
+    return layers, others
 
 
 class _StaticState(DecodingState):
@@ -126,7 +177,10 @@ class _StaticState(DecodingState):
 def _step(run: Run, memory: Memory | None, tokens_B1: Tensor, here: Layout, keys: Layout, column: Tensor,
           layers: list[State | None], cross: list[State | None]) -> Tensor:
     state: Any = _StaticState(layers, cross, memory, keys, column)
-    return run(memory, tokens_B1, Context(here), state, _last)
+    logits_BV = run(memory, tokens_B1, Context(here), state, _last)
+    column.add_(1)
+    here.positions.add_(1)
+    return logits_BV
 
 
 def _last(hidden_B1D: Tensor, head: Head) -> Tensor:

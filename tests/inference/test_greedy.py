@@ -10,15 +10,23 @@ from hypothesis import strategies as st
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import Layout, SpecError, StateError, current_registry
+from miniformer.model import static
 from miniformer.model.assemblies import assembly_for
 from miniformer.model.decoding import decode, start_rows
 from miniformer.model.sampling import Sampling
 from miniformer.model.state import BufferState
-from miniformer.model.static import StaticFeed, _step
+from miniformer.model.static import StaticFeed, plain_step
 
 V = 13
 ATTENTIONS, POSITIONS = ([entry.name for entry in current_registry().entries(kind)] for kind in ("attention", "position"))
 prompts = st.lists(st.lists(st.integers(0, V - 1), min_size=1, max_size=9), min_size=5, max_size=5)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def static_steps_begin_anew_soon():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(static, "COLUMNS", 4)
+        yield
 
 
 def allowed(attention, position, has_source):
@@ -62,7 +70,7 @@ def test_with_state_it_is_what_whole_passes_give(config, has_source):
         found = model.generate(ids, 6, do_sample=False, layout=layout)[:, 0 if has_source else ids.shape[1]:]
         assert found.tolist() == expected
         try:
-            feed = StaticFeed(model.feed(ids, 6, layout=layout), _step)
+            feed = StaticFeed(model.feed(ids, 6, layout=layout), plain_step)
         except StateError:
             assert not all(state is None or isinstance(state, BufferState) for state in model.feed(ids, 6).state.layers)
         else:

@@ -1,4 +1,5 @@
 import copy
+import gc
 import pickle
 
 import pytest
@@ -7,12 +8,13 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch._inductor.compile_fx import compile_fx
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.contracts.drawing import seeds
 from miniformer.kernel import Context
 from miniformer.model import products
-from miniformer.model.products import _Linear, linear, speed_up
+from miniformer.model.products import _Linear, linear, pack, speed_up
 from miniformer.model.transformer import Transformer
 
 available = pytest.mark.skipif(not products.AVAILABLE, reason="torch's own way is the only one here")
@@ -120,6 +122,75 @@ def test_a_model_trains_with_it_whoever_made_its_layers(taken, checkpointing, mo
     for one, other in zip(found, gradients(), strict=True):
         torch.testing.assert_close(one, other)
     assert used > 2 * 6 and len(taken) == used
+
+
+@pytest.fixture
+def packed():
+    """A layer whose matrix is packed."""
+    layer = nn.Linear(3, 6)
+    speed_up(layer)
+    pack(layer)
+    return layer
+
+
+@available
+def test_a_packed_matrix_is_packed_once_and_multiplies_alike(packed, monkeypatch):
+    seen, onednn, x = [], products._onednn, torch.randn(4, 3)
+    monkeypatch.setattr(products, "_onednn", lambda x, weight, *rest: (seen.append(weight), onednn(x, weight, *rest))[1])
+    with torch.no_grad():
+        for _ in range(2):
+            torch.testing.assert_close(packed(x), F.linear(x, packed.weight, packed.bias))
+            pack(packed)  # again
+    packed(x).sum().backward()
+    first, second, training, *_ = seen
+    assert first is second and first.is_mkldnn and not training.is_mkldnn
+
+
+@available
+def test_a_matrix_that_has_changed_is_packed_again(packed):
+    x = torch.randn(4, 3)
+    with torch.no_grad():
+        for change in (lambda: None, lambda: packed.weight.mul_(2),
+                       lambda: packed.load_state_dict(nn.Linear(3, 6).state_dict()),
+                       lambda: setattr(packed.weight, "data", torch.ones(6, 3)), lambda: speed_up(packed.double().float())):
+            change()
+            torch.testing.assert_close(packed(x), F.linear(x, packed.weight, packed.bias))
+
+
+@available
+def test_what_is_packed_goes_with_its_matrix_and_is_not_copied():
+    layer = nn.Linear(3, 6)
+    pack(layer)
+    other, key = copy.deepcopy(layer), id(layer.weight)
+    assert key in products._packed and id(other.weight) not in products._packed
+    del layer
+    gc.collect()
+    assert key not in products._packed
+
+
+@available
+@pytest.mark.slow
+@pytest.mark.parametrize(("rows", "ways"), [(1, {}), (2, {"product": 1}), (4, {"product": 1})])
+@pytest.mark.parametrize("is_packed", [False, True])
+def test_in_a_graph_one_row_is_left_to_it_and_more_are_not(rows, ways, is_packed):
+    layer = nn.Linear(3, 6)
+    speed_up(layer)
+    if is_packed:
+        pack(layer)
+    x, found = torch.randn(rows, 1, 3), {}
+
+    def looking(graph, inputs):
+        for node in graph.graph.nodes:
+            if "miniformer" in str(node.target):
+                found["product"] = found.get("product", 0) + 1
+        return compile_fx(graph, inputs)
+
+    with torch.no_grad():
+        compiled = torch.compile(lambda x: layer(x.relu()) + 1, backend=looking, fullgraph=True)
+        torch.testing.assert_close(compiled(x), F.linear(x.relu(), layer.weight, layer.bias) + 1)
+        layer.weight.mul_(2)
+        torch.testing.assert_close(compiled(x), F.linear(x.relu(), layer.weight, layer.bias) + 1)
+    assert found == ways
 
 
 def test_a_layer_stays_what_it_is(taken):

@@ -42,6 +42,12 @@ class Cache(State):
     def truncate(self, length):
         self.columns = min(self.columns, length)
 
+    def static(self, column, columns):
+        return Still(self.k[:, :, :columns], self.v[:, :, :columns], column)
+
+    def stepped(self):
+        self.columns += 1
+
     joins = True
 
     def join(self, other, columns, capacity):
@@ -49,6 +55,16 @@ class Cache(State):
             held = [latest(getattr(one, name)[:, :, :one.columns], 2, columns) for one in (self, other)]
             setattr(self, name, F.pad(torch.cat(held), (0, 0, 0, capacity - columns)))
         self.columns = columns
+
+
+class Still(Cache):
+    """A `Cache` in a compiled step."""
+
+    def __init__(self, k, v, column):
+        self.k, self.v, self.column = k, v, column
+
+    def append(self, k, v):
+        return self.k.index_copy_(2, self.column, k), self.v.index_copy_(2, self.column, v)
 
 
 class Plain(Attention):
@@ -343,6 +359,38 @@ class JoinsShorterRowsAtTheFront(Plain):
     caught_by = "joined-rows-go-on"
 
     remembers = JoinsAtTheFront
+
+
+class Restless(Still):
+    def append(self, k, v):
+        self.k, self.v = self.k.index_copy(2, self.column, k), self.v.index_copy(2, self.column, v)
+        return self.k, self.v
+
+
+class Renewing(Cache):
+    def static(self, column, columns):
+        return Restless(self.k[:, :, :columns], self.v[:, :, :columns], column)
+
+
+class MakesNewTensorsInCompiledSteps(Plain):
+    """A static state puts new tensors in the place of those that a graph was given."""
+
+    caught_by = "static-steps-go-on"
+
+    remembers = Renewing
+
+
+class Uncounting(Cache):
+    def stepped(self):
+        pass
+
+
+class DoesNotCountCompiledSteps(Plain):
+    """After static steps, columns are overwritten."""
+
+    caught_by = "static-steps-go-on"
+
+    remembers = Uncounting
 
 
 class Silent(Cache):
