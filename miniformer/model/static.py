@@ -77,7 +77,7 @@ def compiled_step() -> Step:
 class StaticFeed(Feed):
     """A feed that reads prompts as any does, and after them runs a compiled step for each token.
 
-    Rows that ended keep their place, unseen, since with fewer rows the step would be compiled anew.
+    Rows that ended keep their place, unseen, until a step needs more columns.
 
     Args:
         feed: that it goes on for; nothing was fed yet.
@@ -134,6 +134,9 @@ class StaticFeed(Feed):
 
     def _begin(self, state: DecodingState) -> None:
         """Put all that the next steps need into tensors whose shapes stay."""
+        if self._rows is not None and 1 < len(self._rows) < len(self.start):  # for one row another graph would have to be made
+            super().keep(self._rows)
+            self._rows = None
         layout, B, device = state.layout, len(self.start), self.start.device
         assert layout is not None
         if self._rows is None:

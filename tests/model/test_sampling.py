@@ -113,6 +113,24 @@ def test_a_processor_changes_nothing_that_it_is_given():
     assert torch.equal(x, before) and text == Text([1, 2, 1, 2], [1, 2])
 
 
+@given(st.lists(logits, min_size=1, max_size=3), st.sampled_from([0.0, 0.7]), st.sampled_from([1.0, 1.5]))
+def test_of_several_texts_each_gets_the_token_that_it_would_get_alone(rows, temperature, penalty):
+    sampling, texts = Sampling(temperature, repetition_penalty=penalty), [Text([b], [b + 1]) for b in range(len(rows))]
+
+    def generators():
+        return [torch.Generator().manual_seed(b) for b in range(len(rows))]
+
+    found = sampling.rows(torch.stack(rows), texts, generators())
+    assert found == [sampling(*each) for each in zip(rows, texts, generators(), strict=True)]
+
+
+@pytest.mark.parametrize("wrong", [math.nan, -math.inf])
+def test_of_several_texts_one_without_a_token_is_told(wrong):
+    rows = torch.stack([torch.zeros(V), torch.full((V,), wrong)])
+    with pytest.raises((RunError, UserError), match="after 3 new tokens"):
+        Sampling(temperature=0).rows(rows, [Text([0]), Text([0], [1, 2, 3])], [None, None])
+
+
 def test_where_nothing_is_allowed_it_is_told():
     with pytest.raises(UserError, match="no token is allowed after 2 new tokens"):
         Sampling(processors=(Allowed(lambda text: []),))(torch.zeros(V), Text([1], [2, 3]), None)

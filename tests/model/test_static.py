@@ -41,16 +41,19 @@ def test_steps_look_at_few_more_columns_than_are_filled(model, monkeypatch):
     assert made == [8, 16, 22], "two that are filled by and by, and what the state holds"
 
 
+@pytest.mark.parametrize(("kept", "left"), [([0, 2], 2), ([1], 3)])
 @torch.no_grad()
-def test_rows_that_end_keep_their_place_when_columns_are_added(model, monkeypatch):
+def test_rows_that_end_keep_their_place_until_columns_are_added(model, monkeypatch, kept, left):
     monkeypatch.setattr(static, "COLUMNS", 4)
     step, made = counting()
     ids = torch.randint(7, (3, 3), generator=torch.Generator().manual_seed(0))
-    plain, feed = model.feed(ids, 8), StaticFeed(model.feed(ids, 8), step)
-    feed(ids), plain(ids)
-    feed(ids[:, :1]), plain(ids[:, :1])
+    plain, feed = model.feed(ids[:, :2], 8), StaticFeed(model.feed(ids[:, :2], 8), step)
     for one in (feed, plain):
-        one.keep([0, 2])
+        one(ids[:, :2])
+        one(ids[:, :1])
+        one.keep(kept)
+    torch.testing.assert_close(feed(ids[kept, :1]), plain(ids[kept, :1]))
+    assert made == [4] and len(feed.start) == 3
     for _ in range(4):
-        torch.testing.assert_close(feed(ids[:2, :1]), plain(ids[:2, :1]))
-    assert made == [4, 8] and len(feed.start) == 3
+        torch.testing.assert_close(feed(ids[kept, :1]), plain(ids[kept, :1]))
+    assert made == [4, 8] and len(feed.start) == left
