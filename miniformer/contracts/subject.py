@@ -69,11 +69,15 @@ class Subject:
         declared: Mapping[str, str] = getattr(self.cls, "breaks", {})
         return declared
 
+    def _state(self) -> Any:
+        """An empty state of an attention; None if it needs none."""
+        return self.build({"d_model": 16, "n_heads": 2}, {}).init_state(1, 1)
+
     @cached_property
     def has_state(self) -> bool:
         """Whether an attention can be run step by step."""
         try:
-            self.build({"d_model": 16, "n_heads": 2}, {}).init_state(1, 1)
+            self._state()
         except StateError:
             return False
         return True
@@ -83,7 +87,7 @@ class Subject:
         """Whether the state of an attention can be part of a compiled step."""
         import torch
 
-        state = self.build({"d_model": 16, "n_heads": 2}, {}).init_state(1, 1) if self.has_state else None
+        state = self._state() if self.has_state else None
         try:
             return state is not None and state.static(torch.zeros(1, dtype=torch.long), 0) is not None
         except StateError:
@@ -92,7 +96,7 @@ class Subject:
     @cached_property
     def joins(self) -> bool:
         """Whether the state of an attention can take in the rows of another."""
-        return self.has_state and getattr(self.build({"d_model": 16, "n_heads": 2}, {}).init_state(1, 1), "joins", False)
+        return self.has_state and getattr(self._state(), "joins", False)
 
     @cached_property
     def abilities(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -43,10 +44,10 @@ class Assembly(kernel.Assembly):
              bos_id: int | None = None) -> Feed:
         """What generation from `input_ids` `[B, T]` feeds; see `generate`."""
 
-    @property
+    @cached_property
     def endless(self) -> bool:
         """Whether it takes sequences longer than `max_seq_len`."""
-        stacks = [module for module in self.children() if isinstance(module, Stack)]
+        stacks = [module for module in self.modules() if isinstance(module, Stack)]
         return all(encoding.extrapolates for stack in stacks for encoding in stack.encodings)
 
     @torch.no_grad()

@@ -23,13 +23,9 @@ Step = Callable[..., Callable[[], Tensor]]
 """Given tensors that are written into, and all else that stays: what runs a step, again and again."""
 
 OPTIONS: dict[str, Any] = {"size_asserts": False, "cpp.enable_floating_point_contract_flag": "fast"}
+"""Of inductor: shapes, which stay, are not checked at each call, and a product and a sum may be one instruction."""
 COLUMNS = 128
 """A step looks at the least multiple of so many columns that has room for one more."""
-
-
-def plain_step(*given: Any) -> Callable[[], Tensor]:
-    """A step that is not compiled."""
-    return partial(_step, *given)
 
 
 def compiled_step() -> Step:
@@ -40,7 +36,7 @@ def compiled_step() -> Step:
     """
     calls: list[Callable[[], Sequence[Tensor]]] = []
 
-    def compile(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    def made_of(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
         from torch._inductor.compile_fx import compile_fx
 
         outputs: Any = graph.graph.output_node().args[0]
@@ -56,7 +52,7 @@ def compiled_step() -> Step:
 
     # Dynamo keeps graphs with a function's code, few of them; this code goes with its step
     own = FunctionType(_step.__code__.replace(), _step.__globals__, _step.__name__)
-    compiled = torch.compile(own, fullgraph=True, dynamic=True, backend=compile)
+    compiled = torch.compile(own, fullgraph=True, dynamic=True, backend=made_of)
 
     def begin(*given: Any) -> Callable[[], Tensor]:
         again: Callable[[], Sequence[Tensor]] | None = None

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_step import plain_step
 from writing_models import BYTES, letters, writing
 
 from miniformer.inference.engine import Answer, Engine
 from miniformer.inference.load import load
 from miniformer.kernel import UserError
-from miniformer.model import static
 from miniformer.model.beams import Beams
 from miniformer.model.sampling import Allowed, LogitBias, Sampling
 
@@ -22,7 +22,7 @@ ENGINES = {"decoder": Engine(writing(), BYTES), "encoder-decoder": Engine(writin
            "static": Engine(writing(), BYTES, compile=True),
            "static encoder-decoder": Engine(writing(has_source=True), BYTES, compile=True)}
 for engine in list(ENGINES.values())[2:]:
-    engine._step = static.plain_step  # as it is before it is compiled, which takes long
+    engine._step = plain_step
 engines = pytest.mark.parametrize("engine", ENGINES.values(), ids=ENGINES)
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plain_step import plain_step
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import Layout, SpecError, StateError, current_registry
@@ -15,7 +16,7 @@ from miniformer.model.assemblies import assembly_for
 from miniformer.model.decoding import decode, start_rows
 from miniformer.model.sampling import Sampling
 from miniformer.model.state import BufferState
-from miniformer.model.static import StaticFeed, plain_step
+from miniformer.model.static import StaticFeed
 
 V = 13
 ATTENTIONS, POSITIONS = ([entry.name for entry in current_registry().entries(kind)] for kind in ("attention", "position"))

@@ -3,10 +3,11 @@ tests/inference/test_greedy.py, and of compiled steps in tests/inference/test_co
 
 import pytest
 import torch
+from plain_step import plain_step
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.model import static
-from miniformer.model.static import StaticFeed, plain_step
+from miniformer.model.static import StaticFeed
 from miniformer.model.transformer import Transformer
 
 
