@@ -392,3 +392,11 @@ def test_a_compiled_model_trains_with_what_was_recorded():
     close(contexts[0].auxiliary_loss(), contexts[1].auxiliary_loss())
     contexts[0].auxiliary_loss().backward()
     assert model.stack.blocks[0].ffn.scale.weight.grad.any()
+
+
+@pytest.mark.parametrize(("position", "endless"), [("rope", True), ("learned", False)])
+def test_positions_end_where_a_stack_says_so_wherever_it_stands_in_a_model(position, endless):
+    model, other = build(position=position, causal=True), build(position="rope", causal=True)
+    assert model.endless == endless
+    other.inner = torch.nn.ModuleDict({"stack": model.stack})
+    assert other.endless == endless
