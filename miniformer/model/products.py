@@ -1,13 +1,15 @@
 """Linear layers in float32 on a CPU, by the faster of the means that torch has.
 
-torch multiplies float32 by MKL. Where a processor has AVX512 but is not one that MKL is tuned for, oneDNN, which torch asks
-for half precision only, is about twice as fast (246 against 115 GFLOP/s on a core). One row, as in writing a text, is
-multiplied by a batched product of parts of the matrix, which reads it up to three times as fast (59 against 17 GB/s on two
-cores). oneDNN packs the matrix anew each time, which for few rows takes a third of the time; `pack` does so once.
+torch multiplies float32 by MKL, which is not tuned for every maker's processors, and which few rows suit badly. oneDNN, which
+torch asks for half precision only, is about twice as fast with AVX512 (246 against 115 GFLOP/s on a core); with AVX2 it is up
+to half faster for few rows, and no faster for many. A row or some, as in writing texts, are multiplied by a batched product of
+parts of the matrix, which reads it up to three times as fast (59 against 17 GB/s on two cores with AVX512, 20 against 10 with
+AVX2). oneDNN packs the matrix anew each time, which for few rows takes a third of the time; `pack` does so once.
 """
 
 from __future__ import annotations
 
+import math
 from functools import partial
 from typing import Any
 from weakref import finalize
@@ -16,14 +18,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-FEW, ENOUGH, LARGE = 2, 1 << 20, 1 << 16
-"""Rows up to which they are multiplied by parts of the matrix; multiplications from which on oneDNN is the faster one; elements
-of a matrix from which on parts of it are; all as measured."""
+CAPABILITY = torch.backends.cpu.get_cpu_capability()
+AVAILABLE = (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+             and any(one in CAPABILITY for one in ("AVX512", "AVX2")))
+WIDE = "AVX512" in CAPABILITY
+"""Whether oneDNN is faster for many rows too, as training has."""
+FEW, MOST = (2, math.inf) if WIDE else (8, 256)
+"""Rows up to which they are multiplied by parts of the matrix, and up to which oneDNN is asked; all here as measured."""
+FEW_PACKED = 2
+"""The first for a matrix that is packed."""
+ENOUGH, LARGE = 1 << 20, 1 << 16
+"""Multiplications from which on oneDNN is the faster one; elements of a matrix from which on parts of it are."""
 PARTS = 2
 ROWS = 64
 """For which oneDNN is asked to pack a matrix; it packs it likewise for any number above a few."""
-AVAILABLE = (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
-             and "AVX512" in torch.backends.cpu.get_cpu_capability())
 
 
 def speed_up(model: nn.Module) -> None:
@@ -55,7 +63,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _fits(x, weight):
         return F.linear(x, weight, bias)
     if torch.is_grad_enabled() and (x.requires_grad or weight.requires_grad or (bias is not None and bias.requires_grad)):
-        if _rows(x) <= FEW:
+        if not WIDE or _rows(x) <= FEW:
             return F.linear(x, weight, bias)
         found: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
         return found
@@ -69,7 +77,7 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The same of what is known to fit."""
-    if _rows(x) > FEW:
+    if weight.is_mkldnn or _rows(x) > FEW:
         found: Tensor = _onednn(x, weight, bias, "none", [], "")
         return found
     x_PIR = x.reshape(-1, x.shape[-1]).T.expand(PARTS, -1, -1)
@@ -80,7 +88,7 @@ def _multiplied(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 def _readable(weight: Tensor, rows: int) -> Tensor:
     """A matrix as it is packed, if it is and that is faster."""
-    if rows <= FEW or id(weight) not in _packed:
+    if rows <= FEW_PACKED or id(weight) not in _packed:
         return weight
     kept, now = _packed[id(weight)], (weight._version, weight.data_ptr())
     if kept is None or kept[0] != now:
@@ -114,7 +122,7 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
     if not (AVAILABLE and x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"):
         return False
     if (rows := _rows(x)) > FEW:
-        worth = rows * weight.numel() >= ENOUGH
+        worth = rows <= MOST and rows * weight.numel() >= ENOUGH
     else:
         worth = rows > 0 and weight.numel() >= LARGE and weight.is_contiguous() and len(weight) % PARTS == 0
     return (worth and type(x) is Tensor and type(weight) in (Tensor, nn.Parameter) and bool(torch.backends.mkldnn.enabled)
@@ -122,7 +130,7 @@ def _fits(x: Tensor, weight: Tensor) -> bool:
 
 
 def _as_operator(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if id(weight) in _packed and (rows := _rows(x)) > FEW:  # what else `_fits` asks was so when the graph was made
+    if id(weight) in _packed and (rows := _rows(x)) > FEW_PACKED:  # what else `_fits` asks was so when the graph was made
         return _multiplied(x, _readable(weight, rows), bias)
     return product(x, weight, bias).contiguous()
 

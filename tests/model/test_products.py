@@ -25,7 +25,14 @@ def small_is_enough():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(products, "ENOUGH", 1)
         patch.setattr(products, "LARGE", 1)
+        as_with(patch, wide=True)
         yield
+
+
+def as_with(patch, wide):
+    """Rows go the ways of a processor with AVX512, or with AVX2 alone, whichever this one has."""
+    for name, value in zip(("WIDE", "FEW", "MOST"), (True, 2, float("inf")) if wide else (False, 8, 256), strict=True):
+        patch.setattr(products, name, value)
 
 
 @pytest.fixture
@@ -61,14 +68,19 @@ def test_value_and_gradients_are_those_of_a_linear_layer(shape, out, bias, seed)
 
 
 @available
-@pytest.mark.parametrize(("rows", "out", "grad", "way"), [
-    (1, 6, False, "baddbmm"), (2, 6, False, "baddbmm"), (3, 6, False, "_linear_pointwise"), (3, 6, True, "_Linear"),
-    (1, 6, True, "addmm"), (1, 5, False, "addmm")])
-def test_each_number_of_rows_goes_its_way(rows, out, grad, way):
+@pytest.mark.parametrize(("wide", "rows", "out", "grad", "way"), [
+    (True, 1, 6, False, "baddbmm"), (True, 2, 6, False, "baddbmm"), (True, 3, 6, False, "_linear_pointwise"),
+    (True, 999, 6, False, "_linear_pointwise"), (True, 3, 6, True, "_Linear"), (True, 1, 6, True, "addmm"),
+    (True, 1, 5, False, "addmm"),
+    (False, 1, 6, False, "baddbmm"), (False, 8, 6, False, "baddbmm"), (False, 9, 6, False, "_linear_pointwise"),
+    (False, 999, 6, False, "addmm"), (False, 9, 6, True, "addmm"), (False, 8, 5, False, "addmm")])
+def test_each_number_of_rows_goes_its_way(wide, rows, out, grad, way, monkeypatch):
+    as_with(monkeypatch, wide)
     x, weight, bias = inputs(rows, out=out)
     with torch.set_grad_enabled(grad), torch.profiler.profile() as seen:
-        linear(x.requires_grad_(), weight, bias)
-    assert any(way in event.name for event in seen.events())
+        found = linear(x.requires_grad_(), weight, bias)
+    assert {event.name for event in seen.events()} & {f"aten::{way}", f"mkldnn::{way}", way}
+    torch.testing.assert_close(found, F.linear(x, weight, bias))
 
 
 @available
@@ -134,7 +146,9 @@ def packed():
 
 
 @available
-def test_a_packed_matrix_is_packed_once_and_multiplies_alike(packed, monkeypatch):
+@pytest.mark.parametrize("wide", [True, False])
+def test_a_packed_matrix_is_packed_once_and_multiplies_alike(packed, wide, monkeypatch):
+    as_with(monkeypatch, wide)
     seen, onednn, x = [], products._onednn, torch.randn(4, 3)
     monkeypatch.setattr(products, "_onednn", lambda x, weight, *rest: (seen.append(weight), onednn(x, weight, *rest))[1])
     with torch.no_grad():
@@ -142,8 +156,8 @@ def test_a_packed_matrix_is_packed_once_and_multiplies_alike(packed, monkeypatch
             torch.testing.assert_close(packed(x), F.linear(x, packed.weight, packed.bias))
             pack(packed)  # again
     packed(x).sum().backward()
-    first, second, training, *_ = seen
-    assert first is second and first.is_mkldnn and not training.is_mkldnn
+    first, second, *training = seen
+    assert first is second and first.is_mkldnn and bool(training) == wide and not any(one.is_mkldnn for one in training)
 
 
 @available
