@@ -255,10 +255,12 @@ def test_goals_are_told_apart():
     assert {*goals.EAGER, *goals.LITGPT, *goals.HF} <= names
 
 
-def test_the_page_of_performance_is_what_was_measured():
-    results = json.loads((ROOT / "docs" / "performance.json").read_text())
-    drawn = {part: name for part, name in pictures.PICTURES.items() if (ROOT / "docs" / name).exists()}
-    page = (ROOT / "docs" / "performance.md").read_text()
+@pytest.mark.parametrize("name", ["performance", "performance-avx2"])
+def test_the_page_of_performance_is_what_was_measured(name):
+    results = json.loads((ROOT / "docs" / f"{name}.json").read_text())
+    drawn = {part: f"{name}-{added}.svg" for part, added in pictures.PICTURES.items()}
+    assert all((ROOT / "docs" / picture).exists() for picture in drawn.values())
+    page = (ROOT / "docs" / f"{name}.md").read_text()
     assert page.partition(report.MARK)[1:] == (report.MARK, report.document(results, drawn).removeprefix(report.MARK))
 
 
@@ -272,4 +274,4 @@ def test_what_stands_before_the_mark_is_kept_and_pictures_are_the_same_each_time
         report.main(str(tmp_path / "found.json"), str(tmp_path / "page.md"))
         seen.append([path.read_bytes() for path in sorted(tmp_path.glob("p*"))])
     assert seen[0] == seen[1] and len(seen[0]) == 2
-    assert seen[0][0].startswith(b"# By hand\n\n" + report.MARK.encode()) and b"performance-training.svg" in seen[0][0]
+    assert seen[0][0].startswith(b"# By hand\n\n" + report.MARK.encode()) and b"page-training.svg" in seen[0][0]

@@ -8,17 +8,18 @@ from typing import Any
 
 from .figures import beside, peers, rate, rows_of
 
-PICTURES = {"train": "performance-training.svg", "decode": "performance-decoding.svg"}
-"""File of each part's picture."""
+PICTURES = {"train": "training", "decode": "decoding"}
+"""What the name of a part's picture adds to its page's."""
 OURS, THEIRS = "#1f77b4", "#b8b8b8"
 
 
-def draw(results: Mapping[str, Mapping[str, Any]], folder: Path) -> dict[str, str]:
-    """Draw a picture of each part that was measured; gives the files' names by part."""
+def draw(results: Mapping[str, Mapping[str, Any]], page: Path) -> dict[str, str]:
+    """Draw a picture of each part that was measured, beside the page; gives the files' names by part."""
     drawn = {}
-    for part, name in PICTURES.items():
+    for part, added in PICTURES.items():
+        name = f"{page.stem}-{added}.svg"
         if cells := {title: cell for title, cell in results.get(part, {}).items() if peers(rows_of(cell, "whole"))}:
-            _bars(cells, folder / name)
+            _bars(cells, page.with_name(name))
             drawn[part] = name
     return drawn
 

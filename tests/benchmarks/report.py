@@ -14,7 +14,7 @@ from typing import Any
 from .figures import beside, machine_peak, peers, rate, rows_of, utilisation
 from .goals import GOALS, Results
 
-MARK = "<!-- What follows is made by `python -m tests.benchmarks.report docs/performance.json docs/performance.md`. -->"
+MARK = "<!-- What follows is made by `python -m tests.benchmarks.report RESULTS.json PAGE.md`. -->"
 
 
 def document(results: Results, pictures: Mapping[str, str]) -> str:
@@ -48,10 +48,11 @@ def _goals(results: Results) -> Iterator[str]:
     rows = []
     for goal in GOALS:
         ours, theirs, value, met = goal.verdict(results)
-        state = "" if value is None else "met" if met else f"missed by {goal.missed_by(value)}"
-        rows.append([goal.what, ours, theirs, "" if value is None else f"{value:.2f}{goal.unit}", goal.bound, state])
+        if value is not None:
+            rows.append([goal.what, ours, theirs, f"{value:.2f}{goal.unit}", goal.bound,
+                         "met" if met else f"missed by {goal.missed_by(value)}"])
     counts = [sum(row[-1].startswith(word) for row in rows) for word in ("met", "missed")]
-    yield f"{counts[0]} of {len(rows)} goals are met, {counts[1]} missed, {len(rows) - sum(counts)} not measured. Figures"
+    yield f"{counts[0]} of {len(GOALS)} goals are met, {counts[1]} missed, {len(GOALS) - len(rows)} not measured. Figures"
     yield "without a unit are tokens a second; what has a bound is, without a unit, the ratio of ours to theirs, of each round,"
     yield "and then the median."
     yield ""
@@ -175,7 +176,7 @@ def main(results: str, page: str) -> None:
 
     found, target = json.loads(Path(results).read_text(encoding="utf-8")), Path(page)
     kept = target.read_text(encoding="utf-8").partition(MARK)[0].rstrip()
-    target.write_text(f"{kept}\n\n{document(found, draw(found, target.parent))}", encoding="utf-8")
+    target.write_text(f"{kept}\n\n{document(found, draw(found, target))}", encoding="utf-8")
 
 
 if __name__ == "__main__":
