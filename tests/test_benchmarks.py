@@ -272,6 +272,7 @@ def test_what_stands_before_the_mark_is_kept_and_pictures_are_the_same_each_time
     (tmp_path / "page.md").write_text("# By hand\n")
     for _ in range(2):
         report.main(str(tmp_path / "found.json"), str(tmp_path / "page.md"))
-        seen.append([path.read_bytes() for path in sorted(tmp_path.glob("p*"))])
-    assert seen[0] == seen[1] and len(seen[0]) == 2
-    assert seen[0][0].startswith(b"# By hand\n\n" + report.MARK.encode()) and b"page-training.svg" in seen[0][0]
+        seen.append({path.name: path.read_bytes() for path in tmp_path.glob("p*")})
+    assert seen[0] == seen[1] and seen[0].keys() == {"page.md", "page-training.svg"}
+    page = seen[0]["page.md"]
+    assert page.startswith(b"# By hand\n\n" + report.MARK.encode()) and b"page-training.svg" in page
