@@ -15,6 +15,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # where `python -m tests.benchmarks` is run
 
 from miniformer.bench.rounds import Sample  # noqa: E402
+from miniformer.train.trainer import best_precision  # noqa: E402
 from tests.benchmarks import contest, goals, nanogpt, ours, peers, pictures, processes, report  # noqa: E402
 from tests.benchmarks.contestants import CONTESTANTS, chosen  # noqa: E402
 from tests.benchmarks.figures import beside, rows_of, utilisation  # noqa: E402
@@ -44,8 +45,9 @@ def test_everyone_who_is_installed_runs(tmp_path):
                           capture_output=True, text=True, timeout=900, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     found = json.loads(out.read_text())
-    assert list(found["train"]) == ["kept", "tiny bf16"]
-    for part, name in (("train", "tiny bf16"), ("decode", "tiny x 2")):
+    train = f"tiny {'bf16' if best_precision() == 'bf16' else 'fp32'}"
+    assert list(found["train"]) == ["kept", train]
+    for part, name in (("train", train), ("decode", "tiny x 2")):
         there = {one["name"] for one in rows_of(found[part][name], "whole")}
         assert there == {one.name for one in CONTESTANTS if getattr(one, part) is not None and not one.missing}
     left_out = re.findall(r"^([\w-]+): left out, .* installed", done.stderr, re.M)
