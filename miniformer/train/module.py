@@ -89,9 +89,6 @@ class MiniFormerLitModule(pl.LightningModule):
         super().optimizer_step(*args, **kwargs)
         self.trainer.optimizers[0].zero_grad()  # Lightning would keep gradients through the next forward pass
 
-    def optimizer_zero_grad(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: `optimizer_step` did it."""
-
     def on_train_epoch_end(self) -> None:
         self._check_loss()
 
