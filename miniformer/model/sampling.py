@@ -222,7 +222,7 @@ class Sampling:
     def rows(self, logits: Tensor, texts: Sequence[Text], generators: Sequence[torch.Generator | None]) -> list[int]:
         """A token for each of some texts, from logits `[B, V]`, as by itself; errors as those of `edited`."""
         if self.temperature == 0 and not self.edits:  # all at once
-            tokens_B = torch.from_numpy(logits.numpy().argmax(axis=-1))  # torch's own takes ten times as long
+            tokens_B = torch.from_numpy(logits.detach().numpy().argmax(axis=-1))  # torch's own takes ten times as long
             if bool((logits.gather(1, tokens_B[:, None]) > -math.inf).all()):
                 chosen: list[int] = tokens_B.tolist()
                 return chosen
