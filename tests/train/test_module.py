@@ -127,6 +127,19 @@ def test_an_incomplete_last_step_is_divided_by_what_it_holds():
         torch.testing.assert_close(got, wanted, rtol=1e-6, atol=1e-9)  # the first step moved the weights by 1e-15
 
 
+def test_an_optimizer_may_compute_the_loss_more_than_once_a_step():
+    class Twice(Recording):
+        def configure_optimizers(self):
+            return torch.optim.LBFGS(self.model.parameters(), lr=1e-15, max_iter=2, tolerance_change=0, tolerance_grad=0)
+
+    config, examples = lm()
+    torch.manual_seed(0)
+    module = Twice(config)
+    first, second, *_ = fit(module, [module.task.collate(examples)]).gradients
+    for one, other in zip(first, second, strict=True):
+        torch.testing.assert_close(one, other)  # and not the sum of both
+
+
 def test_a_loss_that_is_not_finite_ends_the_run():
     config, examples = lm()
     module = Recording(config)
