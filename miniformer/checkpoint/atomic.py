@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,16 +22,15 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
     """
     with _reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
+        temporary = _beside(path)
         try:
-            write(Path(name))
-            os.chmod(name, 0o666 & ~_umask())
-            _sync(Path(name))
-            os.replace(name, path)
+            temporary.touch(exist_ok=False)
+            write(temporary)
+            _sync(temporary)
+            os.replace(temporary, path)
             _sync(path.parent)
         finally:
-            Path(name).unlink(missing_ok=True)
+            temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -42,20 +41,20 @@ def write_json(path: Path, data: Any) -> None:
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Make folder `path` with the files that `write` puts into the temporary folder it is given.
 
-    A folder that is there already is replaced: it is moved to `.<name>.previous`, where `settled` finds it if the
-    machine stops between the two renames, and removed at the end.
+    A folder that is there already is replaced: it is moved to `.<name>.previous`, where `settled` finds it between the
+    two renames and if the machine stops there, and removed at the end.
     """
     with _reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        settled(path)
-        temporary = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        temporary = _beside(path)
         try:
+            temporary.mkdir()
             write(temporary)
             for file in temporary.iterdir():
                 _sync(file)
-            os.chmod(temporary, 0o777 & ~_umask())
             _sync(temporary)
             if path.exists():
+                shutil.rmtree(_previous(path), ignore_errors=True)  # left by a machine that stopped before removing it
                 os.rename(path, _previous(path))
             os.rename(temporary, path)
             _sync(path.parent)
@@ -64,11 +63,25 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
         shutil.rmtree(_previous(path), ignore_errors=True)
 
 
+def make_folder(path: Path) -> bool:
+    """Make folder `path`, unless something is there already: then nothing is done, and the answer is False."""
+    with _reported(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            return False
+    return True
+
+
 def settled(path: Path) -> Path:
-    """`path`, after putting back the folder that an interrupted replacement had moved aside."""
-    if _previous(path).is_dir() and not path.exists():
-        os.rename(_previous(path), path)
-    return path
+    """Where the folder is: at `path`, or aside, if its replacement is going on or was interrupted. Nothing is moved."""
+    return _previous(path) if not path.exists() and _previous(path).is_dir() else path
+
+
+def _beside(path: Path) -> Path:
+    """A place for what will be `path`, with the permissions of anything new there."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def _previous(path: Path) -> Path:
@@ -81,17 +94,13 @@ def _put(path: Path, data: Any) -> None:
 
 
 def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    handle = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 @contextmanager

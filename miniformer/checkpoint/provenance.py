@@ -76,11 +76,12 @@ def _version(distribution: str) -> str | None:
 
 
 def _providers(spec: Any) -> Iterator[str]:
-    """Distributions in the qualified names of component specs, however deeply they nest."""
+    """Distributions in the qualified names of component specs, however deeply they nest, and of extensions."""
     if isinstance(spec, dict):
-        name = spec.get("name")
-        if isinstance(name, str) and ":" in name:
-            yield name.partition(":")[0]
+        extensions = spec.get("extensions")
+        for name in (spec.get("name"), *(extensions if isinstance(extensions, dict) else ())):
+            if isinstance(name, str) and ":" in name:
+                yield name.partition(":")[0]
         for value in spec.values():
             yield from _providers(value)
     elif isinstance(spec, (list, tuple)):

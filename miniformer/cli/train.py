@@ -22,6 +22,7 @@ from miniformer.data.stdlib import NAME
 from miniformer.kernel.errors import SpecError, UserError, did_you_mean
 from miniformer.kernel.registry import current_registry
 from miniformer.kernel.spec import ComponentSpec
+from miniformer.train.processes import is_first
 from miniformer.train.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -87,7 +88,9 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
     for path in (config.train_path, config.val_path, config.test_path):
         if path not in (None, NAME):
             check_file(Path(path))
-    click.echo(f"reading {config.train_path}")  # before seconds of imports
+    first = is_first()
+    if first:
+        click.echo(f"reading {config.train_path}")  # before seconds of imports
 
     from rich.console import Console
 
@@ -95,7 +98,8 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
 
     console = Console(soft_wrap=True)
     result = train(config, console=console)
-    _report(console, config, result)
+    if first:
+        _report(console, result)
 
 
 def merged(config_file: str | None, model_config: str | None, given: Mapping[str, Any], settings: tuple[str, ...] = (),
@@ -113,16 +117,17 @@ def merged(config_file: str | None, model_config: str | None, given: Mapping[str
         UserError: naming the file, flag or field.
     """
     data = _read_file(config_file) if config_file else {}
-    model = dict(data.pop("model_config", None) or {})
+    model = _mapping(data.pop("model_config", None), f"{config_file}: model_config")
     if model_config is not None:
         model.update(_json_object("--model-config", model_config))
     for name, value in given.items():
         target, field = (model if name.startswith("model_") else data), name.partition("_")[2]
-        target[field] = _replaced(target.get(field), value) if field in (*MODEL_SLOTS, *RUN_SLOTS) else _typed(field, value)
+        target[field] = _replaced(target.get(field), value) if field in (*MODEL_SLOTS, *RUN_SLOTS) else _given(field, value)
     for setting in settings:
         _set(data, model, setting)
-    for name in extensions:
-        data.setdefault("extensions", {}).setdefault(name, {})
+    if extensions:
+        active = _mapping(data.get("extensions"), f"{config_file}: extensions")
+        data["extensions"] = active | {name: active.get(name) or {} for name in extensions}
     return TrainConfig.model_validate({**data, "model_config": model})
 
 
@@ -131,8 +136,8 @@ def _replaced(old: Any, name: str) -> Any:
     return old if isinstance(old, Mapping) and old.get("name") == name else name
 
 
-def _typed(field: str, value: Any) -> Any:
-    """Text from the command line as the number it may be; `none` unsets."""
+def _given(field: str, value: Any) -> Any:
+    """A value from the command line, whose type the specs know; `none` unsets."""
     return None if value == "none" and field not in ("tokenizer", "experiment_name") else value
 
 
@@ -149,6 +154,13 @@ def _read_file(path: str) -> dict[str, Any]:
     if not isinstance(data, Mapping):
         raise UserError(f"{path}: expected a mapping of fields; found {type(data).__name__}")
     return dict(data)
+
+
+def _mapping(value: Any, where: str) -> dict[str, Any]:
+    """A mapping that may be left out."""
+    if value is not None and not isinstance(value, Mapping):
+        raise UserError(f"{where}: expected a mapping of fields; found {value!r}")
+    return dict(value or {})
 
 
 def _json_object(where: str, text: str) -> dict[str, Any]:
@@ -187,7 +199,7 @@ def _set(data: dict[str, Any], model: dict[str, Any], setting: str) -> None:
             old = {"name": old}
         elif old is None and place == 0 and name in (*MODEL_SLOTS, *RUN_SLOTS):
             old = {"name": _default_of(name)}
-        target[name] = dict(old or {})
+        target[name] = _mapping(old, f"--set {path}: in {'.'.join(names[:place + 1])}")
         target = target[name]
     target[names[-1]] = value
 
@@ -216,7 +228,7 @@ def _check_names(config: TrainConfig) -> None:
             raise SpecError(f"model_config.{name}: there is no {name!r} here{did_you_mean(name, known)}")
 
 
-def _report(console: Any, config: TrainConfig, result: RunResult) -> None:
+def _report(console: Any, result: RunResult) -> None:
     """What the run reached, beside what is trivial; a sample; where it is; what to type next."""
     from rich.table import Table
 

@@ -13,7 +13,7 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
 
 from .cross_entropy import linear_cross_entropy
-from .init import linear
+from .init import is_just_a_matrix, linear
 
 Pool = Literal["cls", "mean", "last"]
 
@@ -53,7 +53,7 @@ class LanguageModelHead(Head):
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
     def cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
-        if self.softcap is not None or not _is_just_a_matrix(self.out) or _works_in_fp16(x):
+        if self.softcap is not None or not is_just_a_matrix(self.out) or _works_in_fp16(x):
             return super().cross_entropy(x, targets)
         return linear_cross_entropy(self._scaled(x).flatten(0, 1), self.out.weight, targets.flatten())
 
@@ -65,12 +65,6 @@ class LanguageModelHead(Head):
             return False
         self.out.weight = table
         return True
-
-
-def _is_just_a_matrix(layer: nn.Module) -> bool:
-    """Whether calling it is multiplying with its weight: no extension has put another in its place, or listens to it."""
-    return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
-                                             or layer._backward_pre_hooks)
 
 
 def _works_in_fp16(x: Tensor) -> bool:

@@ -16,7 +16,7 @@ from miniformer.kernel.interfaces import Attention, Norm
 from miniformer.kernel.spec import Slot, build
 from miniformer.kernel.state import State
 
-from .init import RESIDUAL, linear
+from .init import RESIDUAL, is_just_a_matrix, linear
 from .kernels import KernelName, choose
 from .state import BufferState
 
@@ -75,7 +75,7 @@ class LatentAttention(Attention):
                 assert isinstance(state, BufferState)
                 (both,) = state.append(torch.cat([latent_B1SL, k_B1SR], dim=-1))
                 latent_B1SL, k_B1SR = both.tensor_split((self.d_latent,), dim=-1)
-        if state is not None and type(self.up) is nn.Linear:
+        if state is not None and is_just_a_matrix(self.up):
             out_BHTC = self._absorbed(q_BHTC, q_BHTR, latent_B1SL, k_B1SR, context)
         else:
             k_BHSC, v_BHSC = self.up(latent_B1SL[:, 0]).view(B, -1, 2, self.n_heads, self.d_head).permute(2, 0, 3, 1, 4)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from pathlib import Path
 from types import FrameType
@@ -17,10 +18,26 @@ from miniformer.checkpoint.store import BEST, write_model
 from miniformer.kernel.errors import Interrupted, RunError
 
 LAST = Path("checkpoints") / "last.ckpt"
+AGREE = 16
+"""Batches after which several processes ask each other whether one was told to stop; to ask is to wait for the device."""
 
 
-class BestModel(Callback):
-    """Writes the model to the run folder whenever a measurement beats those before.
+class RunCallback(Callback):
+    """Knows the run folder, which the first process of a run tells the others.
+
+    Args:
+        run: the run folder.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self.run = run
+
+    def setup(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
+        self.run = trainer.strategy.broadcast(self.run)
+
+
+class BestModel(RunCallback):
+    """Writes the model to the run folder whenever a measurement beats those before; what is no finite number beats none.
 
     Args:
         run: the run folder.
@@ -31,7 +48,8 @@ class BestModel(Callback):
     """
 
     def __init__(self, run: Path, metric: str, smaller: bool, config: dict[str, Any], tokenizer: str | None) -> None:
-        self.run, self.metric, self.smaller, self.config, self.tokenizer = run, metric, smaller, config, tokenizer
+        super().__init__(run)
+        self.metric, self.smaller, self.config, self.tokenizer = metric, smaller, config, tokenizer
         self.best: dict[str, float] = {}
         self.measured_at = -1
 
@@ -43,38 +61,37 @@ class BestModel(Callback):
         if self.metric not in values:
             raise RunError(f"checkpoint_metric {self.metric!r} is not measured; measured are {', '.join(sorted(values))}")
         sign = 1 if self.smaller else -1
-        if not self.best or sign * values[self.metric] < sign * self.best[self.metric]:
+        if math.isfinite(values[self.metric]) and (not self.best or sign * values[self.metric] < sign * self.best[self.metric]):
             self.best = {**values, "step": float(trainer.global_step)}
             weights = trainer.strategy.lightning_module_state_dict()
             if trainer.is_global_zero:
                 kept = {name.removeprefix("model."): w for name, w in weights.items() if name.startswith("model.")}
                 write_model(self.run / BEST, kept, self.config, self.tokenizer)
                 module.hooks.hook.checkpoint_saved(folder=self.run / BEST)
+            trainer.strategy.barrier()  # all of them read it at the end
 
 
-class LastState(Callback):
+class LastState(RunCallback):
     """Writes what is needed to go on, after each measurement and at the end."""
-
-    def __init__(self, run: Path) -> None:
-        self.path = run / LAST
 
     def on_validation_end(self, trainer: pl.Trainer, module: Any) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit":
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.run / LAST)
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
-        trainer.save_checkpoint(self.path)
+        trainer.save_checkpoint(self.run / LAST)
 
 
-class StopOnSignal(Callback):
+class StopOnSignal(RunCallback):
     """Saves and stops at the end of the batch in which Ctrl-C or SIGTERM came; a second one stops at once.
 
     Lightning's own handling ends a run that got SIGTERM with exit code 0 and saves nothing. The handler here only notes
-    the signal; the work is done by the loop, in training and in validation alike.
+    the signal; the work is done by the loop, in training and in validation alike. Several processes stop at the same batch,
+    on which they agree now and then.
     """
 
     def __init__(self, run: Path) -> None:
-        self.path = run / LAST
+        super().__init__(run)
         self.signum = 0
         self._before: dict[int, Any] = {}
 
@@ -89,15 +106,20 @@ class StopOnSignal(Callback):
 
     def _stop(self, trainer: pl.Trainer) -> None:
         if self.signum:
-            trainer.save_checkpoint(self.path)
+            trainer.save_checkpoint(self.run / LAST)
             name = "Ctrl-C" if self.signum == signal.SIGINT else "SIGTERM"
-            raise Interrupted(f"{name}: stopped at step {trainer.global_step}; its state is in {self.path}", self.signum)
+            raise Interrupted(f"{name}: stopped at step {trainer.global_step}; its state is in {self.run / LAST}", self.signum)
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
+        if trainer.world_size > 1:
+            if batch_index % AGREE:
+                return
+            mine = torch.tensor(self.signum, device=trainer.strategy.root_device)
+            self.signum = int(trainer.strategy.reduce(mine, reduce_op="max"))
         self._stop(trainer)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.state.fn == "fit":
+        if trainer.state.fn == "fit" and trainer.world_size == 1:  # of several, some may have a batch more than others
             self._stop(trainer)
 
     def teardown(self, trainer: pl.Trainer, module: Any, stage: str) -> None:

@@ -15,6 +15,7 @@ from miniformer.data.packing import PackedRows
 from miniformer.data.prepare import PreparedData, prepare, token_lengths
 from miniformer.data.sampler import Drawn, DrawnBatches, EpochBatches
 from miniformer.data.tokenizer import Tokenizer
+from miniformer.kernel.errors import SpecError
 from miniformer.kernel.spec import resolve
 from miniformer.kernel.task import Batch, Example, Split
 
@@ -102,10 +103,19 @@ class MiniFormerDataModule(pl.LightningDataModule):
         default: int = TransformerConfig.model_fields["max_seq_len"].default
         return int(self.config.architecture.get("max_seq_len", default))
 
-    @property
-    def batches_per_epoch(self) -> int:
-        """Training batches in one pass, of each process."""
-        return len(self._batches(self._rows(self.data.train), shuffle=True))
+    def batches_per_epoch(self, world_size: int) -> int:
+        """Training batches in one pass, of each of so many processes.
+
+        Raises:
+            SpecError: there is not a batch to measure on for each.
+        """
+        for split in (self.data.val, self.data.test):
+            batches = world_size if split is None else -(-len(self._rows(split)) // self.config.batch_size)
+            if batches < world_size:
+                raise SpecError(f"{'val' if split is self.data.val else 'test'} records make {batches} batches of batch_size = "
+                                f"{self.config.batch_size}, and the run has {world_size} processes; expected one for each, by "
+                                "more records or a smaller batch_size")
+        return len(EpochBatches(len(self._rows(self.data.train)), self.config.batch_size, self.config.seed, world_size=world_size))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.data.train, shuffle=True)

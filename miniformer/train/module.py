@@ -69,7 +69,7 @@ class MiniFormerLitModule(pl.LightningModule):
         if is_logged or self.device.type == "cpu":  # elsewhere, to look at a number is to wait for it
             self._check_loss()
         if is_logged:
-            self.log("train_loss", self.loss, batch_size=1)
+            self.log("train_loss", self.loss, batch_size=1, sync_dist=trainer.world_size > 1)
         if trainer.accumulate_grad_batches == trainer.world_size == 1:  # the batch is the step
             return mean
         self._weight = term.weight if self._weight is None else self._weight + term.weight

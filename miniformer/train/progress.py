@@ -29,6 +29,9 @@ class RunProgress(ProgressBar):
         self.mean: Any = None
         self.started = self.shown = 0.0
 
+    def disable(self) -> None:
+        """Asked of all processes but the first, whose console is quiet."""
+
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self.total = int(trainer.estimated_stepping_batches)
         self.task = self.bar.add_task("training", total=self.total, facts="")  # type: ignore[assignment]
@@ -43,7 +46,8 @@ class RunProgress(ProgressBar):
         if (now - self.shown < PAUSE and step < self.total) if self.console.is_terminal else lines <= self.printed:
             return
         self.shown, self.printed = now, lines
-        facts = f"loss {float(self.mean):.3f}  {module.tokens / (now - self.started):,.0f} tokens/s"
+        tokens = module.tokens * trainer.world_size  # processes have about as many each
+        facts = f"loss {float(self.mean):.3f}  {tokens / (now - self.started):,.0f} tokens/s"
         if self.console.is_terminal and self.task is not None:
             self.bar.update(self.task, completed=step, facts=facts)
         elif not self.console.is_terminal:

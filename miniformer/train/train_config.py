@@ -7,6 +7,7 @@ name; JSON and YAML say `model_config`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Literal, Self
 
 from pydantic import (
@@ -14,12 +15,14 @@ from pydantic import (
     ConfigDict,
     Field,
     PositiveInt,
+    TypeAdapter,
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
 
+from miniformer.config.model_config import TransformerConfig
 from miniformer.data.stdlib import NAME
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.options import explain
@@ -109,6 +112,12 @@ class TrainConfig(BaseModel):
     def _number_or_word(cls, value: Any) -> Any:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
 
+    @field_validator("architecture")
+    @classmethod
+    def _text_as_numbers(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """Text, as a command line has it, as the number that the model's field is."""
+        return {name: _number(name, given) if isinstance(given, str) else given for name, given in value.items()}
+
     @field_validator("extensions", mode="before")
     @classmethod
     def _no_options(cls, value: Any) -> Any:
@@ -128,3 +137,12 @@ class TrainConfig(BaseModel):
     def to_data(self) -> dict[str, Any]:
         """As JSON data, under the names that people use."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def _number(name: str, text: str) -> Any:
+    """The number that the text is, for a field that takes one; any other text stays, and building the model says what is wrong."""
+    field = TransformerConfig.model_fields.get(name)
+    with suppress(ValidationError):
+        number = TypeAdapter(field.annotation).validate_strings(text) if field is not None else text
+        return number if isinstance(number, int | float) else text
+    return text

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,11 +22,11 @@ from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, Wand
 from rich.console import Console
 
 from miniformer import __version__
-from miniformer.checkpoint.atomic import write_json
+from miniformer.checkpoint.atomic import make_folder, write_json
 from miniformer.checkpoint.provenance import environment, provenance
 from miniformer.checkpoint.store import BEST, load_weights, read_model
 from miniformer.data.prepare import PreparedData, token_counts
-from miniformer.kernel.errors import SpecError, UserError, did_you_mean
+from miniformer.kernel.errors import RunError, SpecError, UserError, did_you_mean
 from miniformer.kernel.hooks import resolve_extensions
 from miniformer.kernel.spec import build, resolve
 from miniformer.kernel.task import Task
@@ -34,6 +35,7 @@ from miniformer.tasks.collate import start_of
 from .callbacks import AtomicCheckpointIO, BestModel, LastState, StopOnSignal
 from .datamodule import MiniFormerDataModule
 from .module import MiniFormerLitModule
+from .processes import is_first, launched
 from .progress import RunProgress
 from .specs import model_class, model_spec, task_spec
 from .train_config import TrainConfig
@@ -73,8 +75,10 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         RunError: the run failed; what it saved is whole.
         Interrupted: a signal stopped it after it saved its state.
     """
-    console = console or Console(quiet=True)
-    folder = _free_folder(config)
+    first = is_first()
+    console = console if console is not None and first else Console(quiet=True)
+    if first:
+        _free_folder(config)
     with quiet_lightning():
         devices = _devices(config)
         _check_model(config)
@@ -92,21 +96,26 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         console.print(f"model: {sum(p.numel() for p in module.model.parameters()):,} parameters, "
                       f"precision {config.precision}", highlight=False)
         smaller = _smaller_is_better(config, module)
+        folder = _new_folder(config) if first else Path(config.work_dir)  # the others are told it once they are connected
         logger = _loggers(config, folder)
         spec = {"model": module.model.config.model_dump(mode="json"), "task": config.to_data()["task"]}
         record = {"miniformer": __version__, **spec, "train": config.to_data(), **provenance([spec, config.to_data()]),
                   "packages": environment(), "data": {**data.fingerprint, "train_tokens": counts["tokens"]}}
-        write_json(folder / "run.json", record)
+        if first:
+            write_json(folder / "run.json", record)
         saved = {"assembly": module.model.assembly, "extensions": config.extensions, **spec}
         tokens = data.tokenizer.to_json() if data.task.input_dim is None else None
         best = BestModel(folder, config.checkpoint_metric, smaller, saved, tokens)
         callbacks = _callbacks(config, module, folder, smaller)
-        trainer = lightning_trainer(config, folder, datamodule.batches_per_epoch, [best, RunProgress(console), *callbacks],
-                                    logger=logger, **devices)
+        batches = datamodule.batches_per_epoch(devices["devices"] * devices["num_nodes"])
+        trainer = lightning_trainer(config, folder, batches, [best, RunProgress(console), *callbacks], logger=logger, **devices)
         trainer.fit(module, datamodule=datamodule)
         if best.measured_at != trainer.global_step:  # the run ended between two measurements
             trainer.validate(module, datamodule=datamodule, verbose=False)
-        metrics = dict(best.best)
+        folder, metrics = best.run, dict(best.best)
+        if not metrics:
+            raise RunError(f"{config.checkpoint_metric} was no finite number in any measurement, so no model was kept; a smaller "
+                           "lr helps where a run diverges")
         load_weights(module.model, read_model(folder))
         module.hooks.hook.checkpoint_loaded(folder=folder / BEST, model=module.model)
         module.eval()
@@ -114,8 +123,15 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
             trainer.test(module, datamodule=datamodule, verbose=False)
             metrics |= {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith("test_")}
         baselines = data.task.baselines(data.train, data.val, data.tokenizer)
-        write_json(folder / "run.json", {**record, "results": {"best": metrics, "baselines": baselines}})
+        if first:
+            results = {"best": finite(metrics), "baselines": {name: finite(values) for name, values in baselines.items()}}
+            write_json(folder / "run.json", {**record, "results": results})
     return RunResult(folder, metrics, baselines, module, data)
+
+
+def finite(values: dict[str, float]) -> dict[str, float | None]:
+    """Metrics for JSON, which has no number for what is infinite or not a number: there it is null."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _check_model(config: TrainConfig) -> None:
@@ -175,15 +191,24 @@ def _free_folder(config: TrainConfig) -> Path:
     return root / f"{name}-{max(taken, default=0) + 1}"
 
 
+def _new_folder(config: TrainConfig) -> Path:
+    """The run's folder, made here, so that no other run takes it."""
+    while True:
+        folder = _free_folder(config)
+        if make_folder(folder):
+            return folder
+
+
 def _devices(config: TrainConfig) -> dict[str, Any]:
-    if config.gpus == 0:
-        return {"accelerator": "cpu", "devices": 1}
-    if config.gpus is None:
-        return {"accelerator": "auto", "devices": "auto" if torch.cuda.is_available() else 1}
+    """What Lightning runs on. With torchrun each process has a device; otherwise Lightning starts one for each GPU."""
     there = torch.cuda.device_count()
-    if config.gpus > there:
+    if config.gpus is not None and config.gpus > there:
         raise UserError(f"gpus is {config.gpus}, and this machine has {there}; leave it out to use what there is")
-    return {"accelerator": "gpu", "devices": config.gpus}
+    accelerator = "auto" if config.gpus is None else "gpu" if config.gpus else "cpu"
+    processes = launched()
+    if processes is not None:
+        return {"accelerator": accelerator, "devices": processes[0], "num_nodes": processes[1]}
+    return {"accelerator": accelerator, "devices": max(1, there if config.gpus is None else config.gpus), "num_nodes": 1}
 
 
 def best_precision() -> Any:
@@ -202,6 +227,8 @@ def _loggers(config: TrainConfig, folder: Path) -> list[Logger]:
         elif config.logger == "wandb":
             loggers.append(WandbLogger(name=folder.name, project="miniformer", save_dir=folder))
     except ModuleNotFoundError:
+        if is_first():
+            folder.rmdir()
         raise UserError(f"logger {config.logger!r} is not installed; "
                         f"to get it: pip install 'miniformer[{config.logger}]'") from None
     return loggers
@@ -256,7 +283,7 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         for text in (".*does not have many workers.*", ".*LeafSpec.*", ".*Found .* module.* in eval mode.*",
                      ".*exists and is not empty.*", ".*have no `val_dataloader`.*", ".*dataloader.*sampler.*", ".*treespec.*",
-                     ".*overridden `transfer_batch_to_device`.*"):
+                     ".*overridden `transfer_batch_to_device`.*", ".*sync_dist=True.*"):
             warnings.filterwarnings("ignore", message=text)
         try:
             yield

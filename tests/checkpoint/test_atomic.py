@@ -52,7 +52,7 @@ def test_a_replacement_that_fails_half_way_leaves_the_old_folder(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
-def test_a_replacement_that_was_stopped_between_its_renames_is_undone(tmp_path):
+def test_a_replacement_that_was_stopped_between_its_renames_is_read_as_before(tmp_path):
     write_folder(tmp_path / "model", new)
     (tmp_path / "model").rename(tmp_path / ".model.previous")
     assert contents(settled(tmp_path / "model")) == {"a": "new a", "b": "new b"}
@@ -79,7 +79,7 @@ def test_a_replacement_that_fails_after_a_stopped_one_leaves_the_old_folder(tmp_
     (tmp_path / "model").rename(tmp_path / ".model.previous")
     with pytest.raises(Stopped):
         write_folder(tmp_path / "model", half)
-    assert contents(tmp_path / "model") == {"a": "new a", "b": "new b"}
+    assert contents(settled(tmp_path / "model")) == {"a": "new a", "b": "new b"}
 
 
 def test_a_replacement_after_a_stopped_one_succeeds(tmp_path):
@@ -90,10 +90,28 @@ def test_a_replacement_after_a_stopped_one_succeeds(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["model"]
 
 
-def test_what_is_left_of_a_finished_replacement_is_not_put_back(tmp_path):
+def test_what_is_left_of_a_finished_replacement_is_not_read_and_is_removed_by_the_next(tmp_path):
     write_folder(tmp_path / "model", new)
     (tmp_path / ".model.previous").mkdir()
+    (tmp_path / ".model.previous" / "a").write_text("left")
     assert contents(settled(tmp_path / "model")) == {"a": "new a", "b": "new b"}
+    write_folder(tmp_path / "model", lambda folder: (folder / "a").write_text("newer"))
+    assert contents(tmp_path / "model") == {"a": "newer"}
+    assert [file.name for file in tmp_path.iterdir()] == ["model"]
+
+
+def test_to_read_a_folder_that_is_being_replaced_is_not_in_the_way(tmp_path, monkeypatch):
+    rename, path, read = os.rename, tmp_path / "model", []
+
+    def renamed(source, target):
+        if target == path:
+            read.append(contents(settled(path)))
+        rename(source, target)
+
+    write_folder(path, lambda folder: (folder / "a").write_text("old a"))
+    monkeypatch.setattr(os, "rename", renamed)
+    write_folder(path, new)
+    assert (read, contents(path)) == ([{"a": "old a"}], {"a": "new a", "b": "new b"})
 
 
 def test_what_was_never_there_stays_absent(tmp_path):

@@ -18,7 +18,7 @@ def test_flags_overrule_the_file_which_overrules_defaults(tmp_path):
     file.write_text("lr: 0.5\nseed: 7\nmodel_config: {d_model: 32, n_layers: 3}\n")
     config = merged(str(file), '{"n_layers": 5, "n_heads": 2}', {"run_lr": "0.25", "model_n_heads": "8"})
     assert (config.lr, config.seed, config.batch_size) == (0.25, 7, 16)
-    assert config.architecture == {"d_model": 32, "n_layers": 5, "n_heads": "8"}
+    assert config.architecture == {"d_model": 32, "n_layers": 5, "n_heads": 8}
 
 
 def test_set_reaches_any_option_by_its_path():

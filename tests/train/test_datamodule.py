@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from miniformer.data.tokenizer import Tokenizer
-from miniformer.kernel import DataError
+from miniformer.kernel import DataError, SpecError
 from miniformer.kernel.task import Batch, Example
 from miniformer.train.datamodule import JSONLinesDataset, MiniFormerDataModule
 from miniformer.train.train_config import TrainConfig
@@ -126,7 +126,15 @@ def test_rows_of_their_own_are_batched_with_those_of_their_length(tmp_path):
 @pytest.mark.parametrize("batch_size", [1, 4, 1000])
 def test_batches_per_epoch_are_those_of_the_loader(texts, batch_size):
     data = module(texts, batch_size=batch_size)
-    assert data.batches_per_epoch == len(list(data.train_dataloader())) == len(data.train_dataloader())
+    assert data.batches_per_epoch(1) == len(list(data.train_dataloader())) == len(data.train_dataloader())
+
+
+def test_each_process_has_its_batches_and_something_to_measure_on(texts):
+    data = module(texts, batch_size=1)
+    batches = data.batches_per_epoch(1)
+    assert data.batches_per_epoch(2) == -(-batches // 2)
+    with pytest.raises(SpecError, match=r"val records make \d+ batches of batch_size = 1, and the run has 1000 processes"):
+        data.batches_per_epoch(1000)
 
 
 @pytest.mark.parametrize("task", ["language-modeling", "classification"])

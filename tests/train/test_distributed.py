@@ -1,5 +1,7 @@
-"""Two processes, each with ragged accumulated batches, have the gradient of the one big batch."""
+"""Several processes: with ragged accumulated batches they have the gradient of the one big batch, and they leave one run."""
 
+import csv
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,11 +40,32 @@ Path(sys.argv[1], f"equal-on-{{rank}}").touch()  # the processes' standard outpu
 """
 
 
+def torchrun(*command):
+    return subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", *command],
+                          capture_output=True, text=True, timeout=240)
+
+
 @pytest.mark.slow
 def test_ragged_batches_of_two_processes_have_the_gradient_of_the_one_big_batch(tmp_path):
     script = tmp_path / "two.py"
     script.write_text(SCRIPT.format(tests=str(Path(__file__).parent)))
-    done = subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2",
-                           str(script), str(tmp_path)], capture_output=True, text=True, timeout=120)
+    done = torchrun(str(script), str(tmp_path))
     assert done.returncode == 0, done.stderr[-3000:]
     assert sorted(path.name for path in tmp_path.glob("equal-on-*")) == ["equal-on-0", "equal-on-1"]
+
+
+@pytest.mark.slow
+def test_train_under_torchrun_leaves_one_run_and_speaks_once(tmp_path):
+    data = tmp_path / "texts.jsonl"
+    data.write_text("".join(json.dumps({"text": f"the {n}th of some short texts"}) + "\n" for n in range(150)))
+    options = {"train-path": data, "work-dir": tmp_path / "runs", "d-model": 16, "n-layers": 1, "n-heads": 2, "batch-size": 2,
+               "max-seq-len": 16, "max-epochs": 1, "gpus": 0}
+    done = torchrun("-m", "miniformer", "train", *(text for name, value in options.items() for text in (f"--{name}", str(value))))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("run folder: ") == done.stdout.count("reading ") == 1
+    assert "Warning" not in done.stderr
+    (run,) = (path for path in (tmp_path / "runs").iterdir() if path.name != ".cache")
+    step = json.loads((run / "run.json").read_text())["results"]["best"]["step"]
+    with (run / "metrics.csv").open() as file:
+        measured = [row["step"] for row in csv.DictReader(file) if row["val_loss"]]
+    assert measured == [str(int(step) - 1)], "an epoch of each process's batches, and then a measurement"

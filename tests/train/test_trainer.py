@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +14,9 @@ from safetensors.torch import load_file
 from miniformer.kernel import DataError, SpecError, UserError
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
+from miniformer.train.datamodule import MiniFormerDataModule
 from miniformer.train.train_config import TrainConfig
-from miniformer.train.trainer import train
+from miniformer.train.trainer import _new_folder, train
 
 
 def run(folder, data, console=None, **fields):
@@ -51,6 +53,24 @@ def test_a_run_leaves_its_spec_its_metrics_and_its_checkpoints(tmp_path, texts):
 def test_the_next_run_of_the_same_data_gets_the_next_number(tmp_path, texts):
     run(tmp_path, texts, max_steps=1)
     assert run(tmp_path, texts, max_steps=1).folder.name == "texts-language-modeling-2"
+
+
+def test_two_runs_that_start_at_once_have_a_folder_each(tmp_path, texts, monkeypatch):
+    config = TrainConfig(train_path=str(texts), work_dir=str(tmp_path / "runs"))
+    mkdir = Path.mkdir
+
+    def taken(path, *args, **options):  # by another run, between the look and the making
+        if path.name == "texts-language-modeling-1" and not path.exists():
+            mkdir(path)
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", taken)
+    assert _new_folder(config).name == "texts-language-modeling-2"
+    monkeypatch.undo()
+    named = config.with_fields(experiment_name="mine")
+    assert _new_folder(named).name == "mine"
+    with pytest.raises(UserError, match="mine is there already"):
+        _new_folder(named)
 
 
 @pytest.mark.parametrize("task", ["language-modeling", "masked-lm"])
@@ -177,7 +197,10 @@ def test_the_best_model_is_measured_on_the_test_file(tmp_path, texts):
 
 def test_epochs_bound_a_run_where_steps_do_not(tmp_path, texts):
     result = run(tmp_path, texts, max_epochs=2, max_steps=None, batch_size=16)
-    assert result.metrics["step"] in (1, 2) or result.metrics["step"] <= 2 * len(result.data.train.examples)
+    saved = torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)
+    data = MiniFormerDataModule(TrainConfig(train_path=str(texts), tokenizer_vocab_size=300, batch_size=16, cache=False,
+                                            model_config={"max_seq_len": 32}))
+    assert saved["global_step"] == 2 * data.batches_per_epoch(1)
 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
