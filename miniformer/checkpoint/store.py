@@ -118,7 +118,7 @@ def unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     seen: dict[Any, str] = {}
     kept = {}
     for name, tensor in weights.items():
-        key = (tensor.data_ptr(), tensor.shape) if tensor.numel() and tensor.device.type != "meta" else name
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() and tensor.device.type != "meta" else name
         if seen.setdefault(key, name) == name:
             kept[name] = tensor
     return kept

@@ -66,23 +66,31 @@ class Commands(click.Group):
 
 
 def _plugin_commands() -> list[importlib.metadata.EntryPoint]:
-    if os.environ.get("MINIFORMER_PLUGINS") == "none":
-        return []
-    return list(importlib.metadata.entry_points(group=PLUGIN_COMMANDS))
+    """Those of the plugins that are welcome."""
+    from miniformer.kernel.registry import normal, welcome
+
+    names = welcome()
+    return [point for point in importlib.metadata.entry_points(group=PLUGIN_COMMANDS)
+            if names is None or (point.dist is not None and normal(point.dist.name) in names)]
+
+
+def _without_plugins(context: click.Context, option: click.Parameter, value: bool) -> bool:
+    if value:
+        os.environ["MINIFORMER_PLUGINS"] = "none"
+    return value
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--no-plugins", is_flag=True, help="Use miniformer's own components only.")
+@click.option("--no-plugins", is_flag=True, is_eager=True, callback=_without_plugins, expose_value=False,
+              help="Use miniformer's own components only.")
 @click.option("--strict-plugins", is_flag=True, help="Fail if any installed plugin is broken.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 @click.version_option(package_name="miniformer", message="%(package)s %(version)s")
-def cli(no_plugins: bool, strict_plugins: bool, debug: bool) -> None:
+def cli(strict_plugins: bool, debug: bool) -> None:
     """Build, compare and ship small transformers from parts that prove they work together.
 
     Start with `miniformer train`: it trains a small language model on Python's own library in a few minutes.
     """
-    if no_plugins:
-        os.environ["MINIFORMER_PLUGINS"] = "none"
     if strict_plugins:
         from miniformer.kernel.errors import UnavailableComponent
         from miniformer.kernel.registry import State, current_registry

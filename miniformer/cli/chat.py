@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from .generate import unescaped
 from .loading import checked, opened
 
 
@@ -37,7 +38,7 @@ def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k
         if not (line := sys.stdin.readline()):
             return
         said = line.rstrip("\n") if trained.model.has_source else f"{said}{line.rstrip()}\n"
-        stream = engine.stream(said, sampling, max_new_tokens=max_new_tokens, stop=[stop], seed=seed, truncate=True)
+        stream = engine.stream(said, sampling, max_new_tokens=max_new_tokens, stop=[unescaped(stop)], seed=seed, truncate=True)
         try:
             for piece in stream:
                 click.echo(piece, nl=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from miniformer.checkpoint.store import BEST, TOKENIZER
+from miniformer.checkpoint.store import TOKENIZER
 from miniformer.kernel.errors import UserError
 
 from .loading import checked, opened
@@ -82,7 +82,7 @@ def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, 
     trained = opened(saved)
     small = opened(saved_draft) if saved_draft else None
     if small and small.tokenizer.to_json() != trained.tokenizer.to_json():
-        raise UserError(f"--draft {draft}: its tokenizer is another; train it with --tokenizer {run / BEST / TOKENIZER}")
+        raise UserError(f"--draft {draft}: its tokenizer is another; train it with --tokenizer {saved.folder / TOKENIZER}")
     engine = Engine(trained.model, trained.tokenizer, batch_size=batch_size, draft=small.model if small else None,
                     encode=trained.prompt, use_state=not no_state, compile=compiled)
     if regex is not None or schema is not None:
@@ -91,7 +91,7 @@ def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, 
         chosen["processors"] = (Constraint.json_schema(trained.tokenizer, schema) if schema is not None else
                                 Constraint.regex(trained.tokenizer, regex or ""),)
     sampling = Sampling(**{**chosen, "temperature": 0.0 if greedy else chosen["temperature"]})
-    limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "truncate": truncate, "stop": [_unescaped(one) for one in stop]}
+    limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "truncate": truncate, "stop": [unescaped(one) for one in stop]}
     if stream or (stream is None and not (as_json or beams or file or len(texts) > 1) and sys.stdout.isatty()):
         _stream(engine, next(iter(prompts)), sampling, seed=seed, **limits)
         return
@@ -155,7 +155,8 @@ def _json(answer: Answer) -> str:
     return json.dumps(fields, ensure_ascii=False)
 
 
-def _unescaped(text: str) -> str:
+def unescaped(text: str) -> str:
+    """A string of the command line with its escapes, such as \\n, as what they stand for."""
     for escape, meant in ESCAPES.items():
         text = text.replace(escape, meant)
     return text

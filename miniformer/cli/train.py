@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 RUN_SLOTS = ("task", "optimizer", "scheduler")
 MODEL_SLOTS = ("attention", "position", "ffn", "norm", "cross_attention", "head")
 NOT_FLAGS = {"architecture", "extensions", "layers", "bos_id", "eos_id"}
+SAMPLE = 60
+"""Tokens that a run shows at its end, at most."""
 MODEL_SHORTHANDS: dict[str, tuple[type, str]] = {
     "activation": (str, "short for --ffn, such as gelu, relu or swiglu"),
     "rotary_pct": (float, "short for --position rope with pct"),
@@ -260,17 +262,19 @@ def _report(console: Any, result: RunResult) -> None:
 
 def _sample(result: RunResult) -> tuple[str, str]:
     """A prompt to try, and what the model makes of one: it goes on from it, or answers a held-out source."""
-    import torch
+    from miniformer.inference.engine import Engine
+    from miniformer.model.sampling import Sampling
 
     tokenizer, model = result.data.tokenizer, result.module.model
     if model.has_source:
         source = result.data.val.examples[0].source
         assert source is not None
         asked = " ".join(tokenizer.decode(source).split())[-200:]
-        answer = model.generate(torch.as_tensor(source)[None], 60, do_sample=False)[0]
-        return asked, f"{asked}\n-> {tokenizer.decode(answer)}"
+        engine = Engine(model, tokenizer, encode=lambda _: list(source))
+        (answer,) = engine.generate([asked], Sampling(0.0), max_new_tokens=SAMPLE)
+        return asked, f"{asked}\n-> {answer.text}"
     held_out = next(result.data.task.texts(result.data.val.records[0]))
     prompt = "def " if result.module.config.train_path == NAME else " ".join(held_out.split()[:2])
-    ids = torch.tensor([tokenizer.encode(prompt)])
-    text = model.generate(ids, 60, temperature=0.7, top_k=0, top_p=0.9, seed=result.module.config.seed)[0]
-    return prompt, tokenizer.decode(text)
+    (answer,) = Engine(model, tokenizer).generate([prompt], Sampling(0.7, top_p=0.9), max_new_tokens=SAMPLE,
+                                                  seed=result.module.config.seed, truncate=True)
+    return prompt, prompt + answer.text

@@ -56,7 +56,7 @@ def functions(longest: int = 400) -> Iterator[tuple[str, ast.FunctionDef | ast.A
                 continue
             start, stop = (node.body[0].lineno - 1, node.body[0].end_lineno) if documented else (first, first)
             text = textwrap.dedent("".join(lines[first:start] + lines[stop:last]))
-            if len(text) <= longest and not text[0].isspace():  # as where a string of many lines stands at its margin
+            if text and len(text) <= longest and not text[0].isspace():  # as where a string of many lines stands at its margin
                 yield f"{path}:{node.lineno}", node, text
 
 

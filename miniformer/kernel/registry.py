@@ -73,13 +73,23 @@ class Entry:
 
 
 def canonical(name: str) -> str:
-    """Names are lower-case with dashes; an underscore is read as a dash."""
-    return name.strip().lower().replace("_", "-")
+    """Names are lower-case with dashes; an underscore is read as a dash. A distribution before it is as indexes compare it."""
+    distribution, colon, short = name.strip().rpartition(":")
+    return normal(distribution) + colon + short.lower().replace("_", "-")
 
 
-def _normal(distribution: str) -> str:
+def normal(distribution: str) -> str:
     """The name of a distribution as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", distribution).strip().lower()
+
+
+def welcome(plugins: str | None = None) -> set[str] | None:
+    """Distributions whose plugins may be used: those of `plugins`, by default of the environment variable MINIFORMER_PLUGINS.
+
+    None: all. `none` is the name of none.
+    """
+    allowed = os.environ.get("MINIFORMER_PLUGINS") if plugins is None else plugins
+    return {normal(name) for name in allowed.split(",")} if allowed else None
 
 
 class Registry:
@@ -191,8 +201,7 @@ def discover(path: list[str] | None = None, plugins: str | None = None) -> list[
         plugins: `none`, or a comma-separated list of distributions: third parties that are not in it are blocked.
             Unless given, the environment variable MINIFORMER_PLUGINS says it; without that, all are welcome.
     """
-    allowed = os.environ.get("MINIFORMER_PLUGINS") if plugins is None else plugins
-    names = None if not allowed else {_normal(name) for name in allowed.split(",")}
+    names = welcome(plugins)
     found: list[Entry] = []
     seen: set[str] = set()
     find = importlib.metadata.distributions
@@ -201,7 +210,7 @@ def discover(path: list[str] | None = None, plugins: str | None = None) -> list[
             text = distribution.read_text("entry_points.txt") or ""
             if "[miniformer." not in text:
                 continue
-            name = _normal(distribution.metadata["Name"])
+            name = normal(distribution.metadata["Name"])
             if name not in seen:  # the first on the path is the one that Python imports
                 found += _declared(distribution, name, names)
             seen.add(name)

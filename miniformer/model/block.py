@@ -150,7 +150,7 @@ class Stack(nn.Module):
         contexts = [replace(context, signal=signal) for signal in signals]
         for i, block in enumerate(self.layers):
             here = contexts[self.which[i]]
-            if self.activation_checkpointing and self.training and torch.is_grad_enabled():
+            if self.activation_checkpointing and self.training and states is None and torch.is_grad_enabled():
                 x = _recomputed(block, x, here, reading)
             else:
                 x = block(x, here, None if states is None else states[i], reading,

@@ -97,6 +97,8 @@ class Seq2SeqTransformer(Assembly):
         if layout is not None:
             context = replace(context, layout=layout)
         context = self._context(source, context, None, self.encoder, causal=False)
+        if source.is_floating_point():
+            source = source.to(self.source_embedding.weight.dtype)
         return Memory(self.encoder(self.dropout(self.source_embedding(source)), context), context.layout)
 
     def init_state(self, memory: Memory, capacity: int) -> EncoderDecoderState:

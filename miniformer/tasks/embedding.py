@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Annotated, Any, ClassVar
@@ -82,7 +82,8 @@ class Embedding(Task):
         """Rows of the N anchors, then of the N positives, if they are known; `text` tells equal texts."""
         pairs = [Example(e.target) for e in examples if e.target is not None]
         tokens, layout = padded([*examples, *pairs])
-        texts = [zlib.crc32(repr(list(e.tokens)).encode()) for e in [*examples, *pairs]]
+        texts = [int.from_bytes(hashlib.blake2b(repr(list(e.tokens)).encode(), digest_size=8).digest(), signed=True)
+                 for e in [*examples, *pairs]]
         return Batch(tokens, layout, {"text": torch.tensor(texts).view(1 + bool(pairs), -1)})
 
     def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:

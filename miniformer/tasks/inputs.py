@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
 
@@ -31,7 +31,7 @@ def _sequence(value: Any) -> Any:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 Sequential = Annotated[str | list[float] | list[list[float]], PlainValidator(_sequence), WithJsonSchema({"anyOf": [

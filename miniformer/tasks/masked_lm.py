@@ -17,6 +17,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Tokenizer
 
+from .baselines import occurrences
 from .collate import packed
 from .language_modeling import LanguageModeling
 from .losses import full_precision
@@ -78,8 +79,7 @@ class MaskedLanguageModeling(LanguageModeling):
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
         """How often each token occurs in training, asked of every token of the held-out texts."""
-        known, wanted = (sum((np.bincount(example.tokens, minlength=tokenizer.vocab_size) for example in split.examples),
-                             np.zeros(tokenizer.vocab_size, dtype=np.int64))[self.ordinary.numpy()]
+        known, wanted = (occurrences(split.examples, tokenizer.vocab_size)[self.ordinary.numpy()]
                          for split in (train, held_out))
         nats = -float((wanted * np.log((known + 1) / (known + 1).sum())).sum())
         count = max(1, int(wanted.sum()))

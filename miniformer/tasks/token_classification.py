@@ -78,7 +78,7 @@ class TokenClassification(Task):
         return {} if self.labels else {"labels": learn_labels(label for record in records for label in record.labels)}
 
     def texts(self, record: TaggedRecord) -> Iterator[str]:
-        yield "".join(f" {word}" for word in record.tokens)
+        return (f" {word}" for word in record.tokens)
 
     def n_outputs(self, vocab_size: int) -> int:
         return len(self.labels)

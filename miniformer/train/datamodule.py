@@ -115,7 +115,8 @@ class MiniFormerDataModule(pl.LightningDataModule):
                 raise SpecError(f"{'val' if split is self.data.val else 'test'} records make {batches} batches of batch_size = "
                                 f"{self.config.batch_size}, and the run has {world_size} processes; expected one for each, by "
                                 "more records or a smaller batch_size")
-        return len(EpochBatches(len(self._rows(self.data.train)), self.config.batch_size, self.config.seed, world_size=world_size))
+        rows = len(self._rows(self.data.train))
+        return len(EpochBatches(rows, self.config.batch_size, self.config.seed, world_size=world_size))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.data.train, shuffle=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -140,9 +140,9 @@ class TrainConfig(BaseModel):
 
 
 def _number(name: str, text: str) -> Any:
-    """The number that the text is, for a field that takes one; any other text stays, and building the model says what is wrong."""
+    """The number that the text is, for a field that takes one; building the model says what is wrong with any other text."""
     field = TransformerConfig.model_fields.get(name)
     with suppress(ValidationError):
-        number = TypeAdapter(field.annotation).validate_strings(text) if field is not None else text
+        number: Any = text if field is None else TypeAdapter(Annotated[field.annotation, field]).validate_strings(text)
         return number if isinstance(number, int | float) else text
     return text

@@ -114,8 +114,8 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
             trainer.validate(module, datamodule=datamodule, verbose=False)
         folder, metrics = best.run, dict(best.best)
         if not metrics:
-            raise RunError(f"{config.checkpoint_metric} was no finite number in any measurement, so no model was kept; a smaller "
-                           "lr helps where a run diverges")
+            raise RunError(f"{config.checkpoint_metric} was no finite number in any measurement, so no model was kept; a "
+                           "smaller lr helps where a run diverges")
         load_weights(module.model, read_model(folder))
         module.hooks.hook.checkpoint_loaded(folder=folder / BEST, model=module.model)
         module.eval()

@@ -21,6 +21,12 @@ def test_packages_of_nested_components_are_found():
             "fine-parts": "1.2", "miniformer": version("miniformer"), "twin-one": "1.0"}
 
 
+def test_packages_of_extensions_are_found():
+    spec = {"extensions": {"twin-one:lora": {"rank": 2}, "plain": {}}}
+    with use_registry(Registry([*discover(), *discover([FAKES])])):
+        assert provenance(spec)["providers"] == {"miniformer": version("miniformer"), "twin-one": "1.0"}
+
+
 def test_a_name_that_no_distribution_registered_is_no_provider():
     assert provenance({"note": {"name": "see: below"}})["providers"].keys() == {"miniformer"}
 

@@ -156,8 +156,9 @@ def test_of_names_that_share_a_tensor_the_first_is_saved(folder):
 
 
 def test_different_tensors_are_all_kept():
-    weights = {"a": torch.zeros(4), "b": torch.zeros(4), "c": torch.zeros(0), "d": torch.zeros(0)}
-    assert list(unshared(weights)) == ["a", "b", "c", "d"]
+    square = torch.randn(2, 2)
+    weights = {"a": torch.zeros(4), "b": torch.zeros(4), "c": torch.zeros(0), "d": torch.zeros(0), "e": square, "f": square.T}
+    assert list(unshared(weights)) == list("abcdef")
 
 
 def test_a_place_that_cannot_be_written_is_a_failed_run(model, tmp_path):

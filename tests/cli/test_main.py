@@ -51,7 +51,10 @@ def test_a_broken_plugin_command_is_told_and_harms_no_other(cli, plugin):
 
 def test_no_plugins_leaves_third_parties_out(cli, plugin):
     assert "blocked" in cli("--no-plugins", "list-components", "ffn", PYTHONPATH=plugin).stdout
-    assert "there is no command 'hello'" in cli("hello", PYTHONPATH=plugin, MINIFORMER_PLUGINS="none", code=2).stderr
+    for args, environment in ((("--no-plugins", "hello"), {}), (("hello",), {"MINIFORMER_PLUGINS": "none"}),
+                              (("hello",), {"MINIFORMER_PLUGINS": "others,than-this"})):
+        assert "there is no command 'hello'" in cli(*args, PYTHONPATH=plugin, code=2, **environment).stderr
+    assert cli("hello", PYTHONPATH=plugin, MINIFORMER_PLUGINS="acme").stdout
 
 
 def test_strict_plugins_makes_a_broken_one_fatal(cli, plugin):

@@ -44,6 +44,41 @@ def test_another_component_on_the_command_line_drops_the_files_options(tmp_path)
     assert merged(str(file), None, {"model_ffn": "swiglu"}).architecture["ffn"] == "swiglu"
 
 
+def test_text_is_a_number_where_the_models_field_is_one():
+    config = merged(None, '{"output_dim": "3"}', {"model_vocab_size": "500", "model_input_dim": "none",
+                                                  "model_d_model": "many"})
+    assert config.architecture == {"output_dim": 3, "vocab_size": 500, "input_dim": None, "d_model": "many"}
+
+
+@pytest.mark.parametrize(("content", "text"), [
+    ("model_config: small", "model_config: expected a mapping of fields; found 'small'"),
+    ("extensions: [lora]", "extensions: expected a mapping of fields; found \\['lora'\\]"),
+])
+def test_a_file_with_something_else_where_fields_are_expected_is_refused(tmp_path, content, text):
+    file = tmp_path / "run.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=f"run.yaml: {text}"):
+        merged(str(file), None, {}, extensions=("lora",))
+
+
+def test_an_extension_without_options_in_the_file_is_activated(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("extensions:\n")
+    with pytest.raises(UserError, match="there is no extension named 'lora'"):
+        merged(str(file), None, {}, extensions=("lora",))
+
+
+@pytest.mark.parametrize(("content", "setting", "text"), [
+    ("lr: 0.1", "lr.x=1", "--set lr.x: in lr: expected a mapping of fields; found 0.1"),
+    ("model_config: {layers: [{repeat: 2}]}", "layers.0.attention=mqa", "--set layers.0.attention: in layers: expected"),
+])
+def test_a_set_into_what_has_no_fields_is_refused(tmp_path, content, setting, text):
+    file = tmp_path / "run.yaml"
+    file.write_text(content)
+    with pytest.raises(UserError, match=text):
+        merged(str(file), None, {}, (setting,))
+
+
 def test_what_a_run_saved_is_a_config_file(tmp_path):
     config = merged(None, '{"d_model": 64}', {"run_task": "classification"}, ("scheduler.floor=0.5",))
     file = tmp_path / "run.json"
@@ -147,6 +182,12 @@ def test_a_pipe_is_read_once_and_whole(cli, texts, tiny, tmp_path):
         cli("train", "--train-path", "pipe", "--max-steps", "1", *tiny)
     record = json.loads((tmp_path / "runs" / "pipe-language-modeling-1" / "run.json").read_text())
     assert record["data"]["train"]["records"] == 42
+
+
+def test_a_run_of_few_positions_and_a_size_of_vocabulary_ends_with_its_sample(cli, texts, tiny):
+    said = cli("train", "--train-path", str(texts), *tiny, "--max-steps", "1", "--position", "learned", "--max-seq-len", "16",
+               "--vocab-size", "350").stdout
+    assert "\nsample:\n" in said and "\nnext: " in said
 
 
 def test_underscores_and_dashes_are_the_same(cli, texts, tiny):

@@ -81,6 +81,12 @@ def test_functions_are_short_and_stand_alone():
         assert ast.get_docstring(again) is None, where
 
 
+def test_a_function_on_one_line_with_its_docstring_is_left_out(monkeypatch, tmp_path):
+    (tmp_path / "good.py").write_text('def f(): "What it does."; return 1\n\ndef g(): return 2\n')
+    monkeypatch.setattr("sysconfig.get_path", lambda name: str(tmp_path))
+    assert [text for _, _, text in stdlib.functions()] == ["def g(): return 2\n"]
+
+
 def test_a_function_is_what_stands_at_its_place():
     root = Path(sysconfig.get_path("stdlib"))
     for where, node, _ in islice(stdlib.functions(), 50):

@@ -52,6 +52,11 @@ def test_case_and_underscores_do_not_tell_names_apart(name):
     assert registry.find("attention", name).name == "talking-heads"
 
 
+def test_a_distribution_is_named_in_any_of_its_spellings():
+    registry = Registry([Entry("ffn", "fine", "miniformer.model.feedforward:GELU", "acme-fine-parts", "1.0")])
+    assert registry.find("ffn", "Acme_fine.parts:fine").distribution == "acme-fine-parts"
+
+
 def test_names_of_different_kinds_do_not_meet():
     registry = Registry([FINE, Entry("norm", "fine", "x:Y", "other", "1.0")])
     assert registry.find("ffn", "fine").distribution == "acme"

@@ -91,6 +91,13 @@ def test_fed_in_pieces_it_gives_what_it_gives_at_once(layout, cuts, adapted, see
     close(torch.cat(out, dim=1)[layout.real], whole[layout.real])
 
 
+@torch.no_grad()
+def test_who_listens_to_its_matrix_is_heard_in_decoding_too():
+    module, x = mla(), torch.randn(1, 3, D, dtype=torch.float64)
+    module.up.register_forward_hook(lambda _, args, out: 2 * out)
+    close(module(x, Context(Layout.full(1, 3), True), module.init_state(1, 3)), module(x, Context(Layout.full(1, 3), True)))
+
+
 def test_it_remembers_the_latent_and_the_rotary_key_alone():
     assert mla().init_state(3, 10).nbytes == 3 * 10 * (L + R) * 8
 

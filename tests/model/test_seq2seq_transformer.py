@@ -329,7 +329,10 @@ def test_embeddings_are_shared_unless_told_otherwise():
 
 def test_a_source_may_be_features():
     model = build(input_dim=5, output_dim=V, head="lm")
-    assert model(torch.randn(2, 4, 5, dtype=torch.float64), tokens(2, 3))[0].shape == (2, 3, V)
+    source = torch.randn(2, 4, 5, dtype=torch.float64)
+    outputs = model(source, tokens(2, 3))
+    assert outputs[0].shape == (2, 3, V)
+    close(model.encode(source).hidden, outputs[1])
 
 
 def test_a_causal_config_is_refused():

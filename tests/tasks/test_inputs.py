@@ -19,7 +19,7 @@ def test_a_text_or_a_series_is_an_input(value):
 
 
 @pytest.mark.parametrize("value", [None, 3, [], [[]], [1, [2]], ["a"], [True], [[1], []], [float("inf")], [float("nan")],
-                                   {"a": 1}])
+                                   [10**400],                                   {"a": 1}])
 def test_anything_else_is_refused_with_what_would_be_right(value):
     with pytest.raises(ValueError, match="expected a text, a list of numbers, or a list of lists of numbers"):
         series(value)

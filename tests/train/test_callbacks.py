@@ -4,9 +4,13 @@ import os
 import signal
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 import torch
+
+from miniformer.train import callbacks
+from miniformer.train.callbacks import BestModel
 
 
 @pytest.fixture
@@ -46,3 +50,20 @@ def test_ctrl_c_before_training_ends_at_once(tmp_path, texts):
     os.close(writer)
     assert (process.returncode, errors.strip()) == (130, "interrupted")
     assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("smaller", "measured", "kept"), [
+    (True, [3.0, 2.0, 2.5], [0, 1]), (False, [3.0, 2.0, 2.5, 4.0], [0, 3]),
+    (True, [float("nan"), 2.0, float("nan"), 1.0], [1, 3]), (False, [float("inf"), 2.0], [1]), (True, [float("nan")] * 2, [])])
+def test_the_best_model_has_the_best_finite_measurement(tmp_path, monkeypatch, smaller, measured, kept):
+    written = []
+    monkeypatch.setattr(callbacks, "write_model", lambda *_: written.append(trainer.global_step))
+    strategy = SimpleNamespace(lightning_module_state_dict=dict, barrier=lambda: None)
+    trainer = SimpleNamespace(sanity_checking=False, is_global_zero=True, strategy=strategy)
+    module = SimpleNamespace(hooks=SimpleNamespace(hook=SimpleNamespace(checkpoint_saved=lambda **_: None)))
+    best = BestModel(tmp_path, "val_loss", smaller, {}, None)
+    for trainer.global_step, value in enumerate(measured):
+        trainer.callback_metrics = {"val_loss": torch.tensor(value)}
+        best.on_validation_end(trainer, module)
+    assert written == kept
+    assert best.best.get("step") == (kept[-1] if kept else None)

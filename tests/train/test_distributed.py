@@ -60,7 +60,7 @@ def test_train_under_torchrun_leaves_one_run_and_speaks_once(tmp_path):
     data.write_text("".join(json.dumps({"text": f"the {n}th of some short texts"}) + "\n" for n in range(150)))
     options = {"train-path": data, "work-dir": tmp_path / "runs", "d-model": 16, "n-layers": 1, "n-heads": 2, "batch-size": 2,
                "max-seq-len": 16, "max-epochs": 1, "gpus": 0}
-    done = torchrun("-m", "miniformer", "train", *(text for name, value in options.items() for text in (f"--{name}", str(value))))
+    done = torchrun("-m", "miniformer", "train", *(f"--{name}={value}" for name, value in options.items()))
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("run folder: ") == done.stdout.count("reading ") == 1
     assert "Warning" not in done.stderr

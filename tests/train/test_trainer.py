@@ -11,7 +11,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from miniformer.kernel import DataError, SpecError, UserError
+from miniformer.kernel import DataError, RunError, SpecError, UserError
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 from miniformer.train.datamodule import MiniFormerDataModule
@@ -210,6 +210,19 @@ def test_loggers_write_into_the_run_folder(tmp_path, texts, logger, monkeypatch)
     result = run(tmp_path, texts, logger=logger, max_steps=2)
     assert any(path.is_file() for path in (result.folder / logger).rglob("*"))
     assert (result.folder / "metrics.csv").is_file()
+
+
+def test_a_metric_that_is_no_finite_number_is_null_in_run_json(tmp_path, texts):
+    result = run(tmp_path, texts, lr=1000.0, max_steps=1, warmup_steps=0)
+    assert math.isinf(result.metrics["val_perplexity"])
+    reached = json.loads((result.folder / "run.json").read_text())["results"]["best"]
+    assert reached["val_perplexity"] is None and reached["val_loss"] > 88
+
+
+def test_a_run_without_any_finite_measurement_says_so(tmp_path, texts, monkeypatch):
+    monkeypatch.setattr("miniformer.tasks.metrics.LossRatio.compute", lambda self: torch.tensor(math.nan))
+    with pytest.raises(RunError, match="val_loss was no finite number in any measurement, so no model was kept"):
+        run(tmp_path, texts, max_steps=1)
 
 
 # --- what is refused, before anything is written
