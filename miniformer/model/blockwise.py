@@ -14,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from miniformer.kernel.masks import Mask
 
@@ -26,6 +25,8 @@ def blockwise(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: 
               scale: float | None = None) -> Tensor:
     """softmax(q k^T scale + bias, where the mask allows) v: `[B, H, T, F]`; see `kernels.eager`."""
     B, H, T, E = q_BHTE.shape
+    if not q_BHTE.dtype == k_BKSE.dtype == v_BKSF.dtype and torch.is_autocast_enabled("cpu"):
+        q_BHTE, k_BKSE, v_BKSF = (t.to(torch.get_autocast_dtype("cpu")) for t in (q_BHTE, k_BKSE, v_BKSF))
     group = H // k_BKSE.shape[1]
     k_BHSE, v_BHSF = ((t.repeat_interleave(group, dim=1) if group > 1 else t) for t in (k_BKSE, v_BKSF))
     q_NTE, k_NSE, v_NSF = (t.flatten(0, 1) for t in (q_BHTE, k_BHSE, v_BHSF))
@@ -69,6 +70,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _backward(ctx: Any, grad_NTF: Tensor, gradients: Callable[..., list[Tensor]] = _gradients) -> tuple[Tensor | None, ...]:
+    if gradients is _gradients and torch.is_grad_enabled():  # an operator's gradients have no derivative by themselves
+        raise RuntimeError("attention in blocks has no second derivative; for one, choose kernel 'eager'")
     dq_NTE, dk_NSE, dv_NSF, *dbias = gradients(grad_NTF, *ctx.saved_tensors, ctx.causal, ctx.H, ctx.scale)
     return dq_NTE, dk_NSE, dv_NSF, dbias[0] if dbias else None, None, None, None, None
 
@@ -76,7 +79,7 @@ def _backward(ctx: Any, grad_NTF: Tensor, gradients: Callable[..., list[Tensor]]
 class _Blockwise(torch.autograd.Function):
     forward = staticmethod(_attend)
     setup_context = staticmethod(_save)
-    backward = staticmethod(once_differentiable(_backward))  # type: ignore[assignment]
+    backward = staticmethod(_backward)  # type: ignore[assignment]
 
 
 # what a compiled graph calls, since blocks hang on the values of a mask; by itself it costs more for each call

@@ -12,7 +12,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from .products import product
 
@@ -54,22 +53,25 @@ class _LinearCrossEntropy(torch.autograd.Function):
             for some, wanted in zip(torch.split(scores, in_cache), torch.split(targets, in_cache), strict=True):
                 asked_n1, target_n1 = (wanted >= 0)[:, None], wanted.clamp(min=0)[:, None]
                 log_p_nV = torch.log_softmax(some, dim=-1, dtype=wide)
-                total -= (log_p_nV.gather(1, target_n1) * asked_n1).sum()
+                total -= torch.where(asked_n1, log_p_nV.gather(1, target_n1), 0).sum()
                 if for_x or for_weight:
                     by_scores = log_p_nV.exp_().scatter_add_(1, target_n1, -torch.ones_like(target_n1, dtype=wide))
-                    some.copy_(by_scores.mul_(asked_n1))
+                    some.copy_(by_scores.masked_fill_(~asked_n1, 0))
             for some_V in classes:
                 if dx_ND is not None:
                     dx_ND[n:n + AT_ONCE] += product(scores[:, some_V], weight_VD[some_V].T)
                 if dweight_VD is not None:
                     dweight_VD[some_V] += product(scores[:, some_V].T, x.T)
+        ctx.spent = False
         ctx.save_for_backward(None if dx_ND is None else dx_ND.to(x_ND.dtype),
                               None if dweight_VD is None else dweight_VD.to(weight_VD.dtype))
         return total
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled() or ctx.spent:
+            raise RuntimeError("this loss gives its gradients once, and has no second derivative; for more, take the "
+                               "cross-entropy of the head's scores, head(x)")
+        ctx.spent = True
         dx_ND, dweight_VD = ctx.saved_tensors
-        # in place: a second backward is refused by autograd, which sees that they changed
         return *(None if d is None else d.mul_(grad) for d in (dx_ND, dweight_VD)), None, None

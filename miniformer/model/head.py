@@ -13,7 +13,8 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
 
 from .cross_entropy import linear_cross_entropy
-from .init import is_just_a_matrix, linear
+from .init import linear
+from .products import is_just_a_matrix, listened_to
 
 Pool = Literal["cls", "mean", "last"]
 
@@ -53,9 +54,14 @@ class LanguageModelHead(Head):
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
     def cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
-        if self.softcap is not None or not is_just_a_matrix(self.out) or _works_in_fp16(x):
+        if self.softcap is not None or not self._is_just_a_matrix() or _works_in_fp16(x):
             return super().cross_entropy(x, targets)
         return linear_cross_entropy(self._scaled(x).flatten(0, 1), self.out.weight, targets.flatten())
+
+    def _is_just_a_matrix(self) -> bool:
+        """Whether calling it is scaling and multiplying with the matrix, and not what a subclass or a listener makes of it."""
+        return (type(self).forward is LanguageModelHead.forward and "forward" not in vars(self) and not listened_to(self)
+                and is_just_a_matrix(self.out) and not torch._C._are_functorch_transforms_active())
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.scale == 1 else x * self.scale

@@ -24,12 +24,6 @@ def linear(d_in: int, d_out: int, bias: bool = False, *, scale: float = 1.0) -> 
     return layer
 
 
-def is_just_a_matrix(layer: nn.Module) -> bool:
-    """Whether calling it is multiplying with its weight: no extension has put another in its place, or listens to it."""
-    return type(layer) is nn.Linear and not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks
-                                             or layer._backward_pre_hooks)
-
-
 def dropout_of(rate: float) -> nn.Module:
     """Dropout, or nothing where the rate is 0: a decoding step has many, and each is a call."""
     return nn.Dropout(rate) if rate else nn.Identity()

@@ -97,18 +97,20 @@ def sdpa(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tenso
     if width < q_BHTE.shape[-1]:  # the fused kernels take one width only
         v_BKSF = F.pad(v_BKSF, (0, q_BHTE.shape[-1] - width))
     out = F.scaled_dot_product_attention(q_BHTE, k_BKSE, v_BKSF, attn_mask=attend, is_causal=causal, dropout_p=dropout,
-                                         scale=scale, enable_gqa=k_BKSE.shape[1] != q_BHTE.shape[1])
+                                         scale=scale, enable_gqa=bool(k_BKSE.shape[1] != q_BHTE.shape[1]))
     return out[..., :width]
 
 
 def fused(q_BHTE: Tensor, k_BKSE: Tensor, v_BKSF: Tensor, mask: Mask, bias: Tensor | None = None, *,
           scale: float | None = None, dropout: float = 0.0) -> Tensor:
     """`blockwise` on a CPU, for as many queries as make it faster than torch's own kernels there; `eager` for one query in a
-    compiled graph, where it is made one with what stands beside it; else `sdpa`."""
+    compiled graph, where it is made one with what stands beside it, and under `torch.func`; else `sdpa`."""
     if q_BHTE.shape[2] == 1 and q_BHTE.device.type == "cpu" and torch.compiler.is_compiling() and not torch.is_grad_enabled():
         return eager(q_BHTE, k_BKSE, v_BKSF, mask, bias, scale=scale)
     few = 64 if q_BHTE.dtype.itemsize >= 4 else 8
     if q_BHTE.device.type == "cpu" and q_BHTE.shape[2] > few and not dropout:
+        if not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active():
+            return eager(q_BHTE, k_BKSE, v_BKSF, mask, bias, scale=scale)
         return blockwise(q_BHTE, k_BKSE, v_BKSF, mask, bias, scale=scale)
     return sdpa(q_BHTE, k_BKSE, v_BKSF, mask, bias, scale=scale, dropout=dropout)
 

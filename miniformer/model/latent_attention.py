@@ -16,8 +16,9 @@ from miniformer.kernel.interfaces import Attention, Norm
 from miniformer.kernel.spec import Slot, build
 from miniformer.kernel.state import State
 
-from .init import RESIDUAL, is_just_a_matrix, linear
+from .init import RESIDUAL, linear
 from .kernels import KernelName, choose
+from .products import is_just_a_matrix
 from .state import BufferState
 
 

@@ -17,6 +17,9 @@ from weakref import finalize
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.nn.modules.module import _has_any_global_hook
+from torch.optim.optimizer import register_optimizer_step_post_hook
 
 CAPABILITY = torch.backends.cpu.get_cpu_capability()
 AVAILABLE = (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwise")
@@ -46,14 +49,29 @@ def pack(model: nn.Module) -> None:
     """Keep the large matrices of a model's linear layers a second time, as oneDNN reads them, for when no gradients are wanted.
 
     They are made when they are first used, made again when a matrix has changed (but through its `.data`, which nothing tells
-    of), and go with their matrices.
+    of) and after any optimizer's step (of a fused one no version tells), and go with their matrices.
     """
     if AVAILABLE:
+        if not _hooks:
+            _hooks.append(register_optimizer_step_post_hook(_changed))
         for layer in model.modules():
             if (type(layer) is nn.Linear and id(layer.weight) not in _packed and layer.weight.numel() >= LARGE
                     and not layer.weight.is_inference()):
                 _packed[id(layer.weight)] = None
                 finalize(layer.weight, _packed.pop, id(layer.weight), None)
+
+
+def is_just_a_matrix(layer: nn.Module) -> bool:
+    """Whether calling it is multiplying with its weight: there is no bias, nobody has put another in its place, or listens."""
+    own = vars(layer).get("forward")
+    return (type(layer) is nn.Linear and layer.bias is None and not listened_to(layer)
+            and (own is None or getattr(own, "func", None) is _forward))
+
+
+def listened_to(module: nn.Module) -> bool:
+    """Whether calling it calls hooks too."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
+                or _has_any_global_hook())
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -98,7 +116,8 @@ def _readable(weight: Tensor, rows: int) -> Tensor:
 
 def _in_graph(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     """The same in a graph, which by itself would have MKL again."""
-    if torch.is_grad_enabled() or not (AVAILABLE and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu"):
+    if (torch.is_grad_enabled() or torch.compiler.is_exporting()  # whoever loads an exported graph may not have the operator
+            or not (AVAILABLE and x.dtype == weight.dtype == torch.float32 and x.device.type == "cpu")):
         return F.linear(x, weight, bias)
     if _rows(x) > 1:
         found: Tensor = (_opaque if weight.numel() >= LARGE else F.linear)(x, weight, bias)
@@ -107,6 +126,11 @@ def _in_graph(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     x_I = x_I.as_strided(x_I.shape, x_I.stride())  # is computed once, and not by each row of the matrix
     y_O = (weight * x_I).sum(dim=-1)
     return (y_O if bias is None else y_O + bias).view(*x.shape[:-1], -1)
+
+
+def _changed(*_: Any) -> None:
+    for matrix in _packed:
+        _packed[matrix] = None
 
 
 def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
@@ -119,14 +143,16 @@ def _rows(x: Tensor) -> int:
 
 def _fits(x: Tensor, weight: Tensor) -> bool:
     """Whether torch's own way would be slower, and nothing but values is asked for."""
-    if not (AVAILABLE and x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu"):
+    if (not (AVAILABLE and x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu")
+            or torch.jit.is_tracing()):
         return False
     if (rows := _rows(x)) > FEW:
         worth = rows <= MOST and rows * weight.numel() >= ENOUGH
     else:
         worth = rows > 0 and weight.numel() >= LARGE and weight.is_contiguous() and len(weight) % PARTS == 0
     return (worth and type(x) is Tensor and type(weight) in (Tensor, nn.Parameter) and bool(torch.backends.mkldnn.enabled)
-            and not torch.is_autocast_enabled("cpu") and not torch._C._are_functorch_transforms_active())
+            and not torch.is_autocast_enabled("cpu") and not torch._C._are_functorch_transforms_active()
+            and forward_ad._current_level < 0)
 
 
 def _as_operator(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
@@ -137,6 +163,8 @@ def _as_operator(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 
 _packed: dict[int, tuple[tuple[int, int], Tensor] | None] = {}
 """By the identity of a matrix, while it lives: how it is packed, with the version and the place of it that was."""
+_hooks: list[Any] = []
+"""What tells of optimizers' steps, once something is packed."""
 _onednn: Any = torch.ops.mkldnn._linear_pointwise.default if AVAILABLE else None
 # a `custom_op` would take three times as long to call
 _library: Any = torch.library.Library("miniformer", "FRAGMENT")  # type: ignore[no-untyped-call]

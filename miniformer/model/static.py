@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
@@ -24,6 +25,8 @@ Step = Callable[..., Callable[[], Tensor]]
 
 OPTIONS: dict[str, Any] = {"size_asserts": False, "cpp.enable_floating_point_contract_flag": "fast"}
 """Of inductor: shapes, which stay, are not checked at each call, and a product and a sum may be one instruction."""
+GRAPHS = 64
+"""Graphs of a step that may be made: for one row and for several, for each dtype, for weights that are trained or not."""
 COLUMNS = 128
 """A step looks at the least multiple of so many columns that has room for one more."""
 
@@ -34,7 +37,7 @@ def compiled_step() -> Step:
     Once it has run, it is its graph that is called with the same tensors. What Dynamo does for a call, guards and all, would
     take as long as a layer of a small model.
     """
-    calls: list[Callable[[], Sequence[Tensor]]] = []
+    latest = threading.local()  # several threads may run steps of one engine
 
     def made_of(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
         from torch._inductor.compile_fx import compile_fx
@@ -45,7 +48,7 @@ def compiled_step() -> Step:
         def call(*given: Any) -> Any:
             found = made(*given)
             if len(outputs) == 1:  # Dynamo puts others into attributes, after each call
-                calls.append(partial(made, *given))
+                latest.call = partial(made, *given)
             return found
 
         return call
@@ -61,8 +64,10 @@ def compiled_step() -> Step:
             nonlocal again
             if again is not None:
                 return again()[0]
-            logits_BV = compiled(*given)
-            again = calls.pop() if calls else None
+            latest.call = None
+            with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+                logits_BV = compiled(*given)
+            again = latest.call
             return logits_BV
 
         return step

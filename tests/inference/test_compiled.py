@@ -1,6 +1,8 @@
 """Compiled decoding: the texts are those of an uncompiled step, and one graph serves texts of any length."""
 
 import logging
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -41,6 +43,29 @@ def test_a_state_that_puts_new_tensors_into_its_attributes_is_not_left_behind(mo
     monkeypatch.setattr(StaticBuffer, "append", append)
     model = writing()
     assert answers(Engine(model, BYTES, compile=True), PROMPTS, 6) == answers(Engine(model, BYTES), PROMPTS, 6)
+
+
+@pytest.mark.slow
+def test_threads_that_share_an_engine_have_texts_of_their_own(monkeypatch):
+    made = torch.compile
+
+    def slowly(*args, **kwargs):
+        compiled = made(*args, **kwargs)
+
+        def call(*given):
+            found = compiled(*given)
+            time.sleep(0.02)  # another thread's turn
+            return found
+
+        return call
+
+    monkeypatch.setattr(torch, "compile", slowly)
+    model = writing()
+    plain, compiled = Engine(model, BYTES), Engine(model, BYTES, compile=True)
+    expected = [answers(plain, [prompt], 8) for prompt in PROMPTS]
+    with ThreadPoolExecutor(3) as pool:
+        for _ in range(4):
+            assert list(pool.map(lambda prompt: answers(compiled, [prompt], 8), PROMPTS)) == expected
 
 
 @pytest.mark.slow

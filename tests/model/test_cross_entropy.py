@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -9,6 +11,7 @@ from miniformer.contracts.drawing import seeds
 from miniformer.model import cross_entropy
 from miniformer.model.cross_entropy import linear_cross_entropy
 from miniformer.model.head import LanguageModelHead
+from miniformer.model.products import speed_up
 
 D, V = 3, 5
 
@@ -77,11 +80,33 @@ def test_a_second_backward_is_refused_rather_than_wrong():
     x, weight, targets = inputs(4, 0)
     loss = linear_cross_entropy(x.requires_grad_(), weight, targets)
     loss.backward(retain_graph=True)
-    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+    with pytest.raises(RuntimeError, match="gives its gradients once"):
         loss.backward()
 
 
+def test_a_second_derivative_is_refused_rather_than_wrong():
+    x, weight, targets = inputs(4, 0)
+    loss = linear_cross_entropy(x.requires_grad_(), weight, targets)
+    with pytest.raises(RuntimeError, match="has no second derivative"):
+        torch.autograd.grad(loss, x, create_graph=True)
+
+
+def test_what_is_not_asked_for_may_be_anything():
+    x, weight, targets = inputs(4, 0)
+    targets[1] = -1
+    expected = linear_cross_entropy(x, weight, targets)
+    x[1] = math.nan
+    torch.testing.assert_close(linear_cross_entropy(x.requires_grad_(), weight, targets), expected)
+    linear_cross_entropy(x, weight, targets).backward()
+    assert not x.grad.isnan().any()
+
+
 # --- the head that has it
+
+class Doubled(LanguageModelHead):
+    def forward(self, x, select=None):
+        return 2 * super().forward(x, select)
+
 
 def head_and_input(**options):
     torch.manual_seed(0)
@@ -91,7 +116,12 @@ def head_and_input(**options):
 @pytest.mark.parametrize(("options", "change", "used"), [
     ({}, lambda head: None, True), ({"scale": 0.5}, lambda head: None, True), ({"softcap": 2.0}, lambda head: None, False),
     ({}, lambda head: head.out.register_forward_hook(lambda *_: None), False),
-    ({}, lambda head: setattr(head, "out", nn.Sequential(head.out)), False)])
+    ({}, lambda head: setattr(head, "out", nn.Sequential(head.out)), False),
+    ({}, lambda head: setattr(head, "out", nn.Linear(D, V)), False),
+    ({}, lambda head: head.register_forward_hook(lambda _, args, out: 2 * out), False),
+    ({}, lambda head: setattr(head.out, "forward", lambda x: 2 * x @ head.out.weight.T), False),
+    ({}, lambda head: setattr(head, "__class__", Doubled), False),
+    ({}, speed_up, True)])
 def test_the_head_takes_it_where_its_matrix_is_all_there_is(monkeypatch, options, change, used):
     taken = []
     monkeypatch.setattr("miniformer.model.head.linear_cross_entropy",

@@ -139,6 +139,31 @@ def test_blockwise_of_many_queries_is_what_sdpa_gives(monkeypatch, dtype, atol, 
         close(found, expected, 10 * atol)
 
 
+def test_blockwise_has_no_second_derivative_and_says_so():
+    q, k, v = (t.requires_grad_() for t in inputs(1, 5, 5, H))
+    out = KERNELS["blockwise"].compute(q, k, v, Mask(causal=True))
+    with pytest.raises(RuntimeError, match="no second derivative; for one, choose kernel 'eager'"):
+        torch.autograd.grad(out.sum(), q, create_graph=True)
+
+
+def test_blockwise_takes_what_autocast_leaves_in_two_precisions():
+    q, k, v = (t.float().requires_grad_() for t in inputs(1, 5, 5, H))
+    with torch.autocast("cpu", torch.bfloat16):
+        out, expected = (KERNELS[name].compute(q, k, v.bfloat16(), Mask(causal=True)) for name in ("blockwise", "eager"))
+    close(out.float(), expected.float(), 3e-2)
+    out.float().sum().backward()
+    assert q.grad.dtype == torch.float32 and bool(q.grad.any())
+
+
+def test_transforms_of_functions_go_through_many_queries():
+    q, k, v = inputs(1, 70, 70, H)
+
+    def jacobian(kernel):
+        return torch.func.jacrev(lambda q: kernel.compute(q, k, v, Mask(causal=True)).sum(dim=(1, 2)))(q)
+
+    close(jacobian(KERNELS["fused"]), jacobian(KERNELS["eager"]))
+
+
 @pytest.mark.parametrize("with_bias", [False, True])
 def test_what_a_compiled_graph_calls_instead_of_blockwise_is_a_sound_operator(with_bias):
     q, k, v = (t.flatten(0, 1).requires_grad_() for t in inputs(2, 5, 5, H))

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 from torch._inductor.compile_fx import compile_fx
+from torch.autograd import forward_ad
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.contracts.drawing import seeds
@@ -114,6 +115,24 @@ def test_autocast_and_function_transforms_are_left_alone(taken):
     assert torch.vmap(lambda row: linear(row.expand(4, 3), weight))(x).shape == (4, 4, 6) and not taken
 
 
+def test_a_tangent_goes_through_what_is_frozen(taken):
+    x, weight = inputs(4, bias=False)
+    with torch.no_grad(), forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(linear(forward_ad.make_dual(x, torch.ones_like(x)), weight)).tangent
+    torch.testing.assert_close(tangent, F.linear(torch.ones_like(x), weight))
+    assert not taken
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_what_is_traced_or_exported_has_torchs_own_operators():
+    x, layer = torch.randn(4, 3), nn.Linear(3, 6)
+    speed_up(layer)
+    with torch.no_grad():
+        assert "mkldnn" not in str(torch.jit.trace(layer, x).graph)
+        exported = torch.export.export(layer, (x,))
+    assert "aten.linear" in str(exported.graph) and "miniformer" not in str(exported.graph)
+
+
 @available
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_a_model_trains_with_it_whoever_made_its_layers(taken, checkpointing, monkeypatch):
@@ -169,6 +188,19 @@ def test_a_matrix_that_has_changed_is_packed_again(packed):
                        lambda: setattr(packed.weight, "data", torch.ones(6, 3)), lambda: speed_up(packed.double().float())):
             change()
             torch.testing.assert_close(packed(x), F.linear(x, packed.weight, packed.bias))
+
+
+@available
+@pytest.mark.parametrize("make", [torch.optim.AdamW, torch.optim.SGD])
+def test_a_matrix_that_a_fused_step_changed_unseen_is_packed_again(packed, make):
+    x, optimizer = torch.randn(4, 3), make(packed.parameters(), lr=0.1, fused=True)
+    for _ in range(3):
+        with torch.no_grad():
+            torch.testing.assert_close(packed(x), F.linear(x, packed.weight, packed.bias))
+        packed(x).square().sum().backward()
+        optimizer.step()
+    with torch.no_grad():
+        torch.testing.assert_close(packed(x), F.linear(x, packed.weight, packed.bias))
 
 
 @available
