@@ -79,7 +79,7 @@ def _backward(ctx: Any, grad_NTF: Tensor, gradients: Callable[..., list[Tensor]]
 class _Blockwise(torch.autograd.Function):
     forward = staticmethod(_attend)
     setup_context = staticmethod(_save)
-    backward = staticmethod(_backward)  # type: ignore[assignment]
+    backward = staticmethod(_backward)
 
 
 # what a compiled graph calls, since blocks hang on the values of a mask; by itself it costs more for each call

@@ -71,7 +71,7 @@ def is_just_a_matrix(layer: nn.Module) -> bool:
 def listened_to(module: nn.Module) -> bool:
     """Whether calling it calls hooks too."""
     return bool(module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks
-                or _has_any_global_hook())
+                or _has_any_global_hook())  # type: ignore[no-untyped-call]
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -144,7 +144,7 @@ def _rows(x: Tensor) -> int:
 def _fits(x: Tensor, weight: Tensor) -> bool:
     """Whether torch's own way would be slower, and nothing but values is asked for."""
     if (not (AVAILABLE and x.dtype == weight.dtype == torch.float32 and x.device.type == weight.device.type == "cpu")
-            or torch.jit.is_tracing()):
+            or torch._C._is_tracing()):
         return False
     if (rows := _rows(x)) > FEW:
         worth = rows <= MOST and rows * weight.numel() >= ENOUGH

@@ -21,6 +21,7 @@ from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokeni
 
 from .collate import padded
 from .losses import full_precision
+from .metrics import widest
 
 
 class AnchorInput(BaseModel):
@@ -152,14 +153,16 @@ class RecallAt(PairRanks):
         self.k = k
 
     def compute(self) -> Tensor:
-        return (self.ranks() <= self.k).double().mean()
+        ranks = self.ranks()
+        return (ranks <= self.k).to(widest(ranks.device)).mean()
 
 
 class MeanReciprocalRank(PairRanks):
     """The mean of 1 / rank."""
 
     def compute(self) -> Tensor:
-        return (1 / self.ranks().double()).mean()
+        ranks = self.ranks()
+        return (1 / ranks.to(widest(ranks.device))).mean()
 
 
 def _equal_others(texts_N: Tensor) -> Tensor:

@@ -9,6 +9,19 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+NO_FLOAT64 = {"mps"}
+"""Devices that have no float64."""
+
+
+def widest(device: torch.device) -> torch.dtype:
+    """In what sums over many batches are kept there."""
+    return torch.float32 if device.type in NO_FLOAT64 else torch.float64
+
+
+def placed(metric: Metric, device: torch.device) -> Metric:
+    """A metric on a device, its sums as wide as they can be there."""
+    return metric.set_dtype(widest(device)).to(device) if device.type in NO_FLOAT64 else metric.to(device)
+
 
 class LossRatio(Metric):
     """A summed loss in nats over a count of something, and a function of the ratio."""
@@ -24,8 +37,8 @@ class LossRatio(Metric):
 
     def update(self, nats: Tensor, count: Tensor) -> None:
         """Add a batch."""
-        self.nats += nats.detach().double()
-        self.count += count.double()
+        self.nats += nats.detach().to(self.nats.dtype)
+        self.count += count.to(self.count.dtype)
 
     def compute(self) -> Tensor:
         """The mean, in nats."""

@@ -19,6 +19,7 @@ from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokeni
 from .collate import padded, targets
 from .inputs import Features, SequenceInput, encode_input, learn_features, texts_of
 from .losses import full_precision
+from .metrics import widest
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -114,7 +115,7 @@ class Regression(Task):
         return full_precision(head.summary(hidden, batch.layout))[:, 0]
 
     def _measure(self, metrics: Mapping[str, Metric], said: Tensor, right: Tensor) -> None:
-        said, right = said.double(), right.double()
+        said, right = (t.to(widest(t.device)) for t in (said, right))
         metrics["r2"].update(said, right)  # of no unit, and exact near the mean
         for name in ("mse", "mae"):
             metrics[name].update(said * self.std + self.mean, right * self.std + self.mean)

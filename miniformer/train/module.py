@@ -21,7 +21,7 @@ from miniformer.kernel.recipes import OptimizerRecipe, SchedulerRecipe, trainabl
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch, LossTerm, Task, Tokenizer
 from miniformer.model.block import compile_blocks
-from miniformer.tasks.metrics import LossRatio
+from miniformer.tasks.metrics import LossRatio, placed, widest
 
 from .specs import model_class, model_spec, task_spec
 from .train_config import TrainConfig
@@ -78,7 +78,7 @@ class MiniFormerLitModule(pl.LightningModule):
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._weight is None:
             return
-        weight = self.trainer.strategy.reduce(self._weight.double(), reduce_op="mean").clamp(min=1)
+        weight = self.trainer.strategy.reduce(self._weight.to(widest(self.device)), reduce_op="mean").clamp(min=1)
         scale = self.unit * self.trainer.accumulate_grad_batches / weight
         for parameter in trainable(self.model):
             if parameter.grad is not None:
@@ -121,7 +121,7 @@ class MiniFormerLitModule(pl.LightningModule):
         return {"loss": LossRatio(), **({} if self.tokenizer is None else self.task.metrics(self.tokenizer))}
 
     def _start_measuring(self) -> None:
-        self.held_out = {name: metric.to(self.device) for name, metric in self.measures().items()}
+        self.held_out = {name: placed(metric, self.device) for name, metric in self.measures().items()}
 
     def _measure(self, batch: Batch) -> None:
         batch = self.hooks.hook.batch(batch=batch, training=False)
