@@ -26,8 +26,8 @@ from .rounds import Sample
 
 WARM_UP = 2
 """Steps before the first that counts: memory is got, kernels are chosen."""
-GEMM = 2048
-"""Rows and columns of the matrices whose product is the machine's peak."""
+GEMM, GEMM_GPU = 2048, 8192
+"""Rows and columns of the matrices whose product is the machine's peak: enough to keep all of it busy."""
 
 
 def work(channel: Connection, measured: str, config: TrainConfig | None, setting: Setting) -> None:
@@ -70,7 +70,7 @@ def train(channel: Connection, config: TrainConfig, setting: Setting) -> None:
                 self.tokens += tokens[batch_index % len(tokens)]
                 if perf_counter() - self.start < self.seconds:
                     return
-                _settled()
+                settled()
                 channel.send(Sample(self.tokens / (perf_counter() - self.start), peak_bytes()))
             self.seconds, _ = channel.recv()
             self.tokens, self.start = 0, perf_counter()
@@ -104,11 +104,12 @@ def gemm(channel: Connection, config: None, setting: Setting) -> None:
     """Floating-point operations per second of one large matrix product in the precision of training."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if setting.precision == "bf16" else torch.float32
-    left, right = (torch.randn(GEMM, GEMM, device=device, dtype=dtype) for _ in range(2))
+    size = GEMM if device == "cpu" else GEMM_GPU
+    left, right = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
 
     def multiply(_: int) -> int:
         torch.mm(left, right)
-        return 2 * GEMM**3
+        return 2 * size**3
 
     multiply(1)
     _answer(channel, multiply)
@@ -119,15 +120,16 @@ def _answer(channel: Connection, do: Callable[[int], int]) -> None:
     channel.send(None)
     while True:
         (seconds, rows), units = channel.recv(), 0
-        _settled()
+        settled()
         start = perf_counter()
         while (spent := perf_counter() - start) < seconds or units == 0:
             units += do(rows)
-            _settled()
+            settled()
         channel.send(Sample(units / spent, peak_bytes()))
 
 
-def _settled() -> None:
+def settled() -> None:
+    """Wait until a GPU has done what it was given."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

@@ -16,6 +16,7 @@ from miniformer.checkpoint.atomic import write_json
 
 PARTS = ("train", "decode", "overhead", "data", "startup")
 PRECISIONS = ("32", "bf16")
+NAMES = ("tiny", "XS", "S", "M", "124M", "350M")
 Cells = Iterator[tuple[str, str, Callable[[], Any]]]
 """Part and name of each cell, and what measures it."""
 
@@ -35,7 +36,7 @@ def _among(known: tuple[str, ...]) -> Any:
 
 @click.command("tests.benchmarks")
 @click.option("--only", default=",".join(PARTS), callback=_among(PARTS), help="Parts to measure.", show_default=True)
-@click.option("--sizes", default="S,M", callback=_among(("tiny", "XS", "S", "M")), show_default=True, help="Of models.")
+@click.option("--sizes", default="S,M", callback=_among(NAMES), show_default=True, help="Of models.")
 @click.option("--precisions", default="32,bf16", callback=_among(PRECISIONS), show_default=True, help="Of training.")
 @click.option("--compile", "compiled", is_flag=True, help="Train compiled, instead of eagerly.")
 @click.option("--contestants", default="", callback=_names, help="Only those; a name stands for all that begin with it.")
@@ -63,7 +64,7 @@ def main(only: list[str], sizes: list[str], precisions: list[str], compiled: boo
     there = []
     for one in chosen(contestants):
         if one.missing:
-            said(f"{one.name}: left out, {', '.join(one.missing)} is not installed")
+            said(f"{one.name}: left out, {'; '.join(one.missing)}")
         else:
             there.append(one)
     if not there:

@@ -17,7 +17,7 @@ from miniformer.bench.rounds import play
 from . import ours
 from .contestants import Contestant
 from .machine import machine
-from .measuring import PROMPT, Measure, bandwidth, decoding, gemm
+from .measuring import DEVICE, PROMPT, Measure, bandwidth, decoding, gemm
 from .processes import Failed, Found, Pool
 from .sizes import Size
 
@@ -83,7 +83,8 @@ def decode(size: Size, rows: int, contestants: Sequence[Contestant], effort: Eff
     for one in contestants:
         if one.decode is None:
             continue
-        counts = [effort.threads] if effort.threads else [None] if one.ours else sorted({1, cores})
+        own = one.ours or DEVICE != "cpu"
+        counts = [effort.threads] if effort.threads else [None] if own else sorted({1, cores})
         for threads in counts:
             row = {**_row(one), "threads": threads, "cached": one.cached,
                    "bytes_per_step": ours.read_per_step(one.family, size, rows, PROMPT + effort.new // 2)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from . import onnx_runtime, ours, peers
-from .measuring import raw_loop
+from .measuring import DEVICE, raw_loop
 from .peers import Write
 from .sizes import Size
 
@@ -29,6 +29,7 @@ class Contestant:
         compiles: which of `train` and `decode` may be compiled; the latter is then always.
         warm_up: tokens that it writes before it is measured.
         cached: decodes with a cache.
+        on_gpu: runs where everyone does; otherwise it takes part on the CPU alone.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Contestant:
     compiles: bool = True
     warm_up: int = 8
     cached: bool = True
+    on_gpu: bool = True
 
     @property
     def ours(self) -> bool:
@@ -46,8 +48,9 @@ class Contestant:
 
     @property
     def missing(self) -> list[str]:
-        """Packages that are not installed."""
-        return [name for name in self.packages if importlib.util.find_spec(name) is None]
+        """What it lacks here: packages that are not installed, a way to use the GPU."""
+        packages = [f"{name} is not installed" for name in self.packages if importlib.util.find_spec(name) is None]
+        return packages + ["it runs on the CPU alone"] * (DEVICE != "cpu" and not self.on_gpu)
 
 
 def _raw(make: Callable[[Size], peers.Trainable]) -> Train:
@@ -71,7 +74,7 @@ CONTESTANTS: Sequence[Contestant] = (
     Contestant("litgpt-neox", "gpt2", LIT, _raw(peers.train_litgpt_neox), peers.decode_litgpt_neox),
     Contestant("litgpt-llama", "llama", LIT, _raw(peers.train_litgpt_llama), peers.decode_litgpt_llama),
     Contestant("x-transformers", "gpt2", XT, _raw(peers.train_x_transformers), peers.decode_x_transformers),
-    Contestant("onnxruntime", "gpt2", ORT, decode=onnx_runtime.decode),
+    Contestant("onnxruntime", "gpt2", ORT, decode=onnx_runtime.decode, on_gpu=False),
 )
 
 

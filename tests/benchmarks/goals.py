@@ -71,6 +71,15 @@ class Goal:
         return f"{100 * abs(value / bound - 1):.0f} %" if bound else f"{value:g}{self.unit}"
 
 
+def busy(names: Sequence[str]) -> Callable[..., Any]:
+    """How much of the machine's product our best row uses, in percent."""
+    def judge(cell: Mapping[str, Any]) -> tuple[str, str, float] | None:
+        rows = named(rows_of(cell, "whole"), names)
+        used = utilisation(rows[0], cell) if rows else None
+        return None if used is None else (rows[0]["name"], "the machine's product", 100 * used)
+    return judge
+
+
 def faster(figure: str, ours: Sequence[str] | None, theirs: Sequence[str] | None, unit: str = "") -> Callable[..., Any]:
     """The ratio of our best row to their best one; None: of all."""
     def judge(cell: Mapping[str, Any]) -> tuple[str, str, float] | None:
@@ -163,3 +172,8 @@ STARTUP = [Goal("start of `miniformer train` without its data: importing torch a
                 field("startup", " s", "imports"), most=1.2),
            Goal("start of `miniformer train`: first output", "startup", "train", field("output", " s"), most=0.3, unit=" s")]
 GOALS: Sequence[Goal] = (*TRAINING, *OVERHEAD, *DECODING, *DATA, *STARTUP)
+GPU_CELLS = [f"{size} bf16{way}" for size in ("124M", "350M") for way in ("", " compiled")]
+GPU_GOALS: Sequence[Goal] = [goal for cell in GPU_CELLS for goal in (
+    Goal(f"training {cell}: plain torch", "train", cell, faster("whole", EAGER, ("nanogpt",)), least=1.0),
+    Goal(f"training {cell}: model FLOPs utilisation", "train", cell, busy(EAGER), least=50, unit=" %"))]
+"""What is wanted where all run on a GPU."""

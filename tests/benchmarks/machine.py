@@ -17,14 +17,15 @@ PACKAGES = ("torch", "pytorch-lightning", "transformers", "litgpt", "x-transform
 
 
 def machine() -> dict[str, Any]:
-    """Kind of processor, its abilities, cores that may be used, and versions."""
+    """The GPU, the kind of processor, its abilities, cores that may be used, and versions."""
     told = Path("/proc/cpuinfo")
     lines = [line.partition(":") for line in told.read_text().splitlines()] if told.is_file() else []
     facts = {name.strip(): value.strip() for name, _, value in lines}
     flags = facts.get("flags", facts.get("Features", "")).split()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {"processor": facts.get("model name", platform.machine()), "abilities": [flag for flag in FLAGS if flag in flags],
-            "cores": cores, "gpu": torch.cuda.is_available(), "python": platform.python_version(),
+            "cores": cores, "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+            "python": platform.python_version(),
             "versions": {name: version for name in PACKAGES if (version := _version(name))}}
 
 

@@ -20,12 +20,14 @@ from torch.nn.utils import clip_grad_norm_
 from miniformer.bench import work
 from miniformer.bench.contestant import Setting
 from miniformer.bench.rounds import Sample
-from miniformer.bench.work import WARM_UP, peak_bytes
+from miniformer.bench.work import WARM_UP, peak_bytes, settled
 
 from .peers import Trainable, Write
 from .sizes import Size
 
 Measure = Callable[[Connection], None]
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+"""Where everyone trains and writes."""
 LR, CLIP, BETAS, WEIGHT_DECAY = 1e-4, 1.0, (0.9, 0.95), 0.1
 PROMPT = 64
 """Tokens of a prompt."""
@@ -56,10 +58,11 @@ def serve(channel: Connection, measure: Measure, threads: int | None) -> None:
 
 def raw_loop(channel: Connection, size: Size, precision: Any, compiled: bool, make: Callable[[Size], Trainable]) -> None:
     """Tokens per second of whole steps: forward, loss, backward, clipping, fused AdamW."""
-    model, loss = make(size)
+    with torch.device(DEVICE):
+        model, loss = make(size)
+        rows = [torch.randint(size.vocab_size, (size.batch_size, size.length + 1)) for _ in range(4)]
     optimizer = torch.optim.AdamW(model.parameters(), lr=LR, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
     called = torch.compile(model) if compiled else model
-    rows = [torch.randint(size.vocab_size, (size.batch_size, size.length + 1)) for _ in range(4)]
     steps(channel, lambda i: loss(called, rows[i % len(rows)]), optimizer, size, precision)
 
 
@@ -71,7 +74,7 @@ def steps(channel: Connection, loss: Callable[[int], torch.Tensor], optimizer: t
 
     def step() -> None:
         nonlocal done
-        with torch.autocast("cpu", torch.bfloat16) if precision == "bf16" else nullcontext():
+        with torch.autocast(DEVICE, torch.bfloat16) if precision == "bf16" else nullcontext():
             value = loss(done)
         value.backward()
         clip_grad_norm_(parameters, CLIP)
@@ -84,10 +87,12 @@ def steps(channel: Connection, loss: Callable[[int], torch.Tensor], optimizer: t
     channel.send(None)
     while True:
         seconds, _ = channel.recv()
+        settled()
         before, start = done, perf_counter()
-        while (spent := perf_counter() - start) < seconds or done == before:
+        while perf_counter() - start < seconds or done == before:
             step()
-        channel.send(Sample((done - before) * size.batch_size * size.length / spent, peak_bytes()))
+        settled()
+        channel.send(Sample((done - before) * size.batch_size * size.length / (perf_counter() - start), peak_bytes()))
 
 
 def decoding(channel: Connection, make: Callable[[Size, int, int], Write], size: Size, rows: int, new: int, threads: int,
@@ -96,12 +101,15 @@ def decoding(channel: Connection, make: Callable[[Size, int, int], Write], size:
 
     A step without a cache costs what its text is long, so there the steps in the middle of the text stand for all.
     """
-    write = make(size, PROMPT + new, threads)
+    with torch.device(DEVICE):
+        write = make(size, PROMPT + new, threads)
 
     def timed(prompt: int, count: int) -> float:
-        ids = torch.randint(size.vocab_size, (rows, prompt))
+        ids = torch.randint(size.vocab_size, (rows, prompt), device=DEVICE)
+        settled()
         start = perf_counter()
         written = write(ids, count)
+        settled()
         spent = perf_counter() - start
         if written.shape != (rows, prompt + count):
             raise RuntimeError(f"it wrote {list(written.shape)}; expected {[rows, prompt + count]}")
@@ -132,12 +140,14 @@ def gemm(channel: Connection, precision: Any) -> None:
 
 def bandwidth(channel: Connection) -> None:
     """Bytes per second that all threads together read from memory, in one long sum."""
-    numbers = torch.ones(READ_BYTES // 4)
+    numbers = torch.ones(READ_BYTES // 4, device=DEVICE)
     channel.send(None)
     while True:
         seconds, _ = channel.recv()
+        settled()
         start, count = perf_counter(), 0
-        while (spent := perf_counter() - start) < seconds or count == 0:
+        while perf_counter() - start < seconds or count == 0:
             numbers.sum()
             count += 1
-        channel.send(Sample(count * READ_BYTES / spent, peak_bytes()))
+        settled()
+        channel.send(Sample(count * READ_BYTES / (perf_counter() - start), peak_bytes()))

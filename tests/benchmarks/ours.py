@@ -24,7 +24,7 @@ from miniformer.train.module import MiniFormerLitModule
 from miniformer.train.train_config import TrainConfig
 
 from . import nanogpt
-from .measuring import LR, PROMPT, WEIGHT_DECAY, steps
+from .measuring import DEVICE, LR, PROMPT, WEIGHT_DECAY, steps
 from .peers import Write
 from .sizes import Size
 
@@ -80,7 +80,8 @@ def train(channel: Connection, size: Size, precision: Any, compiled: bool, famil
 def train_in_raw_loop(channel: Connection, size: Size, precision: Any, compiled: bool, family: Family) -> None:
     """The same module, task and optimizer in a plain loop."""
     run, setting = run_of(family, size, precision)
-    made, module = batches(run, setting), MiniFormerLitModule(run)
+    module = MiniFormerLitModule(run).to(DEVICE)
+    made = [module.transfer_batch_to_device(batch, torch.device(DEVICE), 0) for batch in batches(run, setting)]
     recipe = build(OptimizerRecipe, run.optimizer, run.lr, run.weight_decay)
 
     def loss(i: int) -> Tensor:
@@ -121,7 +122,7 @@ def decode_compiled(size: Size, length: int, threads: int, family: Family = "gpt
 
     def write(ids: Tensor, count: int) -> Tensor:
         answers = engine.generate([f"text {b}" for b in range(len(ids))], greedy, max_new_tokens=count)
-        return torch.cat([ids, torch.tensor([answer.tokens for answer in answers])], dim=1)
+        return torch.cat([ids, ids.new_tensor([answer.tokens for answer in answers])], dim=1)
 
     return write
 

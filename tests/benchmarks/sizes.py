@@ -38,4 +38,6 @@ SIZES = {size.name: size for size in (
     Size("XS", 2, 96, 4, 512, 4, 32),  # about 5 ms a step
     Size("S", 6, 384, 6, 8192, 8, 256),
     Size("M", 12, 768, 12, 50304, 2, 512),
+    Size("124M", 12, 768, 12, 50304, 16, 1024),  # for a GPU: GPT-2 small and medium
+    Size("350M", 24, 1024, 16, 50304, 8, 1024),
 )}

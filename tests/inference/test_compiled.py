@@ -34,6 +34,19 @@ def test_texts_are_those_of_a_step_that_is_not_compiled(has_source):
     assert not torch._dynamo.utils.counters["graph_break"]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_on_a_gpu_a_step_is_one_graph_and_writes_the_same(monkeypatch, dtype):
+    replays, replay = [], torch.cuda.CUDAGraph.replay
+    monkeypatch.setattr(torch.cuda.CUDAGraph, "replay", lambda graph: (replays.append(1), replay(graph))[1])
+    model = writing().to("cuda", dtype)
+    plain, compiled = Engine(model, BYTES), Engine(model, BYTES, compile=True)
+    for prompts, n in ((PROMPTS, 12), (PROMPTS[:1], 20), (PROMPTS, 9)):
+        replays.clear()
+        assert answers(compiled, prompts, n) == answers(plain, prompts, n)
+        assert replays
+
+
 @pytest.mark.slow
 def test_a_state_that_puts_new_tensors_into_its_attributes_is_not_left_behind(monkeypatch):
     def append(self, *parts):
