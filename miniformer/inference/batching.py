@@ -62,7 +62,7 @@ class Queue:
         return feed, rows
 
     def _fits(self, running: Sequence[Row], joining: Sequence[Prompt]) -> bool:
-        """Whether there are columns for the longest and, after it, for as many tokens as any may still get."""
+        """Whether the longest text, and after it as many tokens as any may still get, fit into `max_seq_len` columns."""
         if self.model.endless:
             return True
         read = [len(row.prompt) + len(row.new) - 1 for row in running]

@@ -18,7 +18,8 @@ def assembly_of(name: str) -> type[Assembly]:
     """
     found = current_registry().load("assembly", name)
     if not issubclass(found, Assembly):
-        raise UserError(f"assembly {name!r} can be counted, but only one of blocks is trained, loaded and run")
+        raise UserError(f"assembly {name!r} can be inspected, but not trained or loaded: it does not subclass "
+                        "miniformer.model.assembly.Assembly")
     return found
 
 

@@ -158,7 +158,8 @@ def search(feed: Feed, limits: Sequence[int], beams: Beams, sampling: Sampling,
 
 
 def _log_probabilities(texts: Sequence[Hypothesis], logits_BV: Tensor, sampling: Sampling) -> list[Tensor]:
-    """Those of the next token of each text, `[V]` each; of a text that nothing may follow -inf, if something may another."""
+    """Log-probabilities `[V]` of each text's next token; all -inf for a text that no token may continue, unless that is true of
+    all (UserError)."""
     found: list[Tensor] = []
     stuck: UserError | None = None
     for one in texts:

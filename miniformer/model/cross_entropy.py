@@ -16,7 +16,7 @@ from torch import Tensor
 from .products import product
 
 AT_ONCE = 512
-"""Tokens whose scores are in memory together; fewer cost more sums over the matrix's gradient, one for each such part."""
+"""Tokens scored at a time. Fewer save memory, but the gradient of the matrix is added to more often, once for each part."""
 CLASSES = 8192
 """Rows of the matrix that take part in a product together, so that what a product needs beside its result is small."""
 IN_CACHE = 1 << 20

@@ -27,11 +27,11 @@ AVAILABLE = (torch._C._has_mkldnn and hasattr(torch.ops.mkldnn, "_linear_pointwi
 WIDE = "AVX512" in CAPABILITY
 """Whether oneDNN is faster for many rows too, as training has."""
 FEW, MOST = (2, math.inf) if WIDE else (8, 256)
-"""Rows up to which they are multiplied by parts of the matrix, and up to which oneDNN is asked; all here as measured."""
+"""Up to FEW rows are multiplied by parts of the matrix; more than MOST are left to MKL. All thresholds here are measured."""
 FEW_PACKED = 2
-"""The first for a matrix that is packed."""
+"""The same bound as FEW, for a packed matrix."""
 ENOUGH, LARGE = 1 << 20, 1 << 16
-"""Multiplications from which on oneDNN is the faster one; elements of a matrix from which on parts of it are."""
+"""Multiplications from which on oneDNN is faster; elements of a matrix from which on parts of it are."""
 PARTS = 2
 ROWS = 64
 """For which oneDNN is asked to pack a matrix; it packs it likewise for any number above a few."""

@@ -28,14 +28,14 @@ OPTIONS: dict[str, Any] = {"size_asserts": False, "cpp.enable_floating_point_con
 GRAPHS = 64
 """Graphs of a step that may be made: for one row and for several, for each dtype, for weights that are trained or not."""
 COLUMNS = 128
-"""A step looks at the least multiple of so many columns that has room for one more."""
+"""A step attends to a multiple of this many columns: the smallest with a free one."""
 
 
 def compiled_step() -> Step:
     """A step that is compiled when it first runs with one row, and when it first runs with more.
 
-    Once it has run, it is its graph that is called with the same tensors. What Dynamo does for a call, guards and all, would
-    take as long as a layer of a small model.
+    After its first run the graph is called directly, with the same tensors: what Dynamo does for a call, guards included, takes
+    as long as a layer of a small model. On a GPU the graph is captured as a CUDA graph, too.
     """
     latest = threading.local()  # several threads may run steps of one engine
 
