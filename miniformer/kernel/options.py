@@ -1,26 +1,83 @@
 """The constructor is the schema: a component's options, read from the keyword-only parameters of its constructor.
 
-One pydantic model is derived from them and serves validation, JSON schema, `describe` and the saved spec. `**options`
-means "and my parent's". Nothing else is read from a signature, and nothing is injected by a parameter's name.
+One pydantic model is derived from them and serves validation, JSON schema, `describe` and the saved spec, so an option is
+JSON data. `**options` means "and my parent's". Nothing else is read from a signature, and nothing is injected by a parameter's
+name.
 """
 
 from __future__ import annotations
 
 import inspect
+import json
 import typing
+from collections.abc import Mapping, Set
 from functools import cache
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, create_model, field_serializer
+from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic.json_schema import GenerateJsonSchema
 
 from .conformance import signature_chain
 from .errors import SpecError, did_you_mean
 
+SHAPE_ONLY = {"shape only": True}
+"""Context of a validation that looks up no component that an option names."""
+
+
+class Options(BaseModel):
+    """Base of the models that are derived: what they have in common."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True,
+                              allow_inf_nan=False, protected_namespaces=())  # JSON has no infinity: it would be read as null
+
+    @field_serializer("*", mode="wrap", when_used="json")
+    def _in_order(self, value: Any, handler: SerializerFunctionWrapHandler) -> Any:
+        return _sorted(value, handler(value))
+
+
+class OptionsSchema(GenerateJsonSchema):
+    """JSON schema in which the defaults are as a spec saves them."""
+
+    def encode_default(self, dft: Any) -> Any:
+        return _sorted(dft, super().encode_default(dft))
+
 
 @cache
 def options_of(cls: type) -> type[BaseModel]:
-    """The pydantic model of the options of component class `cls`."""
-    fields: dict[str, Any] = {}
+    """The pydantic model of the options of component class `cls`.
+
+    Raises:
+        TypeError: an option has a name that a spec or its model needs for itself.
+    """
+    return _model(cls, _declared(cls))
+
+
+def misfit(cls: type) -> str:
+    """Why an option of component class `cls` cannot be saved and read again as JSON, or its default does not fit; "" if all do.
+
+    Components that are defaults of slots are not looked up.
+    """
+    for name, declared in _declared(cls).items():
+        model = _model(cls, {name: declared})
+        try:
+            defaults = {} if declared[1] is ... else as_json(model.model_validate({}, context=SHAPE_ONLY))
+            model.model_validate(defaults or {name: None}, context=SHAPE_ONLY)
+        except ValidationError as error:
+            if declared[1] is not ...:
+                return f"option {explain(error, '', [], quoted=True)}, its default"
+        except SpecError as error:
+            return f"option {error}"
+        try:
+            model.model_json_schema()
+        except PydanticInvalidForJsonSchema:
+            return f"option {name!r}: its values cannot be written as JSON; annotated as {declared[0]!r:.80}"
+    return ""
+
+
+def _declared(cls: type) -> dict[str, tuple[Any, Any]]:
+    """Annotation and default of each option, `...` where it has none."""
+    fields: dict[str, tuple[Any, Any]] = {}
     for owner in signature_chain(cls):
         constructor = vars(owner)["__init__"]
         hints = typing.get_type_hints(constructor, include_extras=True)
