@@ -11,6 +11,7 @@ import inspect
 import json
 import typing
 from collections.abc import Mapping, Set
+from contextlib import suppress
 from functools import cache
 from typing import Any
 
@@ -26,10 +27,10 @@ SHAPE_ONLY = {"shape only": True}
 
 
 class Options(BaseModel):
-    """Base of the models that are derived: what they have in common."""
+    """Base of the models that are derived. JSON has no infinity, so no option has: it would be read again as null."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True,
-                              allow_inf_nan=False, protected_namespaces=())  # JSON has no infinity: it would be read as null
+                              allow_inf_nan=False, ser_json_inf_nan="constants", protected_namespaces=())
 
     @field_serializer("*", mode="wrap", when_used="json")
     def _in_order(self, value: Any, handler: SerializerFunctionWrapHandler) -> Any:
@@ -54,25 +55,31 @@ def options_of(cls: type) -> type[BaseModel]:
 
 
 def misfit(cls: type) -> str:
-    """Why an option of component class `cls` cannot be saved and read again as JSON, or its default does not fit; "" if all do.
+    """Which option of component class `cls` cannot be saved as JSON data and read again, and why; "" if all can.
 
-    Components that are defaults of slots are not looked up.
+    Components that are the defaults of slots are not looked up.
     """
-    for name, declared in _declared(cls).items():
-        model = _model(cls, {name: declared})
+    declared = _declared(cls)
+    with suppress(ValidationError, SpecError, PydanticInvalidForJsonSchema):
+        if all(default is not ... for _, default in declared.values()):
+            _try(options_of(cls), defaults=True)
+            return ""
+    for name, (hint, default) in declared.items():  # one by one, to say which
         try:
-            defaults = {} if declared[1] is ... else as_json(model.model_validate({}, context=SHAPE_ONLY))
-            model.model_validate(defaults or {name: None}, context=SHAPE_ONLY)
-        except ValidationError as error:
-            if declared[1] is not ...:
-                return f"option {explain(error, '', [], quoted=True)}, its default"
-        except SpecError as error:
-            return f"option {error}"
-        try:
-            model.model_json_schema()
+            _try(_model(cls, {name: (hint, default)}), defaults=default is not ...)
+        except (ValidationError, SpecError) as error:
+            told = explain(error, "", []) if isinstance(error, ValidationError) else str(error)
+            return f"option {name!r} does not take its default: {told.removeprefix(f'{name}: ')}"
         except PydanticInvalidForJsonSchema:
-            return f"option {name!r}: its values cannot be written as JSON; annotated as {declared[0]!r:.80}"
+            return f"option {name!r} is annotated as {hint!r:.80}, whose values JSON cannot say"
     return ""
+
+
+def _try(model: type[Options], defaults: bool) -> None:
+    """Save the defaults, read them again, and write the schema, which would leave out a default that is no JSON, and warn."""
+    if defaults:
+        model.model_validate(as_json(model.model_validate({}, context=SHAPE_ONLY), ""), context=SHAPE_ONLY)
+    model.model_json_schema(schema_generator=OptionsSchema)
 
 
 def _declared(cls: type) -> dict[str, tuple[Any, Any]]:
@@ -85,12 +92,18 @@ def _declared(cls: type) -> dict[str, tuple[Any, Any]]:
             if parameter.kind is inspect.Parameter.KEYWORD_ONLY and parameter.name not in fields:
                 default = ... if parameter.default is inspect.Parameter.empty else parameter.default
                 fields[parameter.name] = (hints.get(parameter.name, Any), default)
-    for reserved in ("name", "options"):
-        if reserved in fields:
-            raise TypeError(f"{cls.__qualname__} has an option called {reserved!r}, which in a spec means the component's "
-                            f"own {reserved}")
-    return create_model(f"{cls.__name__}Options", __config__=ConfigDict(extra="forbid", frozen=True,
-                        validate_default=True, arbitrary_types_allowed=True), **fields)
+    for name in fields:
+        if name in ("name", "options"):
+            raise TypeError(f"{cls.__qualname__} has an option called {name!r}, which in a spec means the component's "
+                            f"own {name}")
+        if name.startswith("_") or hasattr(BaseModel, name):  # pydantic would leave it out, or put its value before a method
+            raise TypeError(f"{cls.__qualname__} has an option called {name!r}, a name that pydantic needs for itself; "
+                            "choose another name")
+    return fields
+
+
+def _model(cls: type, fields: Mapping[str, Any]) -> type[Options]:
+    return create_model(f"{cls.__name__}Options", __base__=Options, **fields)
 
 
 def complete(cls: type, options: dict[str, Any], where: str) -> dict[str, Any]:
@@ -101,9 +114,40 @@ def complete(cls: type, options: dict[str, Any], where: str) -> dict[str, Any]:
     """
     model = options_of(cls)
     try:
-        return model.model_validate(options).model_dump(mode="json")
+        return as_json(model.model_validate(options), where)
     except ValidationError as error:
         raise SpecError(explain(error, where, list(model.model_fields))) from None
+
+
+def as_json(options: BaseModel, where: str) -> dict[str, Any]:
+    """Options as a spec saves them: JSON data.
+
+    Raises:
+        SpecError: naming the option whose value JSON cannot say.
+    """
+    data: dict[str, Any] = {}
+    for name, value in options:
+        try:
+            data |= options.model_dump(mode="json", include={name})
+            json.dumps(data[name], allow_nan=False)
+        except (TypeError, ValueError) as error:
+            raise SpecError(f"{where}{'.' if where else ''}{name}: expected what JSON can say; found {value!r:.80}") from error
+    return data
+
+
+def _sorted(value: Any, data: Any) -> Any:
+    """`data`, the JSON form of `value`, with the elements of a set in an order that is the same in every process."""
+    if isinstance(value, Mapping) and isinstance(data, dict):
+        return {key: _sorted(one, data[key]) for key, one in zip(data, value.values(), strict=True)}
+    if not isinstance(data, list):
+        return data
+    data = [_sorted(one, other) for one, other in zip(value, data, strict=True)]
+    if isinstance(value, Set):
+        try:
+            data.sort()
+        except TypeError:  # of several types
+            data.sort(key=json.dumps)
+    return data
 
 
 def arguments(cls: type, options: dict[str, Any]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from miniformer.kernel import (
+    KINDS,
     AmbiguousComponent,
     Entry,
     Registry,
@@ -13,6 +14,7 @@ from miniformer.kernel import (
     discover,
     use_registry,
 )
+from miniformer.kernel.conformance import fault
 from miniformer.kernel.registry import State
 from miniformer.model.attention import MultiHeadAttention
 from miniformer.model.feedforward import GELU, SwiGLU
@@ -213,6 +215,11 @@ BROKEN = [
     ("norm", "unfinished", "conformance: Unfinished does not define forward"),
     ("norm", "wrong-sizes", "conformance: the constructor of a component of kind norm takes (self, d_model, *, "
                             "options); WrongSizes has (self, d_model, eps); make the rest keyword-only"),
+    ("norm", "renamed-sizes", "conformance: the constructor of a component of kind norm takes (self, d_model, *, options); "
+                              "RenamedSizes has (self, dim, eps); rename dim to d_model and make the rest keyword-only"),
+    ("norm", "no-sizes", "conformance: the constructor of a component of kind norm takes (self, d_model, *, options); "
+                         "NoSizes has (self); add d_model"),
+    ("norm", "infinite", "conformance: option 'limit' does not take its default: input should be a finite number; found inf"),
     ("norm", "option-called-name", "conformance: TypeError: OptionCalledName has an option called 'name'"),
 ]
 
@@ -222,6 +229,11 @@ def test_a_component_that_cannot_be_loaded_is_broken_with_stage_and_cause(fakes,
     with pytest.raises(UnavailableComponent) as error:
         fakes.load(kind, name)
     assert f"is broken: {reason}" in str(error.value)
+
+
+def test_sizes_in_another_order_are_told_so():
+    swapped = type("Swapped", (GELU,), {"__init__": lambda self, d_ff, d_model: None})
+    assert fault(KINDS["ffn"], swapped).endswith("; put them in this order")
 
 
 def test_loading_all_marks_the_broken_and_only_those(monkeypatch):
