@@ -10,9 +10,13 @@ import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from miniformer.kernel.registry import Entry
 
 COMMANDS = {
     "train": "Train a model and leave a run folder.",
@@ -33,22 +37,17 @@ class Commands(click.Group):
     """Commands found by name and imported when called; plugins add theirs in the group `miniformer.command`."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted(point.name for point in _plugin_commands() if point.name not in COMMANDS)]
+        return [*COMMANDS, *sorted({_dashed(point.name) for point in _plugin_commands()} - set(COMMANDS))]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        name = name.replace("_", "-")
+        name = _dashed(name)
         if name in COMMANDS:
             module = importlib.import_module(f"miniformer.cli.{name.replace('-', '_')}")
             command: click.Command = module.command
             return command
         for point in _plugin_commands():
-            if point.name == name:
-                try:
-                    loaded: click.Command = point.load()
-                except (Exception, SystemExit) as error:
-                    raise click.ClickException(f"command {name!r} of {point.value} is broken: "
-                                               f"{type(error).__name__}: {error}") from error
-                return loaded
+            if _dashed(point.name) == name:
+                return _loaded(point)
         return None
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
@@ -74,6 +73,59 @@ def _plugin_commands() -> list[importlib.metadata.EntryPoint]:
             if names is None or (point.dist is not None and normal(point.dist.name) in names)]
 
 
+def broken_commands(load: bool) -> list[Entry]:
+    """The commands of plugins that cannot be called, and why; those that have to be imported to tell only with `load`."""
+    from miniformer.kernel.errors import UnavailableComponent
+    from miniformer.kernel.registry import OURS, State
+
+    owners, broken = dict.fromkeys(COMMANDS, OURS), []
+    for point in _plugin_commands():
+        entry, reason = _entry(point), ""
+        owner = owners.setdefault(entry.name, entry.provider)
+        if owner != entry.provider:
+            reason = f"metadata: {entry.name!r} is a command of {owner}; choose another name"
+        elif load:
+            try:
+                _loaded(point)
+            except UnavailableComponent as error:
+                reason = str(error).partition(" is broken: ")[2]
+        if reason:
+            broken.append(replace(entry, state=State.BROKEN, reason=reason))
+    return broken
+
+
+def _entry(point: importlib.metadata.EntryPoint) -> Entry:
+    from miniformer.kernel.registry import COMMAND, Entry, normal
+
+    name, version = (normal(point.dist.name), point.dist.version) if point.dist else ("unknown", "?")
+    return Entry(COMMAND, _dashed(point.name), point.value, name, version)
+
+
+def _loaded(point: importlib.metadata.EntryPoint) -> click.Command:
+    """The command of a plugin.
+
+    Raises:
+        UnavailableComponent: it cannot be imported, or is none.
+    """
+    from miniformer.kernel.errors import UnavailableComponent
+
+    try:
+        loaded = point.load()
+        if isinstance(loaded, click.Command):
+            return loaded
+        problem = f"conformance: a command is a click.Command; this is {type(loaded).__name__} {loaded!r:.80}"
+    except (KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as error:
+        problem = f"import: {type(error).__name__}: {error}"
+    entry = _entry(point)
+    raise UnavailableComponent(f"command {entry.name!r} of {entry.provider} ({point.value}) is broken: {problem}")
+
+
+def _dashed(name: str) -> str:
+    return name.replace("_", "-")
+
+
 def _without_plugins(context: click.Context, option: click.Parameter, value: bool) -> bool:
     if value:
         os.environ["MINIFORMER_PLUGINS"] = "none"
@@ -97,7 +149,8 @@ def cli(strict_plugins: bool, debug: bool) -> None:
 
         registry = current_registry()
         registry.load_all()
-        if broken := [e for e in registry.entries() if e.state in (State.BROKEN, State.INCOMPATIBLE)]:
+        unusable = [e for e in registry.entries() if e.state in (State.BROKEN, State.INCOMPATIBLE)]
+        if broken := [*unusable, *broken_commands(load=True)]:
             raise UnavailableComponent("\n  ".join(["plugins are broken:", *(
                 f"{e.kind} {e.name} of {e.provider}: {e.reason}" for e in broken)]))
 

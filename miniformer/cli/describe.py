@@ -1,28 +1,40 @@
-"""`miniformer describe NAME`: what a component is, where it is from, and the options that its constructor takes."""
+"""`miniformer describe [KIND] NAME`: what a component is, where it is from, and the options that its constructor takes."""
 
 from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Sequence
 
 import click
 
-from miniformer.kernel.errors import UnknownComponent, did_you_mean
+from miniformer.kernel.errors import SpecError, UnknownComponent, did_you_mean
 from miniformer.kernel.kinds import KINDS
 from miniformer.kernel.registry import Entry, canonical, current_registry
 
 
 @click.command("describe")
-@click.argument("name")
+@click.argument("what", nargs=-1, required=True, metavar="[KIND] NAME")
 @click.option("--kind", type=click.Choice(list(KINDS)), help="Which kind, where several have the name.")
 @click.option("--json", "as_json", is_flag=True, help="Write the JSON schema of the options.")
-def command(name: str, kind: str | None, as_json: bool) -> None:
-    """Show what component NAME is and which options it takes."""
-    from miniformer.kernel.options import options_of
+def command(what: Sequence[str], kind: str | None, as_json: bool) -> None:
+    """Show what component NAME is and which options it takes.
 
-    for number, entry in enumerate(_matches(name, kind)):
+    KIND is its kind, where several have the name; without it, all are shown.
+    """
+    if len(what) > 2 or (len(what) == 2 and kind is not None):
+        raise click.UsageError(f"expected [KIND] NAME; found {' '.join(what)}{f' and --kind {kind}' if kind else ''}")
+    if len(what) == 2:
+        kind = what[0]
+        if kind not in KINDS:
+            raise SpecError(f"there is no kind {kind!r}{did_you_mean(kind, KINDS)}; kinds: {', '.join(KINDS)}")
+    entries = _matches(what[-1], kind)
+
+    from miniformer.kernel.options import OptionsSchema, options_of
+
+    for number, entry in enumerate(entries):
         cls = current_registry().load(entry.kind, entry.qualified)
-        schema = options_of(cls).model_json_schema()
+        schema = options_of(cls).model_json_schema(schema_generator=OptionsSchema)
         if as_json:
             click.echo(json.dumps(schema, indent=2))
             continue
@@ -50,6 +62,8 @@ def _matches(name: str, kind: str | None) -> list[Entry]:
 
 def _type(facts: dict[str, object]) -> str:
     """A JSON schema as a few words: type and bounds."""
+    if "kind" in facts:
+        return f"component of kind {facts['kind']}"
     if isinstance(facts.get("anyOf"), list):
         return " or ".join(_type(one) for one in facts["anyOf"])  # type: ignore[attr-defined]
     if "enum" in facts:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import inspect
 import json
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
 
 import click
 
+from miniformer.cli import broken_commands
 from miniformer.kernel.kinds import KINDS
-from miniformer.kernel.registry import State, current_registry
+from miniformer.kernel.registry import Entry, State, current_registry
 
 
 @click.command("list-components")
 @click.argument("kind", required=False, type=click.Choice(list(KINDS)))
-@click.option("--load", is_flag=True, help="Import every component and say which are broken, and why.")
+@click.option("--load", is_flag=True, help="Import every component, or those of KIND; say what each is, or why it is broken.")
 @click.option("--matrix", is_flag=True, help="Show which attention goes with which position encoding, and why not.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(kind: str | None, load: bool, matrix: bool, as_json: bool) -> None:
@@ -22,19 +28,40 @@ def command(kind: str | None, load: bool, matrix: bool, as_json: bool) -> None:
         _print_matrix()
         return
     if load:
-        registry.load_all()
-    entries = registry.entries(kind)
+        registry.load_all(kind)
+    entries = [*registry.entries(kind), *(broken_commands(load) if kind is None else [])]
+    summaries = [_summary(entry) if load else "" for entry in entries]
     if as_json:
         click.echo(json.dumps([{"kind": e.kind, "name": e.name, "distribution": e.distribution, "version": e.version,
-                                "state": e.state.value, "reason": e.reason} for e in entries], indent=2))
+                                "state": e.state.value, "reason": e.reason, **({"summary": summary} if load else {})}
+                               for e, summary in zip(entries, summaries, strict=True)], indent=2))
         return
-    rows = [("kind", "name", "provider", "state"),
-            *((e.kind, e.name, e.provider, e.state.value + (f": {_line(e.reason)}" if e.reason else "")) for e in entries)]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for row in rows:
-        click.echo("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[3]]).rstrip())
+    rows = [("kind", "name", "provider", "state")]
+    for entry, summary in zip(entries, summaries, strict=True):
+        words = [entry.state.value, *filter(None, (" ".join(entry.reason.split()), summary))]
+        rows.append((entry.kind, entry.name, entry.provider, ": ".join(words)))
+    click.echo("\n".join(_table(rows, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)))
     if broken := sum(e.state is not State.AVAILABLE for e in entries):
         click.echo(f"\n{broken} of {len(entries)} cannot be used as they are.")
+
+
+def _summary(entry: Entry) -> str:
+    """The first line of a component's docstring, where it can be used."""
+    if entry.state not in (State.AVAILABLE, State.AMBIGUOUS):
+        return ""
+    doc = current_registry().load(entry.kind, entry.qualified).__doc__ or "(no description)"
+    return inspect.cleandoc(doc).partition("\n")[0]
+
+
+def _table(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
+    """The rows in columns, the last of which goes on below itself where a line would have more than `width` characters."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
+    indent = sum(widths) + 2 * len(widths)
+    for row in rows:
+        left = "".join(cell.ljust(size + 2) for cell, size in zip(row, widths, strict=False))
+        lines = [row[-1]] if width is None else textwrap.wrap(row[-1], max(width - indent, 20), break_long_words=False,
+                                                              break_on_hyphens=False)
+        yield left + f"\n{' ' * indent}".join(lines)
 
 
 def _print_matrix() -> None:
@@ -53,13 +80,8 @@ def _print_matrix() -> None:
                f"({', '.join(names('norm'))}) goes with them, but for:")
     reasons: dict[str, list[str]] = {}
     for pair, why in refused_pairs():
-        reasons.setdefault(_line(why), []).append(pair)
+        reasons.setdefault(" ".join(why.split()), []).append(pair)
     for why, pairs in reasons.items():
         click.echo(f"  {why}\n" + "\n".join(f"    {pair}" for pair in pairs))
     if not reasons:
         click.echo("  nothing")
-
-
-def _line(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= 160 else text[:157] + "..."

@@ -42,8 +42,18 @@ def fault(kind: Kind, loaded: object) -> str:
         return f"{loaded.__qualname__} does not define {', '.join(missing)}"
     if sizes_of(loaded) != kind.sizes:
         return (f"the constructor of {article} takes (self{''.join(', ' + s for s in kind.sizes)}, *, options); "
-                f"{loaded.__qualname__} has {inspect.signature(loaded.__init__)}; make the rest keyword-only")
-    from .options import options_of  # a fault in an annotation shows here, not in the middle of a run
+                f"{loaded.__qualname__} has {inspect.signature(loaded.__init__)}; {_mend(sizes_of(loaded), kind.sizes)}")
+    from .options import misfit, options_of  # a fault in an annotation shows here, not in the middle of a run
 
     options_of(cast(type, loaded))
-    return ""
+    return misfit(cast(type, loaded))
+
+
+def _mend(found: tuple[str, ...], sizes: tuple[str, ...]) -> str:
+    """What to do about positional parameters `found` that should be `sizes`."""
+    if sorted(found) == sorted(sizes):
+        return "put them in this order"
+    renamed = [f"{name} to {size}" for name, size in zip(found, sizes, strict=False) if name != size]
+    return " and ".join([*([f"rename {', '.join(renamed)}"] if renamed else []),
+                         *([f"add {', '.join(sizes[len(found):])}"] if len(found) < len(sizes) else []),
+                         *(["make the rest keyword-only"] if len(found) > len(sizes) else [])])

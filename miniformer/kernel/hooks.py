@@ -7,12 +7,13 @@ that its spec names. Arguments are add-only, and an implementation takes those i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from .errors import SpecError
+from .errors import MiniformerError, RunError, SpecError, did_you_mean
 from .options import arguments
 from .registry import current_registry
 from .spec import ComponentSpec, resolve
@@ -96,6 +97,7 @@ def activate(extensions: Mapping[str, Any]) -> pluggy.PluginManager:
 
     Raises:
         UserError: an unknown extension, wrong options, or a hook that does not fit its specification.
+        RunError: a constructor fails; and, when they are called, so do hooks that fail or return what they should not.
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(RunHooks)
@@ -103,8 +105,69 @@ def activate(extensions: Mapping[str, Any]) -> pluggy.PluginManager:
     for name, options in resolve_extensions(extensions).items():
         cls = current_registry().load("extension", name)
         try:
-            manager.register(cls(**arguments(cls, options)), name)
-            manager.check_pending()
+            extension = cls(**arguments(cls, options))
+            manager.register(extension, name)
+        except MiniformerError:
+            raise
         except (pluggy.PluginValidationError, ValueError) as error:
             raise SpecError(f"extension {name}: {error}") from error
+        except Exception as error:
+            raise RunError(f"extension {name} cannot be made: {type(error).__name__}: {error}") from error
+        _guard(manager, name, extension)
     return manager
+
+
+def _guard(manager: pluggy.PluginManager, name: str, extension: object) -> None:
+    """Have what goes wrong in the hooks of an extension say whose they are."""
+    hooks = [hook for hook in vars(RunHooks) if not hook.startswith("_")]
+    for caller in manager.get_hookcallers(extension) or ():
+        for implementation in (one for one in caller.get_hookimpls() if one.plugin is extension):
+            if caller.has_spec():
+                implementation.function = _guarded(implementation, caller.name, f"extension {name}: its hook {caller.name}")
+            elif not implementation.optionalhook:
+                raise SpecError(f"extension {name}: there is no hook {caller.name!r}"
+                                f"{did_you_mean(caller.name, hooks) or '; there are: ' + ', '.join(hooks)}")
+
+
+def _guarded(implementation: pluggy.HookImpl, hook: str, where: str) -> Callable[..., Any]:
+    function = implementation.function
+
+    def plain(*given: Any) -> Any:
+        with _named(where):
+            found = function(*given)
+        return None if found is None else _returned(found, hook, where)
+
+    def wrapper(*given: Any) -> Generator[Any, Any, Any]:
+        with _named(where):
+            found = yield from function(*given)
+        return found if implementation.hookwrapper else _returned(found, hook, where)
+
+    return wrapper if implementation.wrapper or implementation.hookwrapper else plain
+
+
+def _returned(found: Any, hook: str, where: str) -> Any:
+    """What a hook returned, if the run can go on with it."""
+    from torch import Tensor
+
+    from .task import Batch, LossTerm
+
+    fits, expected = {
+        "callbacks": (isinstance(found, (list, tuple)), "a list of callbacks"),
+        "batch": (isinstance(found, Batch), "a Batch"),
+        "loss": (isinstance(found, LossTerm) and all(isinstance(one, Tensor) for one in found), "a LossTerm of two tensors"),
+        "metrics": (isinstance(found, Mapping), "a mapping of names to values"),
+    }.get(hook, (True, ""))
+    if not fits:
+        raise RunError(f"{where} returned {found!r:.80}; expected {expected}")
+    return found
+
+
+@contextmanager
+def _named(where: str) -> Iterator[None]:
+    """Errors inside say where they were."""
+    try:
+        yield
+    except MiniformerError:
+        raise
+    except Exception as error:
+        raise RunError(f"{where} failed with {type(error).__name__}: {error}") from error

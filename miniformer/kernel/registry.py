@@ -18,10 +18,12 @@ from dataclasses import dataclass, replace
 from enum import Enum
 
 from .conformance import fault
-from .errors import AmbiguousComponent, UnavailableComponent, UnknownComponent, nearest
+from .errors import AmbiguousComponent, UnavailableComponent, UnknownComponent, did_you_mean, nearest
 from .kinds import KINDS
 
 OURS = "miniformer"
+COMMAND = "command"
+"""What entry points declare beside components: commands, which the command line finds."""
 ELSEWHERE = {("ffn", "moe"): "miniformer-moe", ("position", "bert-embeddings"): "miniformer-hf",
              ("head", "bert-mlm"): "miniformer-hf", ("head", "bert-pooled"): "miniformer-hf"}
 """Components of first-party plugins, so that a missing one says what to install."""
@@ -145,7 +147,9 @@ class Registry:
                     loaded = getattr(loaded, part)
                 stage = "conformance"
                 problem = fault(KINDS[kind], loaded)
-            except (Exception, SystemExit) as error:  # any failure of a plugin is a row in the list, not a crash
+            except (KeyboardInterrupt, GeneratorExit):
+                raise
+            except BaseException as error:  # any failure of a plugin is a row in the list, not a crash
                 problem = f"{type(error).__name__}: {error}"
             if problem:
                 self._entries[key] = replace(entry, state=State.BROKEN, reason=f"{stage}: {problem}")
@@ -154,10 +158,10 @@ class Registry:
             self._classes[key] = loaded
         return self._classes[key]
 
-    def load_all(self) -> None:
-        """Import every entry that can be, so that `entries` tells which are broken and why."""
+    def load_all(self, kind: str | None = None) -> None:
+        """Import every entry that can be, or those of a kind, so that `entries` tells which are broken and why."""
         for entry in list(self._entries.values()):
-            if entry.state is State.AVAILABLE and entry.kind in KINDS:
+            if entry.state is State.AVAILABLE and entry.kind in KINDS and kind in (None, entry.kind):
                 try:
                     self.load(entry.kind, entry.qualified)
                 except UnavailableComponent:
@@ -182,14 +186,14 @@ class Registry:
         close = nearest(short, usable)
         if close:
             lines.append(f"  did you mean: {', '.join(close)}")
-        for other in sorted({e.kind for e in self._entries.values() if e.name == short and e.kind != kind}):
+        for other in sorted({e.kind for e in self._entries.values() if e.name == short and e.kind in KINDS} - {kind}):
             lines.append(f"  there is {'an' if other[0] in 'aeiouf' else 'a'} {other} of that name")
         package = distribution or ELSEWHERE.get((kind, short), "")
         if package and not any(e.distribution == package for e in here):
             lines.append(f"  to get it: pip install {package}")
         lines.append(f"  installed: {', '.join(usable) or 'none'}")
         lines += [f"  {e.state.value}: {e.name} of {e.provider} ({e.reason})" for e in self._entries.values()
-                  if e.state is not State.AVAILABLE and e.kind in (kind, "distribution")]
+                  if e.state is not State.AVAILABLE and (e.kind == kind or e.kind not in KINDS)]
         return "\n".join(lines)
 
 
@@ -230,8 +234,15 @@ def _declared(distribution: importlib.metadata.Distribution, name: str, names: s
             state, reason = State.INCOMPATIBLE, needs
     for point in distribution.entry_points:
         kind = point.group.removeprefix("miniformer.")
-        if point.group.startswith("miniformer.") and kind in KINDS:
-            yield Entry(kind, canonical(point.name), point.value, name, distribution.version, state, reason)
+        if point.group.startswith("miniformer.") and kind != COMMAND:
+            short, problem = canonical(point.name), ""
+            if kind not in KINDS:
+                problem = f"there is no kind {kind!r}{did_you_mean(kind, [*KINDS, COMMAND])}"
+            elif re.search(r"[\s:]", short):  # a colon ends the distribution in a spec's name
+                short, problem = point.name, f"a name has no space and no colon; found {point.name!r}"
+            fine = state is not State.AVAILABLE or not problem
+            yield Entry(kind, short, point.value, name, distribution.version, *(
+                (state, reason) if fine else (State.BROKEN, f"metadata: {problem}")))
 
 
 def _unmet(requirements: list[str]) -> str:

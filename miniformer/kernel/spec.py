@@ -16,6 +16,7 @@ from pydantic import (
     GetCoreSchemaHandler,
     GetJsonSchemaHandler,
     ValidationError,
+    ValidationInfo,
     model_serializer,
     model_validator,
 )
@@ -23,7 +24,7 @@ from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
 from .errors import SpecError, UserError
 from .kinds import kind_of
-from .options import arguments, complete, explain
+from .options import SHAPE_ONLY, arguments, complete, explain
 from .registry import current_registry
 
 T = TypeVar("T")
@@ -92,7 +93,7 @@ class _SlotOf:
         self.interface = interface
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
-        return core_schema.no_info_before_validator_function(self._resolved, handler(source))
+        return core_schema.with_info_before_validator_function(self._resolved, handler(source))
 
     def __get_pydantic_json_schema__(self, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
         kind = kind_of(self.interface)
@@ -100,7 +101,9 @@ class _SlotOf:
                 "anyOf": [{"type": "string"}, {"type": "object", "properties": {"name": {"type": "string"}},
                                                "required": ["name"]}], "kind": kind}
 
-    def _resolved(self, value: Any) -> ComponentSpec:
+    def _resolved(self, value: Any, info: ValidationInfo) -> Any:
+        if info.context == SHAPE_ONLY:
+            return value
         try:
             return resolve(kind_of(self.interface), value)
         except UserError as error:  # pydantic adds the path to the slot

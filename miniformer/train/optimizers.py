@@ -18,7 +18,7 @@ class AdamW(OptimizerRecipe):
         weight_decay: on matrices only.
         beta1, beta2: decay of the running means of gradients and of their squares.
         eps: added to the root of the mean square.
-        fused: one kernel for the whole step.
+        fused: one kernel for the whole step, where all parameters are real numbers.
     """
 
     def __init__(self, lr: float, weight_decay: float, *, beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9,
@@ -28,4 +28,5 @@ class AdamW(OptimizerRecipe):
         self.betas, self.eps, self.fused = (beta1, beta2), eps, fused
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=self.fused)
+        real = all(p.is_floating_point() for group in groups for p in group["params"])  # torch has no kernel for complex ones
+        return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=self.fused and real)

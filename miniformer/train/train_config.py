@@ -142,7 +142,10 @@ class TrainConfig(BaseModel):
 def _number(name: str, text: str) -> Any:
     """The number that the text is, for a field that takes one; building the model says what is wrong with any other text."""
     field = TransformerConfig.model_fields.get(name)
+    if field is None:
+        return text
+    bounded: Any = Annotated[field.annotation, field]
     with suppress(ValidationError):
-        number: Any = text if field is None else TypeAdapter(Annotated[field.annotation, field]).validate_strings(text)
+        number: Any = TypeAdapter(bounded).validate_strings(text)
         return number if isinstance(number, int | float) else text
     return text

@@ -1,5 +1,11 @@
 import json
 
+import pytest
+from click.testing import CliRunner
+
+from miniformer.cli.describe import command
+from miniformer.kernel import Entry, FeedForward, Norm, Registry, Slot, use_registry
+
 
 def test_it_says_what_a_component_is_and_what_it_takes(cli):
     text = cli("describe", "mha").stdout
@@ -12,7 +18,34 @@ def test_it_says_what_a_component_is_and_what_it_takes(cli):
 def test_a_name_of_several_kinds_shows_them_all(cli):
     text = cli("describe", "classification").stdout
     assert text.index("head classification") < text.index("task classification")
-    assert "task classification" not in cli("describe", "classification", "--kind", "head").stdout
+    for args in (("classification", "--kind", "head"), ("head", "classification")):
+        assert cli("describe", *args).stdout.startswith("head classification")
+
+
+@pytest.mark.parametrize(("args", "told"), [
+    (("hed", "classification"), "there is no kind 'hed'; did you mean 'head'"),
+    (("head", "classification", "now"), "expected [KIND] NAME; found head classification now"),
+    (("head", "classification", "--kind", "task"), "expected [KIND] NAME; found head classification and --kind task"),
+])
+def test_what_is_no_kind_and_name_is_told(args, told):
+    failed = CliRunner().invoke(command, args)
+    assert told in failed.output + str(failed.exception)
+
+
+class Mixture:
+    """Of several."""
+
+    def __init__(self, *, inner: Slot[FeedForward] = "swiglu", other: Slot[Norm] | None = None,
+                 words: frozenset[str] = frozenset("hgfedcba")):
+        pass
+
+
+def test_an_option_that_is_a_component_says_its_kind_and_a_set_is_in_order():
+    with use_registry(Registry([Entry("extension", "mixture", f"{__name__}:Mixture", "acme", "1")])):
+        text = CliRunner().invoke(command, ["mixture"]).output
+    assert '  inner: component of kind ffn, default "swiglu"\n' in text
+    assert "  other: component of kind norm or null, default null\n" in text
+    assert '  words: array, default ["a", "b", "c", "d", "e", "f", "g", "h"]\n' in text
 
 
 def test_the_schema_of_the_options_is_json(cli):

@@ -5,14 +5,16 @@ import resource
 
 import pytest
 
+from miniformer.cli.list_components import _table
+
 BAD = {"raising": "raise RuntimeError('boom')", "exiting": "import sys; sys.exit(3)", "wrong": "class Thing: pass"}
 
 
-def distribution(folder, name, entries, module=""):
+def distribution(folder, name, entries, module="", group="miniformer.ffn"):
     info = folder / f"{name.replace('-', '_')}-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\nRequires-Dist: miniformer>=0.1\n")
-    (info / "entry_points.txt").write_text(f"[miniformer.ffn]\n{entries}\n")
+    (info / "entry_points.txt").write_text(f"[{group}]\n{entries}\n")
     if module:
         (folder / f"{name.replace('-', '_')}_module.py").write_text(module)
 
@@ -71,7 +73,36 @@ def test_load_marks_what_is_broken_and_why(cli, fifty):
     assert "broken: import: SystemExit: 3" in lines
     assert "broken: conformance: a component of kind ffn subclasses miniformer.kernel.interfaces.FeedForward" in lines
     assert "broken: import: ModuleNotFoundError: No module named 'fake_7'" in lines
-    assert next(line for line in lines.splitlines() if " swiglu " in line).endswith("available")
+    assert next(line for line in lines.splitlines() if " swiglu " in line).endswith(
+        "available: down(silu(gate x) * up x), the gated feed-forward of Llama (Shazeer 2020, arXiv:2002.05202).")
+
+
+def test_load_tells_the_whole_reason_and_imports_no_other_kind(cli, tmp_path):
+    distribution(tmp_path / "site", "renamed", "renamed = renamed_module:Renamed", "from miniformer.kernel import FeedForward\n"
+                 "class Renamed(FeedForward):\n    def __init__(self, long_name, another_long_name, *, option=1): pass\n"
+                 "    def forward(self, x, context): return x\n")
+    distribution(tmp_path / "site", "other", "other = other_module:X", "print('imported')", group="miniformer.norm")
+    done = cli("list-components", "ffn", "--load", PYTHONPATH=str(tmp_path / "site"))
+    assert "; rename long_name to d_model, another_long_name to d_ff\n" in done.stdout
+    assert "imported" not in done.stdout
+    assert json.loads(cli("list-components", "norm", "--load", "--json").stdout)[0]["summary"].startswith("Zero mean")
+
+
+def test_what_is_declared_amiss_is_a_row(cli, tmp_path):
+    distribution(tmp_path, "acme", "f = acme_module:F", group="miniformer.ffnn")
+    for name in ("acme-one", "acme-two"):
+        distribution(tmp_path, name, "hello = click:command\ntrain = click:command", group="miniformer.command")
+    text = cli("list-components", PYTHONPATH=str(tmp_path)).stdout
+    assert "broken: metadata: there is no kind 'ffnn'; did you mean 'ffn'?" in text
+    assert text.count("broken: metadata: 'train' is a command of miniformer; choose another name") == 2
+    assert text.count("broken: metadata: 'hello' is a command of acme-") == 1
+    assert "4 of " in text
+
+
+def test_a_long_reason_goes_on_below_itself_on_a_terminal():
+    rows = [("ffn", "a", "broken: rename dim to d_model"), ("attention", "b", "available")]
+    assert list(_table(rows, 38)) == ["ffn        a  broken: rename dim to\n              d_model", "attention  b  available"]
+    assert next(_table(rows, None)).endswith("a  broken: rename dim to d_model")
 
 
 def test_training_with_a_good_component_is_not_harmed(cli, fifty, texts, tiny):

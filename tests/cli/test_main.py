@@ -18,7 +18,8 @@ def plugin(tmp_path):
     info = folder / "acme-1.0.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[miniformer.command]\nhello = acme_hello:command\nsick = acme_sick:command\n"
+    (info / "entry_points.txt").write_text("[miniformer.command]\nhello = acme_hello:command\nsay_bye = acme_hello:command\n"
+                                           "sick = acme_sick:command\nodd = acme_hello:click\ntrain = acme_hello:command\n"
                                            "[miniformer.ffn]\nsick-ffn = acme_sick:Thing\n")
     (folder / "acme_hello.py").write_text(PLUGIN_COMMAND)
     (folder / "acme_sick.py").write_text("raise RuntimeError('out of order')")
@@ -40,12 +41,15 @@ def test_an_unknown_command_names_the_nearest(cli):
 
 def test_a_plugin_adds_a_command(cli, plugin):
     assert cli("hello", PYTHONPATH=plugin).stdout == "hello from a plugin\n"
-    assert "hello" in cli("--help", PYTHONPATH=plugin).stdout
+    assert cli("say-bye", PYTHONPATH=plugin).stdout == cli("say_bye", PYTHONPATH=plugin).stdout == "hello from a plugin\n"
+    assert {"hello", "say-bye"} <= set(cli("--help", PYTHONPATH=plugin).stdout.split())
 
 
 def test_a_broken_plugin_command_is_told_and_harms_no_other(cli, plugin):
-    assert "command 'sick' of acme_sick:command is broken: RuntimeError: out of order" in \
-        cli("sick", PYTHONPATH=plugin, code=2).stderr
+    assert cli("sick", PYTHONPATH=plugin, code=2).stderr == \
+        "error: command 'sick' of acme 1.0 (acme_sick:command) is broken: import: RuntimeError: out of order\n"
+    assert "command 'odd' of acme 1.0 (acme_hello:click) is broken: conformance: a command is a click.Command; this is " in \
+        cli("odd", PYTHONPATH=plugin, code=2).stderr
     assert cli("describe", "swiglu", PYTHONPATH=plugin).stdout
 
 
@@ -58,8 +62,10 @@ def test_no_plugins_leaves_third_parties_out(cli, plugin):
 
 
 def test_strict_plugins_makes_a_broken_one_fatal(cli, plugin):
-    assert "ffn sick-ffn of acme 1.0: import: RuntimeError: out of order" in \
-        cli("--strict-plugins", "list-components", PYTHONPATH=plugin, code=2).stderr
+    told = cli("--strict-plugins", "list-components", PYTHONPATH=plugin, code=2).stderr
+    assert "ffn sick-ffn of acme 1.0: import: RuntimeError: out of order" in told
+    assert "command sick of acme 1.0: import: RuntimeError: out of order" in told
+    assert "command train of acme 1.0: metadata: 'train' is a command of miniformer; choose another name" in told
     cli("--strict-plugins", "list-components")
 
 

@@ -11,6 +11,7 @@ from miniformer.kernel import (
     Layout,
     LossTerm,
     Registry,
+    RunError,
     SpecError,
     UnknownComponent,
     activate,
@@ -68,8 +69,68 @@ class Choosy:
             raise ValueError(f"{even} is odd")
 
 
+class Failing:
+    def __init__(self, *, at: str = "callbacks"):
+        if at == "constructor":
+            raise RuntimeError("boom")
+        self.at = at
+
+    def _fail(self, hook):
+        if hook == self.at:
+            raise ValueError("boom") from KeyError("its cause")
+
+    @hookimpl
+    def callbacks(self):
+        self._fail("callbacks")
+
+    @hookimpl(wrapper=True)
+    def loss(self):
+        term = yield
+        self._fail("loss")
+        return term
+
+
+class Returning:
+    """Returns what no hook should."""
+
+    @hookimpl
+    def callbacks(self):
+        return 3
+
+    @hookimpl
+    def batch(self):
+        return 3
+
+    @hookimpl
+    def loss(self):
+        return 3.0
+
+    @hookimpl
+    def metrics(self):
+        return 3
+
+
+class ForgetsToReturn:
+    @hookimpl(wrapper=True)
+    def loss(self):
+        yield
+
+
+class PassesOn:
+    """Says nothing, so that what was there is kept; and knows a hook of a later version."""
+
+    @hookimpl
+    def loss(self):
+        return None
+
+    @hookimpl(optionalhook=True)
+    def of_tomorrow(self):
+        pass
+
+
 REGISTRY = Registry(Entry("extension", cls.__name__.lower(), f"{__name__}:{cls.__name__}", "acme", "1.0")
-                    for cls in (Scaled, Frozen, Logged, Misspelt, WrongArguments, Choosy))
+                    for cls in (Scaled, Frozen, Logged, Misspelt, WrongArguments, Choosy, Failing, Returning, ForgetsToReturn,
+                                PassesOn))
 BATCH = Batch(torch.zeros(1, 2, dtype=torch.long), Layout.full(1, 2), {})
 MODEL = nn.Linear(1, 1)
 
@@ -141,8 +202,43 @@ def test_a_hook_that_does_not_fit_is_refused(name):
 
 
 def test_an_unknown_hook_is_named():
-    with pytest.raises(SpecError, match="'los'"):
+    with pytest.raises(SpecError, match="extension acme:misspelt: there is no hook 'los'; did you mean 'loss'"):
         activate({"misspelt": {}})
+
+
+@pytest.mark.parametrize(("hook", "given"), [
+    ("callbacks", {}), ("loss", {"loss": LossTerm(torch.tensor(3.0), torch.tensor(2.0)), "batch": BATCH, "model": MODEL})])
+def test_a_hook_that_fails_says_whose_it_is(hook, given):
+    with pytest.raises(RunError, match=f"extension acme:failing: its hook {hook} failed with ValueError: boom") as error:
+        getattr(activate({"failing": {"at": hook}}).hook, hook)(**given)
+    assert isinstance(error.value.__cause__.__cause__, KeyError)
+
+
+def test_a_constructor_that_fails_says_whose_it_is():
+    with pytest.raises(RunError, match="extension acme:failing cannot be made: RuntimeError: boom"):
+        activate({"failing": {"at": "constructor"}})
+
+
+@pytest.mark.parametrize(("hook", "given", "expected"), [
+    ("callbacks", {}, "3; expected a list of callbacks"),
+    ("batch", {"batch": BATCH, "training": True}, "3; expected a Batch"),
+    ("loss", {"loss": LossTerm(torch.tensor(3.0), torch.tensor(2.0)), "batch": BATCH, "model": MODEL},
+     "3.0; expected a LossTerm of two tensors"),
+    ("metrics", {"values": {}}, "3; expected a mapping of names to values"),
+])
+def test_what_a_hook_should_not_return_is_told(hook, given, expected):
+    with pytest.raises(RunError) as error:
+        getattr(activate({"returning": {}}).hook, hook)(**given)
+    assert str(error.value) == f"extension acme:returning: its hook {hook} returned {expected}"
+
+
+def test_a_wrapper_that_returns_nothing_is_told():
+    with pytest.raises(RunError, match="acme:forgetstoreturn: its hook loss returned None; expected a LossTerm"):
+        loss(activate({"forgetstoreturn": {}}))
+
+
+def test_a_hook_that_returns_nothing_leaves_what_was_there():
+    assert loss(activate({"passeson": {}})) == LossTerm(3.0, 2.0)
 
 
 def test_an_unknown_extension_is_told():

@@ -1,11 +1,13 @@
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 import pytest
+import torch
 from pydantic import Field
 from torch import nn
 
 from miniformer.kernel import ComponentSpec, FeedForward, SpecError, options_of
-from miniformer.kernel.options import arguments, complete
+from miniformer.kernel.options import OptionsSchema, arguments, complete, misfit
 from miniformer.kernel.spec import Slot
 
 
@@ -42,6 +44,28 @@ class Opted(nn.Module):
 class Mixture(nn.Module):
     def __init__(self, d_model: int, d_ff: int, *, inner: Slot[FeedForward] = "swiglu", experts: int = 4):
         super().__init__()
+
+
+class Untyped(nn.Module):
+    def __init__(self, *, act=None):
+        super().__init__()
+
+
+SETS = {"x": {10, 9, 2}}
+
+
+class Grouped(nn.Module):
+    def __init__(self, *, words: frozenset[str] = frozenset("hgfedcba"), sizes: dict[str, set[int]] = SETS,
+                 mixed: frozenset[int | None] = frozenset({None, 1})):
+        super().__init__()
+
+
+def with_option(annotation, *default, name="given"):
+    """A class with one option."""
+    namespace = {"default": default}
+    exec(f"def __init__(self, *, {name}{' = default[0]' if default else ''}): pass", namespace)
+    namespace["__init__"].__annotations__ = {name: annotation}
+    return type("Made", (), {"__init__": namespace["__init__"]})
 
 
 def message(cls, **options):
@@ -115,6 +139,61 @@ def test_a_positional_parameter_is_no_option():
 def test_an_option_that_a_spec_could_not_tell_from_its_own_fields_is_refused(cls, name):
     with pytest.raises(TypeError, match=f"{cls.__name__} has an option called '{name}'"):
         options_of(cls)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", ["model_config", "model_dump", "json", "copy", "schema", "_secret"])
+def test_an_option_whose_name_pydantic_needs_is_refused_and_not_left_out(name):
+    with pytest.raises(TypeError, match=f"has an option called '{name}'.*; choose another name"):
+        options_of(with_option(int, 1, name=name))
+
+
+@pytest.mark.filterwarnings("error")
+def test_other_names_that_begin_like_pydantics_are_options():
+    assert complete(with_option(int, 1, name="model_dump_every"), {}, "") == {"model_dump_every": 1}
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("-inf"), float("nan")])
+def test_a_number_that_json_cannot_say_is_refused(value):
+    assert message(Gate, rate=value) == f"ffn gate.rate: input should be a finite number; found {value}"
+    assert message(Untyped, act=[value]) == f"ffn gate.act: expected what JSON can say; found [{value}]"
+
+
+def test_a_value_that_is_no_json_data_is_refused():
+    assert message(Untyped, act=torch.relu).startswith("ffn gate.act: expected what JSON can say; found <built-in method relu")
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(("made", "told"), [
+    (with_option(float, float("inf")), "option 'given' does not take its default: input should be a finite number; found inf"),
+    (with_option(int, "many"), "option 'given' does not take its default: input should be a valid integer"),
+    (with_option(Any, torch.relu), "option 'given' does not take its default: expected what JSON can say; found <built-in"),
+    (with_option(torch.dtype, torch.float32),
+     "option 'given' does not take its default: expected what JSON can say; found torch.float32"),
+    (with_option(torch.dtype), "option 'given' is annotated as <class 'torch.dtype'>, whose values JSON cannot say"),
+    (with_option(Callable[[int], int] | None, None), "option 'given' is annotated as "),
+    (with_option(Slot[FeedForward], 3), "option 'given' does not take its default: "),
+])
+def test_an_option_that_cannot_be_saved_is_a_misfit(made, told):
+    assert misfit(made).startswith(told)
+
+
+@pytest.mark.parametrize("cls", [Gate, Child, Closed, nn.Identity, Untyped, Grouped, Mixture])
+def test_what_can_be_saved_is_no_misfit(cls):
+    assert misfit(cls) == ""
+
+
+def test_a_default_of_a_slot_is_not_looked_up_before_it_is_used():
+    made = with_option(Slot[FeedForward], "of a package that is not installed")
+    assert misfit(made) == ""
+    assert "there is no ffn named 'of a package that is not installed'" in message(made)
+
+
+def test_sets_are_saved_in_one_order():
+    assert complete(Grouped, {}, "") == {"words": list("abcdefgh"), "sizes": {"x": [2, 9, 10]}, "mixed": [1, None]}
+    assert complete(Grouped, {"words": ["c", "b"]}, "")["words"] == ["b", "c"]
+    schema = options_of(Grouped).model_json_schema(schema_generator=OptionsSchema)
+    assert schema["properties"]["words"]["default"] == list("abcdefgh")
 
 
 def test_a_slot_takes_a_component_of_its_kind_and_fills_in_its_options():

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from miniformer.kernel import (
+    KINDS,
     AmbiguousComponent,
     Entry,
     Registry,
@@ -13,6 +14,7 @@ from miniformer.kernel import (
     discover,
     use_registry,
 )
+from miniformer.kernel.conformance import fault
 from miniformer.kernel.registry import State
 from miniformer.model.attention import MultiHeadAttention
 from miniformer.model.feedforward import GELU, SwiGLU
@@ -145,8 +147,31 @@ def test_discovery_reads_kinds_names_and_providers():
             ("ffn", "twin-two:twin", "2.0")} <= found
 
 
-def test_discovery_passes_over_what_is_of_no_kind():
-    assert {e.kind for e in discover([FAKES]) if e.distribution == "fine-parts"} == {"attention", "ffn"}
+def declared(folder, entry_points):
+    """A distribution acme with these entry points, and the entries that are found of it."""
+    info = folder / "acme-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(entry_points)
+    return discover([str(folder)])
+
+
+def test_a_kind_that_there_is_not_is_a_row_in_the_list(tmp_path):
+    [entry] = declared(tmp_path, "[miniformer.ffnn]\nf = acme:F\n[other.thing]\ng = acme:G\n")
+    assert (entry.kind, entry.name, entry.state) == ("ffnn", "f", State.BROKEN)
+    assert entry.reason == "metadata: there is no kind 'ffnn'; did you mean 'ffn'?"
+    assert "broken: f of acme 1.0 (metadata: there is no kind 'ffnn'" in unknown(Registry([FINE, entry]), "ffn", "f")
+
+
+def test_commands_are_no_components(tmp_path):
+    assert declared(tmp_path, "[miniformer.command]\nhello = acme:hello\n") == []
+
+
+@pytest.mark.parametrize("name", ["a:b", "With Space"])
+def test_a_name_that_no_spec_could_say_is_broken(tmp_path, name):
+    [entry] = declared(tmp_path, f"[miniformer.ffn]\n{name} = acme:F\n")
+    assert (entry.name, entry.state) == (name, State.BROKEN)
+    assert entry.reason == f"metadata: a name has no space and no colon; found {name!r}"
 
 
 def test_a_nested_class_can_be_a_component(fakes):
@@ -213,6 +238,11 @@ BROKEN = [
     ("norm", "unfinished", "conformance: Unfinished does not define forward"),
     ("norm", "wrong-sizes", "conformance: the constructor of a component of kind norm takes (self, d_model, *, "
                             "options); WrongSizes has (self, d_model, eps); make the rest keyword-only"),
+    ("norm", "renamed-sizes", "conformance: the constructor of a component of kind norm takes (self, d_model, *, options); "
+                              "RenamedSizes has (self, dim, eps); rename dim to d_model and make the rest keyword-only"),
+    ("norm", "no-sizes", "conformance: the constructor of a component of kind norm takes (self, d_model, *, options); "
+                         "NoSizes has (self); add d_model"),
+    ("norm", "infinite", "conformance: option 'limit' does not take its default: input should be a finite number; found inf"),
     ("norm", "option-called-name", "conformance: TypeError: OptionCalledName has an option called 'name'"),
 ]
 
@@ -224,12 +254,44 @@ def test_a_component_that_cannot_be_loaded_is_broken_with_stage_and_cause(fakes,
     assert f"is broken: {reason}" in str(error.value)
 
 
+def test_sizes_in_another_order_are_told_so():
+    swapped = type("Swapped", (GELU,), {"__init__": lambda self, d_ff, d_model: None})
+    assert fault(KINDS["ffn"], swapped).endswith("; put them in this order")
+
+
 def test_loading_all_marks_the_broken_and_only_those(monkeypatch):
     monkeypatch.syspath_prepend(FAKES)
     registry = Registry(discover([FAKES]))
     registry.load_all()
     broken = {(e.kind, e.name) for e in registry.entries() if e.state is State.BROKEN}
-    assert broken == {(kind, name) for kind, name, _ in BROKEN} | {("distribution", "nameless-0.1.dist-info")}
+    assert broken == {(kind, name) for kind, name, _ in BROKEN} | {("distribution", "nameless-0.1.dist-info"),
+                                                                ("unheard-of", "thing")}
+
+
+def test_loading_all_of_a_kind_loads_no_other():
+    registry = Registry([FINE, Entry("norm", "gone", "there_is_no_such_module:X", "acme", "1.0")])
+    registry.load_all("ffn")
+    assert state_of(registry, "norm", "gone", "acme") == ("available", "")
+    registry.load_all()
+    assert state_of(registry, "norm", "gone", "acme")[0] == "broken"
+
+
+@pytest.mark.parametrize("raised", ["pytest.skip('not here', allow_module_level=True)", "raise BaseException('boo')"])
+def test_an_import_may_fail_in_any_way(tmp_path, monkeypatch, raised):
+    (tmp_path / "acme_skips.py").write_text(f"import pytest\n{raised}\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = Registry([Entry("norm", "skips", "acme_skips:X", "acme", "1.0")])
+    registry.load_all()
+    assert state_of(registry, "norm", "skips", "acme")[1].startswith("import: ")
+
+
+def test_ctrl_c_during_an_import_is_no_fault_of_the_component(tmp_path, monkeypatch):
+    (tmp_path / "acme_slow.py").write_text("raise KeyboardInterrupt\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    registry = Registry([Entry("norm", "slow", "acme_slow:X", "acme", "1.0")])
+    with pytest.raises(KeyboardInterrupt):
+        registry.load_all()
+    assert state_of(registry, "norm", "slow", "acme") == ("available", "")
 
 
 def test_a_broken_component_harms_no_other(fakes):

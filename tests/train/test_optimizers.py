@@ -111,3 +111,15 @@ def test_adamw_is_the_published_update(options):
 def test_options_out_of_range_are_refused(option, value):
     with pytest.raises(SpecError, match=option):
         build(OptimizerRecipe, {"name": "adamw", option: value}, 1e-3, 0.1)
+
+
+def test_a_complex_parameter_is_stepped_as_its_two_real_ones():
+    start, gradient = torch.randn(3, 2, dtype=torch.cdouble), torch.randn(3, 2, dtype=torch.cdouble)
+    layer = nn.Module()
+    layer.weight, layer.scale = nn.Parameter(start.clone()), nn.Parameter(torch.ones(1))
+    recipe = build(OptimizerRecipe, "adamw", 1e-2, 0.1)
+    optimizer = recipe.build(recipe.groups(layer))
+    layer.weight.grad, layer.scale.grad = gradient.clone(), torch.zeros(1)
+    optimizer.step()
+    torch.testing.assert_close(torch.view_as_real(layer.weight.detach()),
+                               adamw(torch.view_as_real(start), [torch.view_as_real(gradient)]))
