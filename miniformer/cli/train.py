@@ -17,7 +17,7 @@ from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
 from miniformer.config.model_config import KIND_OF, TransformerConfig
-from miniformer.data.jsonl import check_file
+from miniformer.data.jsonl import STDIN, check_file, named
 from miniformer.data.stdlib import NAME
 from miniformer.kernel.errors import SpecError, UserError, did_you_mean
 from miniformer.kernel.registry import current_registry
@@ -87,12 +87,10 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
              if context.get_parameter_source(name) is not ParameterSource.DEFAULT and value is not None}
     config = merged(config_file, model_config, given, settings, extensions)
     _check_names(config)
-    for path in (config.train_path, config.val_path, config.test_path):
-        if path not in (None, NAME):
-            check_file(Path(path))
+    _check_files(config)
     first = is_first()
     if first:
-        click.echo(f"reading {config.train_path}")  # before seconds of imports
+        click.echo(f"reading {named(config.train_path)}")  # before seconds of imports
 
     from rich.console import Console
 
@@ -228,6 +226,16 @@ def _check_names(config: TrainConfig) -> None:
         elif name not in TransformerConfig.model_fields and name not in MODEL_SHORTHANDS:
             known = [*TransformerConfig.model_fields, *MODEL_SHORTHANDS]
             raise SpecError(f"model_config.{name}: there is no {name!r} here{did_you_mean(name, known)}")
+
+
+def _check_files(config: TrainConfig) -> None:
+    """Refuse files that cannot be read, and to read standard input twice."""
+    val_path = None if config.val_path == config.train_path else config.val_path  # the same records are read once
+    paths = [path for path in (config.train_path, val_path, config.test_path) if path not in (None, NAME)]
+    if (times := sum(Path(path) == STDIN for path in paths)) > 1:
+        raise UserError(f"standard input can be read once, and is given {times} times; give a file for the others")
+    for path in paths:
+        check_file(Path(path))
 
 
 def _report(console: Any, result: RunResult) -> None:

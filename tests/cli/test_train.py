@@ -120,6 +120,7 @@ def test_a_config_file_that_says_nothing_usable_is_refused(tmp_path, content, te
     (["--model-config", '{"d_modell": 3}'], "model_config.d_modell: there is no 'd_modell' here; did you mean 'd_model'"),
     (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
     (["--train-path", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+    (["--train-path", "-", "--test-path", "-"], "standard input can be read once, and is given 2 times"),
     (["--with", "lora"], "there is no extension named 'lora'"),
 ])
 def test_a_typo_is_told_at_once_without_traceback(cli, args, text):
@@ -182,6 +183,15 @@ def test_a_pipe_is_read_once_and_whole(cli, texts, tiny, tmp_path):
         cli("train", "--train-path", "pipe", "--max-steps", "1", *tiny)
     record = json.loads((tmp_path / "runs" / "pipe-language-modeling-1" / "run.json").read_text())
     assert record["data"]["train"]["records"] == 42
+
+
+def test_standard_input_is_read_once_and_whole(texts, tiny, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "miniformer", "train", "--train-path", "-", "--max-steps", "1",
+                           "--experiment-name", "piped", *tiny], cwd=tmp_path, input=texts.read_text(), capture_output=True,
+                          text=True, timeout=300)
+    assert done.stdout.startswith("reading standard input\n"), done.stderr
+    record = json.loads((tmp_path / "runs" / "piped" / "run.json").read_text())
+    assert (record["data"]["train"]["source"], record["data"]["train"]["records"]) == ("standard input", 42)
 
 
 def test_a_run_of_few_positions_and_a_size_of_vocabulary_ends_with_its_sample(cli, texts, tiny):
