@@ -122,7 +122,7 @@ def merged(config_file: str | None, model_config: str | None, given: Mapping[str
         model.update(_json_object("--model-config", model_config))
     for name, value in given.items():
         target, field = (model if name.startswith("model_") else data), name.partition("_")[2]
-        target[field] = _replaced(target.get(field), value) if field in (*MODEL_SLOTS, *RUN_SLOTS) else _given(field, value)
+        target[field] = _replaced(target.get(field), value) if field in (*MODEL_SLOTS, *RUN_SLOTS) else _given(value)
     for setting in settings:
         _set(data, model, setting)
     if extensions:
@@ -136,9 +136,9 @@ def _replaced(old: Any, name: str) -> Any:
     return old if isinstance(old, Mapping) and old.get("name") == name else name
 
 
-def _given(field: str, value: Any) -> Any:
+def _given(value: Any) -> Any:
     """A value from the command line, whose type the specs know; `none` unsets."""
-    return None if value == "none" and field not in ("tokenizer", "experiment_name") else value
+    return None if value == "none" else value
 
 
 def _read_file(path: str) -> dict[str, Any]:
@@ -240,6 +240,7 @@ def _check_files(config: TrainConfig) -> None:
 
 def _report(console: Any, result: RunResult) -> None:
     """What the run reached, beside what is trivial; a sample; where it is; what to type next."""
+    from rich.measure import Measurement
     from rich.table import Table
 
     held, test = ({name.removeprefix(prefix): value for name, value in result.metrics.items() if name.startswith(prefix)}
@@ -248,15 +249,16 @@ def _report(console: Any, result: RunResult) -> None:
                         f"{result.metrics['step']:.0f}", title_justify="left")
     table.add_column("")
     for name in held:
-        table.add_column(name.replace("_", " "), justify="right")
+        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
     table.add_row("this model", *(f"{value:.4g}" for value in held.values()), style="bold")
     if test:
         table.add_row("on the test file", *(f"{value:.4g}" for value in test.values()))
     for name, values in result.baselines.items():
         table.add_row(name, *(f"{values[metric]:.4g}" if metric in values else "" for metric in held))
     console.print()
-    console.print(table)
-    run = str(result.folder)
+    least = Measurement.get(console, console.options.update(width=1000), table).minimum  # on which no number is cut
+    console.print(table, width=max(console.width, least))
+    run = shlex.quote(str(result.folder))
     if result.module.model.generates:
         prompt, text = _sample(result)
         console.print("\nsample:", highlight=False)
@@ -264,7 +266,7 @@ def _report(console: Any, result: RunResult) -> None:
         following = f"miniformer generate {run} --prompt {shlex.quote(prompt)}"
     else:
         following = f"miniformer predict {run} --input FILE.jsonl"
-    console.print(f"\nrun folder: {run}", highlight=False)
+    console.print(f"\nrun folder: {result.folder}", highlight=False, markup=False)
     console.print(f"next: {following}", highlight=False, markup=False)
 
 

@@ -31,6 +31,13 @@ def test_set_reaches_any_option_by_its_path():
     assert config.lr == 1e-4
 
 
+def test_none_on_the_command_line_is_nothing(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("{tokenizer: words.json, experiment_name: mine, max_steps: 3}")
+    config = merged(str(file), None, {f"run_{name}": "none" for name in ("tokenizer", "experiment_name", "max_steps")})
+    assert (config.tokenizer, config.experiment_name, config.max_steps) == (None, None, None)
+
+
 def test_set_keeps_the_options_that_the_file_gives(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("model_config: {attention: {name: mha, window: 8}}\n")
@@ -211,8 +218,12 @@ def test_the_module_of_the_brief_is_the_command(tmp_path, texts, tiny):
     assert "run folder" in done.stdout
 
 
-def test_classification_on_string_labels_reports_accuracy_and_f1(cli, labelled, tiny):
-    text = cli("train", "--task", "classification", "--train-path", str(labelled), "--max-steps", "4", *tiny).stdout
+def test_classification_on_string_labels_reports_accuracy_and_f1(cli, labelled, tiny, tmp_path):
+    text = cli("train", "--task", "classification", "--train-path", str(labelled), "--max-steps", "4", *tiny,
+               "--experiment-name", "a b", COLUMNS="20").stdout
+    assert "run folder: runs/a b\nnext: miniformer predict 'runs/a b' --input FILE.jsonl\n" in text
+    results = json.loads((tmp_path / "runs" / "a b" / "run.json").read_text())["results"]
+    assert all(f"{value:.4g}" in text for name, value in results["best"].items() if name != "step"), "no number is cut"
     assert "accuracy" in text
     assert "f1" in text
     assert "always '" in text

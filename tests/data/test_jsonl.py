@@ -243,5 +243,5 @@ def test_checking_standard_input_takes_nothing_of_it(path, monkeypatch):
         monkeypatch.setattr("sys.stdin", file)
         check_file(STDIN)
         assert [where for where, _ in read_records("-", Text)] == ["standard input:1", "standard input:2"]
-        with pytest.raises(DataError, match="^standard input: no records"):
+        with pytest.raises(DataError, match=r"^standard input: no records"):
             list(read_records("-", Text))

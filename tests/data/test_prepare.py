@@ -151,7 +151,7 @@ def test_standard_input_is_read_once_and_called_so(texts, tmp_path, monkeypatch)
                                           "source": "standard input"}
     with open(write(tmp_path / "one.jsonl", [{"text": "a"}])) as file:
         monkeypatch.setattr("sys.stdin", file)
-        with pytest.raises(DataError, match="^standard input: one record only"):
+        with pytest.raises(DataError, match=r"^standard input: one record only"):
             prepare(LM, "-", tokenizer=TOKENIZER)
 
 

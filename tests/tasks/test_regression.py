@@ -110,7 +110,7 @@ def test_numbers_that_have_no_deviation_are_told():
 
     with pytest.raises(ValueError, match=r"field 'value': 1e\+300 is too large to take a mean and a deviation of"):
         fit(1, 1e300, 2)
-    with pytest.raises(ValueError, match="field 'value': the numbers are too near to each other .* 1e-300 and 2e-300"):
+    with pytest.raises(ValueError, match=r"field 'value': the numbers are too near to each other .* 1e-300 and 2e-300"):
         fit(1e-300, 2e-300)
 
 
