@@ -105,12 +105,22 @@ def test_a_set_that_reaches_nothing_is_refused(setting, text):
 
 @pytest.mark.parametrize(("content", "text"), [
     ("lr: [", "not YAML"), ("- 1", "expected a mapping of fields; found list"), ("lrr: 1", "did you mean 'lr'"),
-    ("task: classify", "there is no task named 'classify'"),
+    ("task: classify", "run.yaml: there is no task named 'classify'"), ("", "found nothing"),
+    ("lr: -1", "run.yaml: lr: input should be greater than 0; found -1"), ("lr: 1\nlr: 2", "run.yaml:2: not YAML: field 'lr'"),
+    ("model_config: {d_modell: 8}", "run.yaml: model_config.d_modell: there is no 'd_modell' here"),
 ])
 def test_a_config_file_that_says_nothing_usable_is_refused(tmp_path, content, text):
     (tmp_path / "run.yaml").write_text(content)
     with pytest.raises(UserError, match=text):
         merged(str(tmp_path / "run.yaml"), None, {})
+
+
+def test_a_mistake_on_the_command_line_is_not_the_files(tmp_path):
+    (tmp_path / "run.yaml").write_text("lr: -1")
+    assert merged(str(tmp_path / "run.yaml"), None, {"run_lr": "1"}).lr == 1
+    (tmp_path / "run.yaml").write_text("lr: 1")
+    with pytest.raises(UserError, match=r"^lr: input should be greater than 0; found '-1'"):
+        merged(str(tmp_path / "run.yaml"), None, {"run_lr": "-1"})
 
 
 # --- mistakes, from outside
