@@ -51,6 +51,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
             temporary.mkdir()
             write(temporary)
             for file in temporary.iterdir():
+                file.chmod(temporary.stat().st_mode & 0o666)  # as for any new file: some writers let nobody else read theirs
                 _sync(file)
             _sync(temporary)
             if path.exists():

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miniformer.kernel.errors import UserError
+from miniformer.kernel.errors import UserError, did_you_mean
 from miniformer.kernel.hooks import activate
 
 from .atomic import settled, write_folder, write_json
@@ -67,11 +67,16 @@ def read_model(path: Path) -> SavedModel:
     best = path / BEST
     folder = settled(best if best.parent.is_dir() else path)
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{path}: no saved model here; expected a run folder, or a folder with {CONFIG} and {WEIGHTS}")
+        raise UserError(f"{path}: {_nothing(path)}")
+    if missing := [name for name in (MANIFEST, WEIGHTS) if not (folder / name).is_file()]:
+        raise UserError(f"{folder}: cannot be read as a saved model: there is no {' and no '.join(missing)} in it")
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, expected in manifest.items():
-            if digest(folder / Path(name).name) != expected:
+            file = folder / Path(name).name
+            if not file.is_file():
+                raise UserError(f"{folder}: cannot be read as a saved model: there is no {name} in it, which {MANIFEST} names")
+            if digest(file) != expected:
                 raise UserError(f"{folder / name}: damaged: its SHA-256 is not the one in {MANIFEST}")
         config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
         if WEIGHTS not in manifest or "model" not in config:
@@ -79,6 +84,20 @@ def read_model(path: Path) -> SavedModel:
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder}: cannot be read as a saved model: {error}") from error
     return SavedModel(folder, config)
+
+
+def _nothing(path: Path) -> str:
+    """Why no saved model is at `path`, and what is near."""
+    if path.is_file():
+        return "a file; expected a run folder"
+    if not path.exists():
+        beside = [near.name for near in path.absolute().parent.glob("*") if near.is_dir()]
+        return f"no such folder{did_you_mean(path.name, beside)}"
+    runs = sorted(best.parents[1].name for best in path.glob(f"*/{BEST}"))
+    if runs:
+        shown = ", ".join(runs[:8]) + (f" and {len(runs) - 8} more" if len(runs) > 8 else "")
+        return f"a folder of runs; expected one of them: {shown}"
+    return f"no saved model here; expected a run folder, or a folder with {CONFIG} and {WEIGHTS}"
 
 
 def restore(module: nn.Module, saved: SavedModel) -> None:

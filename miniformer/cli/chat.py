@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from pathlib import Path
 
 import click
 
-from .generate import unescaped
+from .given import SEED, checked_text, read_line, unescaped
 from .loading import checked, opened
 
 
@@ -18,13 +19,14 @@ from .loading import checked, opened
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy.")
 @click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="Keep so many tokens; 0: all.")
 @click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True, help="Keep this probability.")
-@click.option("--seed", type=int, help="Make the draws repeatable.")
+@click.option("--seed", type=SEED, help="Make the draws repeatable.")
 def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k: int, top_p: float, seed: int | None) -> None:
     """Talk to a trained model line by line; of a decoder, each answer goes on from all lines before it.
 
     Ctrl-C cuts an answer short, Ctrl-D ends. RUN is a run folder, or a folder with a saved model.
     """
     saved = checked(run)
+    ends = [unescaped(checked_text("--stop", stop))]
 
     from miniformer.inference.engine import Engine
     from miniformer.model.sampling import Sampling
@@ -32,13 +34,13 @@ def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k
     trained = opened(saved)
     engine = Engine(trained.model, trained.tokenizer, encode=trained.prompt)
     sampling, said = Sampling(temperature, top_k, top_p), ""
-    while True:
+    for number in itertools.count(1):
         if sys.stdin.isatty():
             click.echo("> ", nl=False)
-        if not (line := sys.stdin.readline()):
+        if not (line := read_line(sys.stdin.buffer, number)):
             return
         said = line.rstrip("\n") if trained.model.has_source else f"{said}{line.rstrip()}\n"
-        stream = engine.stream(said, sampling, max_new_tokens=max_new_tokens, stop=[unescaped(stop)], seed=seed, truncate=True)
+        stream = engine.stream(said, sampling, max_new_tokens=max_new_tokens, stop=ends, seed=seed, truncate=True)
         try:
             for piece in stream:
                 click.echo(piece, nl=False)

@@ -13,6 +13,8 @@ from miniformer.kernel.errors import SpecError, UserError, did_you_mean
 from miniformer.kernel.kinds import KINDS
 from miniformer.kernel.registry import Entry, State, canonical, current_registry
 
+from .given import SEED
+
 if TYPE_CHECKING:
     from miniformer.contracts.report import Report, Result
 
@@ -26,7 +28,7 @@ MARKS = {"held": ("✓", "green"), "skipped": ("-", "bright_black"), "fails as d
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option that is not drawn; may be repeated.")
 @click.option("--thorough", is_flag=True, help="Many more examples, and torch.compile and torch.export.")
 @click.option("--examples", type=click.IntRange(min=1), help="Examples a property.  [default: 30, thorough: 400]")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the examples.")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the examples.")
 @click.option("--data", type=click.Path(path_type=Path), help="JSONL file, for a task without embedded data.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(what: Sequence[str], everything: bool, settings: Sequence[str], thorough: bool, examples: int | None, seed: int,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -45,7 +46,8 @@ def command(run: Path, source: Path, batch_size: int, as_json: bool) -> None:
     with reading(source, "evaluating") as advance:
         found = evaluate(trained, _located(source, trained.task.Record, counted), batch_size=batch_size)
     if as_json:
-        click.echo(json.dumps({"records": count, **found}))
+        finite = {name: value if math.isfinite(value) else None for name, value in found.items()}  # JSON has no other numbers
+        click.echo(json.dumps({"records": count, **finite}))
         return
     width = max(map(len, ["records", *found]))
     click.echo(f"{'records'.ljust(width)}  {count:,}")

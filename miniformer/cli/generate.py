@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict
@@ -10,17 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from miniformer.checkpoint.store import TOKENIZER
 from miniformer.kernel.errors import UserError
 
+from .given import SEED, checked_text, decoded, unescaped
 from .loading import checked, opened
 
 if TYPE_CHECKING:
     from miniformer.inference.engine import Answer, Engine
     from miniformer.model.sampling import Sampling
 
-ESCAPES = {"\\n": "\n", "\\t": "\t"}
+OF_BEAMS = ("length_penalty", "beam_groups", "n_best")
+OF_DRAWING = ("temperature", "greedy", "top_k", "top_p", "min_p", "seed")
 
 
 @click.command("generate", context_settings={"max_content_width": 120})
@@ -41,7 +45,7 @@ ESCAPES = {"\\n": "\n", "\\t": "\t"}
 @click.option("--no-repeat-ngram", type=click.IntRange(min=0), default=0, help="Write no run of so many tokens twice; 0: any.")
 @click.option("--regex", metavar="PATTERN", help="Write what matches this regular expression as a whole.")
 @click.option("--json-schema", type=click.Path(path_type=Path), help="Write JSON of the schema in this file.")
-@click.option("--seed", type=int, help="Make the draws repeatable; a prompt is answered as it would be alone.")
+@click.option("--seed", type=SEED, help="Make the draws repeatable; a prompt is answered as it would be alone.")
 @click.option("--beams", type=click.IntRange(min=1), help="Search for the likeliest text with so many beams; nothing is drawn.")
 @click.option("--length-penalty", type=float, default=1.0, show_default=True, help="Beams: more favours longer texts.")
 @click.option("--beam-groups", type=click.IntRange(min=1), default=1, help="Beams: groups that keep from each other's tokens.")
@@ -54,15 +58,19 @@ ESCAPES = {"\\n": "\n", "\\t": "\t"}
 @click.option("--json", "as_json", is_flag=True, help="A JSON object a line: text, tokens, log-probabilities, finish reason.")
 @click.option("--compile", "compiled", is_flag=True, help="Compile the step of decoding first: for many or long texts.")
 @click.option("--no-state", is_flag=True, help="Compute everything again at each step; slow, and the same text.")
-def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, beams: int | None, length_penalty: float,
-            beam_groups: int, n_best: int, stream: bool | None, as_json: bool, no_state: bool, compiled: bool, batch_size: int,
-            stop: tuple[str, ...], seed: int | None, truncate: bool, max_new_tokens: int, regex: str | None,
-            json_schema: Path | None, draft: Path | None, **chosen: Any) -> None:
+@click.pass_context
+def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, beams: int | None,
+            length_penalty: float, beam_groups: int, n_best: int, stream: bool | None, as_json: bool, no_state: bool,
+            compiled: bool, batch_size: int, stop: tuple[str, ...], seed: int | None, truncate: bool, max_new_tokens: int,
+            regex: str | None, json_schema: Path | None, draft: Path | None, **chosen: Any) -> None:
     """Write the text that a trained language model goes on with, after the prompt; of an encoder-decoder, its answer alone.
 
     RUN is a run folder, or a folder with a saved model.
     """
     saved = checked(run)
+    for option, given in (("--prompt", texts), ("--stop", stop), ("--regex", () if regex is None else (regex,))):
+        for text in given:
+            checked_text(option, text)
     prompts = _prompts(texts, file)
     if stream and (as_json or beams or file or len(texts) > 1):
         raise click.UsageError("--stream writes the text of one prompt as it is drawn; leave out --json, --beams and --prompts")
@@ -74,6 +82,7 @@ def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, 
     saved_draft = checked(draft) if draft else None
     if n_best > (beams or 1):
         raise click.UsageError(f"--n-best {n_best}: give --beams {n_best} or more")
+    _no_effect(context, beams)
 
     from miniformer.inference.engine import Engine
     from miniformer.model.beams import Beams
@@ -82,7 +91,8 @@ def command(run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, 
     trained = opened(saved)
     small = opened(saved_draft) if saved_draft else None
     if small and small.tokenizer.to_json() != trained.tokenizer.to_json():
-        raise UserError(f"--draft {draft}: its tokenizer is another; train it with --tokenizer {saved.folder / TOKENIZER}")
+        raise UserError(f"--draft {draft}: its tokenizer is another; train it with --tokenizer "
+                        + shlex.quote(str(saved.folder / TOKENIZER)))
     engine = Engine(trained.model, trained.tokenizer, batch_size=batch_size, draft=small.model if small else None,
                     encode=trained.prompt, use_state=not no_state, compile=compiled)
     if regex is not None or schema is not None:
@@ -124,7 +134,18 @@ def _prompts(texts: Sequence[str], file: Path | None) -> Iterable[str]:
         return (record.prompt for _, record in read_records(file, PromptRecord))
     if sys.stdin.isatty():
         raise click.UsageError("nothing to go on from; give --prompt TEXT, --prompts FILE, or a text on standard input")
-    return [sys.stdin.read().removesuffix("\n")]
+    return [decoded("standard input", sys.stdin.buffer.read()).removesuffix("\n")]
+
+
+def _no_effect(context: click.Context, beams: int | None) -> None:
+    """Refuse options that were given and would do nothing beside others."""
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if {"greedy", "temperature"} <= given:
+        raise click.UsageError("--greedy is temperature 0; leave out --temperature, or --greedy")
+    names, why = (OF_DRAWING, "with --beams, which draw nothing") if beams else (OF_BEAMS, "without --beams")
+    for name in names:
+        if name in given:
+            raise click.UsageError(f"--{name.replace('_', '-')} does nothing {why}; leave it out")
 
 
 def _schema(path: Path) -> dict[str, Any]:
@@ -153,10 +174,3 @@ def _json(answer: Answer) -> str:
     if answer.score is None:
         del fields["score"]
     return json.dumps(fields, ensure_ascii=False)
-
-
-def unescaped(text: str) -> str:
-    """A string of the command line with its escapes, such as \\n, as what they stand for."""
-    for escape, meant in ESCAPES.items():
-        text = text.replace(escape, meant)
-    return text

@@ -25,10 +25,11 @@ def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int
     """
     saved = checked(run, source)
 
-    from miniformer.inference.predict_file import STDOUT, predict_file
+    from miniformer.inference.predict_file import STDOUT, check_output, predict_file
 
     from .progress import reading
 
+    check_output(output, resume=resume)
     trained = opened(saved)
     started = time.monotonic()
     with reading(source, "predicting", hidden=output == STDOUT) as advance:

@@ -6,18 +6,18 @@ flags; among flags, `--model-config` by those of single fields, and those by `--
 
 from __future__ import annotations
 
+import copy
 import json
-import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
 from miniformer.config.model_config import KIND_OF, TransformerConfig
-from miniformer.data.jsonl import check_file
+from miniformer.data.jsonl import STDIN, check_file, named
 from miniformer.data.stdlib import NAME
 from miniformer.kernel.errors import SpecError, UserError, did_you_mean
 from miniformer.kernel.registry import current_registry
@@ -25,14 +25,9 @@ from miniformer.kernel.spec import ComponentSpec
 from miniformer.train.processes import is_first
 from miniformer.train.train_config import TrainConfig
 
-if TYPE_CHECKING:
-    from miniformer.train.trainer import RunResult
-
 RUN_SLOTS = ("task", "optimizer", "scheduler")
 MODEL_SLOTS = ("attention", "position", "ffn", "norm", "cross_attention", "head")
 NOT_FLAGS = {"architecture", "extensions", "layers", "bos_id", "eos_id"}
-SAMPLE = 60
-"""Tokens that a run shows at its end, at most."""
 MODEL_SHORTHANDS: dict[str, tuple[type, str]] = {
     "activation": (str, "short for --ffn, such as gelu, relu or swiglu"),
     "rotary_pct": (float, "short for --position rope with pct"),
@@ -86,22 +81,21 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
     given = {name: value for name, value in values.items()
              if context.get_parameter_source(name) is not ParameterSource.DEFAULT and value is not None}
     config = merged(config_file, model_config, given, settings, extensions)
-    _check_names(config)
-    for path in (config.train_path, config.val_path, config.test_path):
-        if path not in (None, NAME):
-            check_file(Path(path))
+    _check_files(config)
     first = is_first()
     if first:
-        click.echo(f"reading {config.train_path}")  # before seconds of imports
+        click.echo(f"reading {named(config.train_path)}")  # before seconds of imports
 
     from rich.console import Console
 
     from miniformer.train.trainer import train
 
+    from .reached import report
+
     console = Console(soft_wrap=True)
     result = train(config, console=console)
     if first:
-        _report(console, result)
+        report(console, result)
 
 
 def merged(config_file: str | None, model_config: str | None, given: Mapping[str, Any], settings: tuple[str, ...] = (),
@@ -119,18 +113,39 @@ def merged(config_file: str | None, model_config: str | None, given: Mapping[str
         UserError: naming the file, flag or field.
     """
     data = _read_file(config_file) if config_file else {}
+    file = copy.deepcopy(data)
     model = _mapping(data.pop("model_config", None), f"{config_file}: model_config")
     if model_config is not None:
         model.update(_json_object("--model-config", model_config))
     for name, value in given.items():
         target, field = (model if name.startswith("model_") else data), name.partition("_")[2]
-        target[field] = _replaced(target.get(field), value) if field in (*MODEL_SLOTS, *RUN_SLOTS) else _given(field, value)
+        target[field] = _replaced(target.get(field), value) if field in (*MODEL_SLOTS, *RUN_SLOTS) else _given(value)
     for setting in settings:
         _set(data, model, setting)
     if extensions:
         active = _mapping(data.get("extensions"), f"{config_file}: extensions")
         data["extensions"] = active | {name: active.get(name) or {} for name in extensions}
-    return TrainConfig.model_validate({**data, "model_config": model})
+    try:
+        return _checked({**data, "model_config": model})
+    except UserError:
+        if config_file:
+            _blame(config_file, file)
+        raise
+
+
+def _checked(fields: Mapping[str, Any]) -> TrainConfig:
+    """The config of some fields, before anything heavy is imported."""
+    config = TrainConfig.model_validate(fields)
+    _check_names(config)
+    return config
+
+
+def _blame(config_file: str, fields: Mapping[str, Any]) -> None:
+    """Name the file where it is wrong by itself, and not what was said on the command line."""
+    try:
+        _checked(fields)
+    except UserError as error:
+        raise type(error)(f"{config_file}: {error}") from None
 
 
 def _replaced(old: Any, name: str) -> Any:
@@ -138,24 +153,15 @@ def _replaced(old: Any, name: str) -> Any:
     return old if isinstance(old, Mapping) and old.get("name") == name else name
 
 
-def _given(field: str, value: Any) -> Any:
+def _given(value: Any) -> Any:
     """A value from the command line, whose type the specs know; `none` unsets."""
-    return None if value == "none" and field not in ("tokenizer", "experiment_name") else value
+    return None if value == "none" else value
 
 
 def _read_file(path: str) -> dict[str, Any]:
-    import yaml
+    from miniformer.data.yaml_file import read_fields  # it imports yaml, which most runs do without
 
-    try:
-        with open(path, encoding="utf-8") as file:
-            data = yaml.safe_load(file)
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
-    except yaml.YAMLError as error:
-        raise UserError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(data, Mapping):
-        raise UserError(f"{path}: expected a mapping of fields; found {type(data).__name__}")
-    return dict(data)
+    return read_fields(path)
 
 
 def _mapping(value: Any, where: str) -> dict[str, Any]:
@@ -230,51 +236,11 @@ def _check_names(config: TrainConfig) -> None:
             raise SpecError(f"model_config.{name}: there is no {name!r} here{did_you_mean(name, known)}")
 
 
-def _report(console: Any, result: RunResult) -> None:
-    """What the run reached, beside what is trivial; a sample; where it is; what to type next."""
-    from rich.table import Table
-
-    held, test = ({name.removeprefix(prefix): value for name, value in result.metrics.items() if name.startswith(prefix)}
-                  for prefix in ("val_", "test_"))
-    table = Table(title=f"held-out records ({len(result.data.val.records)}), best model of step "
-                        f"{result.metrics['step']:.0f}", title_justify="left")
-    table.add_column("")
-    for name in held:
-        table.add_column(name.replace("_", " "), justify="right")
-    table.add_row("this model", *(f"{value:.4g}" for value in held.values()), style="bold")
-    if test:
-        table.add_row("on the test file", *(f"{value:.4g}" for value in test.values()))
-    for name, values in result.baselines.items():
-        table.add_row(name, *(f"{values[metric]:.4g}" if metric in values else "" for metric in held))
-    console.print()
-    console.print(table)
-    run = str(result.folder)
-    if result.module.model.generates:
-        prompt, text = _sample(result)
-        console.print("\nsample:", highlight=False)
-        console.print(text, markup=False, highlight=False)
-        following = f"miniformer generate {run} --prompt {shlex.quote(prompt)}"
-    else:
-        following = f"miniformer predict {run} --input FILE.jsonl"
-    console.print(f"\nrun folder: {run}", highlight=False)
-    console.print(f"next: {following}", highlight=False, markup=False)
-
-
-def _sample(result: RunResult) -> tuple[str, str]:
-    """A prompt to try, and what the model makes of one: it goes on from it, or answers a held-out source."""
-    from miniformer.inference.engine import Engine
-    from miniformer.model.sampling import Sampling
-
-    tokenizer, model = result.data.tokenizer, result.module.model
-    if model.has_source:
-        source = result.data.val.examples[0].source
-        assert source is not None
-        asked = " ".join(tokenizer.decode(source).split())[-200:]
-        engine = Engine(model, tokenizer, encode=lambda _: list(source))
-        (answer,) = engine.generate([asked], Sampling(0.0), max_new_tokens=SAMPLE)
-        return asked, f"{asked}\n-> {answer.text}"
-    held_out = next(result.data.task.texts(result.data.val.records[0]))
-    prompt = "def " if result.module.config.train_path == NAME else " ".join(held_out.split()[:2])
-    (answer,) = Engine(model, tokenizer).generate([prompt], Sampling(0.7, top_p=0.9), max_new_tokens=SAMPLE,
-                                                  seed=result.module.config.seed, truncate=True)
-    return prompt, prompt + answer.text
+def _check_files(config: TrainConfig) -> None:
+    """Refuse files that cannot be read, and to read standard input twice."""
+    val_path = None if config.val_path == config.train_path else config.val_path  # the same records are read once
+    paths = [path for path in (config.train_path, val_path, config.test_path) if path not in (None, NAME)]
+    if (times := sum(Path(path) == STDIN for path in paths)) > 1:
+        raise UserError(f"standard input can be read once, and is given {times} times; give a file for the others")
+    for path in paths:
+        check_file(Path(path))

@@ -31,7 +31,7 @@ from miniformer.kernel.spec import ComponentSpec, build
 from miniformer.kernel.task import Split, Task
 
 from . import stdlib
-from .jsonl import records_at
+from .jsonl import STDIN, records_at
 from .packing import Documents
 from .prepare import PreparedData
 from .tokenizer import Tokenizer
@@ -106,7 +106,7 @@ class Cache:
 def key_of(settings: Settings) -> str | None:
     """The digest of all that decides what is prepared; None where that cannot be told, or nothing is to be saved."""
     paths = [Path(path) for path in settings.paths if path is not None]
-    if stdlib.NAME in settings.paths or not all(path.is_file() for path in paths):
+    if stdlib.NAME in settings.paths or STDIN in paths or not all(path.is_file() for path in paths):
         return None
     files = [path.stat() for path in paths]
     settled = time.time() - SETTLED

@@ -11,10 +11,11 @@ from typing import Any, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from miniformer.kernel.errors import DataError, did_you_mean
+from miniformer.kernel.errors import DataError, did_you_mean, nearest
 
 R = TypeVar("R", bound=BaseModel)
 STDIN = Path("-")
+SHOULD_BE = "Input should be "
 
 
 class Line(NamedTuple):
@@ -45,7 +46,7 @@ def read_lines(path: Path, record: type[BaseModel]) -> Iterator[Line]:
         yield _parsed(where, text, start, record)
         empty = False
     if empty:
-        raise DataError(f"{path}: no records; expected one JSON object in each line, such as {_sketch(record)}")
+        raise DataError(f"{named(path)}: no records; expected one JSON object in each line, such as {_sketch(record)}")
 
 
 def records_at(path: Path, starts: Iterable[int], record: type[R]) -> Iterator[R]:
@@ -58,14 +59,22 @@ def records_at(path: Path, starts: Iterable[int], record: type[R]) -> Iterator[R
 
 
 def check_file(path: Path) -> None:
-    """Raise what `read_records` would of a file that cannot be read at all; a pipe is left alone, as it can be read once."""
-    if path.is_file() or path.is_dir() or not path.exists():
+    """Raise what `read_records` would of a file that cannot be read at all.
+
+    A pipe and standard input are left alone, as they can be read once.
+    """
+    if path != STDIN and (path.is_file() or path.is_dir() or not path.exists()):
         next(_lines(path), None)
+
+
+def named(path: str | Path) -> str:
+    """What a message calls a file."""
+    return "standard input" if Path(path) == STDIN else str(path)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
     """Lines that are not blank, with the byte they start at. Only newlines end a line: JSON text may hold other separators."""
-    name, start = "standard input" if path == STDIN else path, 0
+    name, start = named(path), 0
     try:
         with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
             for number, raw in enumerate(file, start=1):
@@ -81,10 +90,17 @@ def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
     except IsADirectoryError:
         raise DataError(f"{path}: a directory; expected a file of JSON lines") from None
     except FileNotFoundError:
-        near = did_you_mean(path.name, [p.name for p in path.parent.glob("*")] if path.parent.is_dir() else [])
-        raise DataError(f"{path}: no such file{near}") from None
+        raise DataError(f"{path}: no such file{_near(path)}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+
+
+def _near(path: Path) -> str:
+    """A hint at files beside a missing one, by names without suffixes: data files are alike in those."""
+    files = sorted(p for p in path.parent.glob("*") if not p.is_dir()) if path.parent.is_dir() else []
+    close = [file.name for stem in nearest(path.stem, {file.stem for file in files})
+             for file in sorted(files, key=lambda file: file.suffix != path.suffix) if file.stem == stem]
+    return f"; did you mean {' or '.join(map(repr, close[:3]))}?" if close else ""
 
 
 def _parsed(where: str, line: str, start: int, record: type[BaseModel]) -> Line:
@@ -115,7 +131,8 @@ def validated(where: str, data: dict[str, Any], record: type[R]) -> R:
 
 
 def _first_fault(error: ValidationError, data: dict[str, Any]) -> str:
-    fault = error.errors(include_url=False)[0]
+    faults = error.errors(include_url=False)
+    fault = faults[0]
     field = str(fault["loc"][0]) if fault["loc"] else ""
     if fault["type"] == "missing":
         found = _cut(", ".join(map(repr, data))) or "no fields"
@@ -123,7 +140,12 @@ def _first_fault(error: ValidationError, data: dict[str, Any]) -> str:
     message = fault["msg"].removeprefix("Value error, ")
     if not field:  # a fault of the record as a whole
         return message
-    return f"field {field!r}: {message[:1].lower()}{message[1:]}; found {_cut(json.dumps(data.get(field)))}"
+    for other in faults[1:]:  # of a field that may be one of several things, each has its own
+        if other["loc"][:-1] == fault["loc"][:-1] and other["input"] is fault["input"]:
+            message += f" or {other['msg'].removeprefix(SHOULD_BE)}"
+    place = "".join(f", element {at + 1}" for at in fault["loc"][1:] if isinstance(at, int))
+    found = json.dumps(fault["input"], default=repr)
+    return f"field {field!r}{place}: {message[:1].lower()}{message[1:]}; found {_cut(found)}"
 
 
 def _sketch(record: type[BaseModel]) -> str:

@@ -13,6 +13,7 @@ from miniformer.kernel.spec import ComponentSpec, build, resolve
 from miniformer.kernel.task import Example, Split, Task
 
 from .encoding import examples_of
+from .jsonl import named
 from .packing import Documents, gathered
 from .records import Located, hold_out, read, some_text
 from .tokenizer import NoTokenizer, Tokenizer
@@ -55,7 +56,8 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
 
     Args:
         task_spec: the task, in resolved form.
-        train_path, val_path, test_path: JSONL files, or `stdlib`; without `val_path` records are held out.
+        train_path, val_path, test_path: JSONL files, `stdlib`, or `-`: standard input, which is read once; without `val_path`
+            records are held out.
         val_fraction: part that is held out.
         tokenizer: None trains one of `vocab_size` tokens on the training texts.
         max_len: longest example in tokens; longer ones are cut, except where the task packs.
@@ -67,7 +69,7 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
     everything, told = read(train_path, task)
     train, fingerprint = everything, {"train": told}
     if val_path is None:
-        train, val = hold_out(everything, val_fraction, train_path)
+        train, val = hold_out(everything, val_fraction, named(train_path))
     elif val_path == train_path:
         val, fingerprint["val"] = train, told
     else:
@@ -79,11 +81,11 @@ def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = No
         # of one file all records are looked at, so that a rare label does not hang on being held out
         learnt = task.fit([located.record for located in everything])
     except ValueError as error:
-        raise DataError(f"{train_path}: {error}") from None
+        raise DataError(f"{named(train_path)}: {error}") from None
     task, spec = _with(task_spec, learnt)
     if task.input_dim is not None:
         if tokenizer is not None:
-            raise DataError(f"{train_path}: the inputs are numbers, which need no tokenizer; leave it out")
+            raise DataError(f"{named(train_path)}: the inputs are numbers, which need no tokenizer; leave it out")
         tokenizer = NoTokenizer()
     tokenizer = tokenizer or Tokenizer.train(some_text(task, train, TOKENIZER_BYTES), vocab_size)
     try:

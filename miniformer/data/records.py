@@ -12,7 +12,7 @@ from miniformer.kernel.errors import DataError
 from miniformer.kernel.task import Task
 
 from . import stdlib
-from .jsonl import read_lines
+from .jsonl import STDIN, named, read_lines
 
 
 class Located(NamedTuple):
@@ -36,8 +36,8 @@ def read(path: str, task: Task) -> tuple[list[Located], dict[str, Any]]:
         content = record.model_dump_json().encode()
         total.update(content + b"\n")
         records.append(Located(where, record, hashlib.sha256(content).digest(), start))
-    return records, {"source": path if path == stdlib.NAME else str(Path(path).resolve()), "records": len(records),
-                     "sha256": total.hexdigest()}
+    source = path if path == stdlib.NAME else named(path) if Path(path) == STDIN else str(Path(path).resolve())
+    return records, {"source": source, "records": len(records), "sha256": total.hexdigest()}
 
 
 def _found(path: str, task: Task) -> Iterable[tuple[str, Any, int]]:

@@ -123,8 +123,16 @@ class Tokenizer:
         return torch.tensor([ids])
 
     def encode_whole(self, text: str) -> list[int]:
-        """Token ids of a text that does not go on: the end token too, where the library's tokenizer adds one (BERT, T5)."""
-        ids: list[int] = self.backend.encode(text).ids
+        """Token ids of a text that does not go on: the end token too, where the library's tokenizer adds one (BERT, T5).
+
+        Raises:
+            ValueError: half of a surrogate pair is in it, which no UTF-8 has.
+        """
+        try:
+            ids: list[int] = self.backend.encode(text).ids
+        except TypeError:
+            text.encode()  # which says what is wrong and where
+            raise
         return ids
 
     @cached_property

@@ -37,17 +37,14 @@ def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resum
         written: called with each line of the input once it is written.
 
     Raises:
-        UserError: a line of the input is wrong, or an output that is there does not belong to it.
+        UserError: a line of the input is wrong, the output cannot be there, or one that is there does not belong to the input.
         RunError: the output cannot be written, or a prediction is not finite.
         Interrupted: by Ctrl-C; what was written is whole.
     """
     lines = _without_predictions(read_lines(source, wanted(trained.task)))
+    check_output(output, resume=resume)
     if output == STDOUT:
-        if resume:
-            raise UserError("--resume goes on with a file; give --output too")
         return _write(trained, lines, sys.stdout.buffer, "", batch_size, written)
-    if output.exists() and not resume:
-        raise UserError(f"{output} is there already; to go on with it: --resume; or choose another --output")
     size = _pass_over(lines, output, source) if output.exists() else 0
     try:
         with output.open("ab") as file:
@@ -56,6 +53,29 @@ def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resum
             return _write(trained, lines, file, go_on, batch_size, written)
     except OSError as error:
         raise RunError(f"{output}: cannot be written: {error.strerror or error}") from error
+
+
+def check_output(output: Path, *, resume: bool = False) -> None:
+    """Refuse an output that cannot be written or gone on with, as far as can be told before there is a prediction.
+
+    Raises:
+        UserError: a directory, a file that is there already, a folder that is not, or no name of a file.
+    """
+    if output == STDOUT:
+        if resume:
+            raise UserError("--resume goes on with a file; give --output too")
+        return
+    try:
+        if output.exists() and not output.is_file():
+            what = "a directory" if output.is_dir() else "a device or a pipe"
+            raise UserError(f"{output}: {what}; expected a file to write")
+        if output.exists() and not resume:
+            raise UserError(f"{output} is there already; to go on with it: --resume; or choose another --output")
+        if not output.parent.is_dir():
+            raise UserError(f"{output.parent}: " + ("a file; expected a folder" if output.parent.exists() else
+                                                    "no such folder; make it, or choose another --output"))
+    except OSError as error:
+        raise UserError(f"{output}: cannot be written: {error.strerror or error}") from None
 
 
 def _write(trained: Trained, lines: Iterator[Line], file: BinaryIO, go_on: str, batch_size: int,
@@ -113,7 +133,11 @@ def _pass_over(lines: Iterator[Line], output: Path, source: Path) -> int:
         UserError: `output` is not what would be written for those lines.
     """
     size = 0
-    with output.open("rb") as file:
+    try:
+        file = output.open("rb")
+    except OSError as error:
+        raise UserError(f"{output}: cannot be read, to go on with it: {error.strerror or error}") from None
+    with file:
         for number, raw in enumerate(file, start=1):
             if not raw.endswith(b"\n"):  # all that a killed process can leave
                 break

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any
@@ -51,21 +52,39 @@ def texts_of(record: SequenceInput) -> Iterator[str]:
 
 
 def learn_features(records: Sequence[SequenceInput]) -> dict[str, Features]:
-    """The option `features`: mean and deviation of each. Of records that are not like the first, `encode_input` tells."""
+    """The option `features`: mean and deviation of each. Of records that are not like the first, `encode_input` tells.
+
+    Raises:
+        ValueError: numbers are so large that their mean or deviation is not finite.
+    """
     if isinstance(records[0].input, str):
         return {}
     width = len(_steps(records[0])[0])
     steps = np.array([step for record in records if not isinstance(record.input, str)
                       for step in _steps(record) if len(step) == width], dtype=np.float64)
-    return {"features": tuple((float(mean), float(std) or 1.0)
-                              for mean, std in zip(steps.mean(axis=0), steps.std(axis=0), strict=True))}
+    return {"features": tuple((mean, std or 1.0) for mean, std in (scale_of("input", column) for column in steps.T))}
+
+
+def scale_of(field: str, numbers: np.ndarray) -> tuple[float, float]:
+    """Mean and deviation of numbers.
+
+    Raises:
+        ValueError: they are not finite; the field and the largest number are told.
+    """
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, std = float(numbers.mean()), float(numbers.std())
+    if not math.isfinite(mean + std):
+        largest = numbers[np.abs(numbers).argmax()]
+        raise ValueError(f"field {field!r}: {largest:g} is too large to take a mean and a deviation of; expected numbers whose "
+                         "squares can be added up")
+    return mean, std
 
 
 def encode_input(record: SequenceInput, tokenizer: Tokenizer, features: Features) -> list[int] | Tensor:
     """Token ids of a text, or standardised features `[T, F]` of a series.
 
     Raises:
-        ValueError: it is not like the training records, or there is nothing in it.
+        ValueError: it is not like the training records, too far from them, or there is nothing in it.
     """
     if isinstance(record.input, str):
         if features:
@@ -81,7 +100,12 @@ def encode_input(record: SequenceInput, tokenizer: Tokenizer, features: Features
         if len(step) != len(features):
             raise ValueError(f"field 'input': element {number} is {_count(len(step))}; expected {_expected(features)}")
     mean, std = torch.tensor(features, dtype=torch.float64).T
-    return ((torch.tensor(steps, dtype=torch.float64) - mean) / std).float()
+    scaled = ((torch.tensor(steps, dtype=torch.float64) - mean) / std).float()
+    if not scaled.isfinite().all():
+        number = int((~scaled.isfinite()).any(dim=1).nonzero()[0]) + 1
+        raise ValueError(f"field 'input': element {number} has a number too far from those of the training records; found "
+                         f"{max(map(abs, steps[number - 1])):g}")
+    return scaled
 
 
 def _steps(record: SequenceInput) -> list[list[float]]:

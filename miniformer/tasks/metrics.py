@@ -53,7 +53,7 @@ class Perplexity(LossRatio):
 
 
 class BitsPerByte(LossRatio):
-    """Bits to encode one byte of the text, whatever the tokenizer."""
+    """Bits to encode one byte of the text, whatever the tokenizer; of empty texts, all bits that their ends take."""
 
     def compute(self) -> Tensor:
-        return super().compute() / math.log(2)
+        return self.nats / self.count.clamp(min=1) / math.log(2)

@@ -37,6 +37,8 @@ class PrefixLanguageModeling(LanguageModeling):
         return self.examples(record, tokenizer, None)[0]
 
     def examples(self, record: TextRecord, tokenizer: Tokenizer, limit: int | None) -> Sequence[Example]:
+        if limit == 1:
+            raise ValueError("max_seq_len 1 leaves nothing to write after a source; expected at least 2")
         ids = list(super().encode(record, tokenizer).tokens)
         pieces = [ids[i:i + (limit or len(ids))] for i in range(0, len(ids), limit or len(ids) or 1)]
         sources = [piece[:max(1, int(self.part * len(piece)))] for piece in pieces]

@@ -17,7 +17,7 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
 
 from .collate import padded, targets
-from .inputs import Features, SequenceInput, encode_input, learn_features, texts_of
+from .inputs import Features, SequenceInput, encode_input, learn_features, scale_of, texts_of
 from .losses import full_precision
 from .metrics import widest
 
@@ -67,7 +67,11 @@ class Regression(Task):
             values = np.array([record.value for record in records])
             if values.min() == values.max():
                 raise ValueError(f"every record has the value {values[0]:g}; expected at least two different values")
-            learnt.update(mean=float(values.mean()), std=float(values.std()))
+            mean, std = scale_of("value", values)
+            if not std:
+                raise ValueError(f"field 'value': the numbers are too near to each other to tell apart, such as {values[0]:g} "
+                                 f"and {values[values != values[0]][0]:g}")
+            learnt.update(mean=mean, std=std)
         return learnt
 
     def texts(self, record: ValuedRecord) -> Iterator[str]:
@@ -77,7 +81,10 @@ class Regression(Task):
         return 1
 
     def encode(self, record: ValuedRecord, tokenizer: Tokenizer) -> Example:
-        return Example(encode_input(record, tokenizer, self.features), (record.value - self.mean) / self.std)
+        value = (record.value - self.mean) / self.std
+        if abs(value) > torch.finfo(torch.float32).max:
+            raise ValueError(f"field 'value': too far from those of the training records; found {record.value:g}")
+        return Example(encode_input(record, tokenizer, self.features), value)
 
     def question(self, record: SequenceInput, tokenizer: Tokenizer) -> Example:
         return Example(encode_input(record, tokenizer, self.features))

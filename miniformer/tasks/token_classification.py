@@ -93,6 +93,11 @@ class TokenClassification(Task):
         tags: Tags = example.target
         return replace(example, tokens=example.tokens[:length], target=Tags(tags.pieces[:length], tags.words))
 
+    def examples(self, record: TaggedRecord, tokenizer: Tokenizer, limit: int | None) -> Sequence[Example]:
+        if limit is not None and limit <= (marks := len(tokenizer.encode(""))):
+            raise ValueError(f"max_seq_len {limit} has no room for a word; expected at least {marks + 1}")
+        return super().examples(record, tokenizer, limit)
+
     def collate(self, examples: Sequence[Example]) -> Batch:
         tokens, layout = padded(examples)
         labels = torch.full(layout.shape, NOTHING)
@@ -111,6 +116,8 @@ class TokenClassification(Task):
 
     def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
         labels_BT = batch.targets["label"]
+        if not (labels_BT >= 0).any():  # all words are cut off, which the metrics cannot take
+            return
         chosen_N = head(hidden, labels_BT >= 0).argmax(dim=-1)
         for metric in metrics.values():
             metric.update(chosen_N, labels_BT[labels_BT >= 0])

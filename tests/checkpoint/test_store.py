@@ -87,7 +87,7 @@ def test_saving_over_a_model_replaces_it(folder):
     assert Transformer.from_pretrained(folder).config == other.config
 
 
-@pytest.mark.parametrize("place", [".", "model", "/"])
+@pytest.mark.parametrize("place", [".", "/"])
 def test_a_folder_without_a_model_is_told(tmp_path, monkeypatch, place):
     monkeypatch.chdir(tmp_path)
     assert "no saved model here; expected a run folder, or a folder with config.json and" in refused(place)
@@ -107,10 +107,29 @@ def test_a_file_cut_short_is_found(folder):
     assert "model.safetensors: damaged" in refused(folder)
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json"])
+def test_a_folder_that_is_not_there_is_told_with_what_is_near(folder):
+    assert refused(folder.with_name("modle")) == f"{folder.with_name('modle')}: no such folder; did you mean 'model'?"
+    assert refused(folder / "config.json").endswith("config.json: a file; expected a run folder")
+
+
+def test_of_a_folder_of_runs_the_runs_are_told(folder, tmp_path):
+    for name in ("second", "first"):
+        shutil.copytree(folder, tmp_path / "runs" / name / "checkpoints" / "best_model")
+    assert refused(tmp_path / "runs").endswith("runs: a folder of runs; expected one of them: first, second")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "manifest.json", "tokenizer.json"])
 def test_a_missing_file_is_told(folder, name):
+    if name == "tokenizer.json":
+        write_model(folder, load_file(folder / "model.safetensors"), {"model": {}}, tokenizer="{}")
     (folder / name).unlink()
-    assert name in refused(folder)
+    told = refused(folder)
+    assert f"there is no {name} in it" in told and "Errno" not in told
+
+
+def test_files_are_as_readable_as_any_new_file(folder, tmp_path):
+    (tmp_path / "new").touch()
+    assert {file.stat().st_mode for file in folder.iterdir()} == {(tmp_path / "new").stat().st_mode}
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", "\udcff"])

@@ -47,3 +47,8 @@ def test_on_a_terminal_it_asks_and_ends_with_the_input(trained):
     os.close(inner)
     os.close(outer)
     assert process.returncode == 0 and out.startswith("> ") and out.endswith("> ")
+
+
+def test_a_line_that_is_no_text_is_told(trained):
+    done = CliRunner().invoke(commands, ["chat", str(trained), *GREEDY], input=b"the quick\ncaf\xe9\n")
+    assert str(done.exception) == "standard input:2: not UTF-8: byte 0xe9 at byte 4"

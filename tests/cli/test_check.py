@@ -56,6 +56,7 @@ def test_options_that_are_set_are_checked_alone(cli):
     (["a", "b", "c"], "expected [KIND] NAME"),
     ([], "which component?"),
     (["masked-lm", "--data", "missing.jsonl"], "missing.jsonl"),
+    (["masked-lm", "--seed", str(2**64)], "is not in the range"),
 ])
 def test_a_mistake_is_one_clear_error(cli, args, said):
     text = cli("check", *args, code=2).stderr

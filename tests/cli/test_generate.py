@@ -82,6 +82,12 @@ def test_a_text_on_standard_input_is_a_prompt(trained):
     assert piped == written(trained, "--prompt", "the quick", *FOX) and piped.startswith("the quick brown fox")
 
 
+def test_standard_input_that_is_no_text_is_told(trained):
+    with pytest.raises(UserError, match="standard input: not UTF-8: byte 0xe9 at byte 4"):
+        written(trained, input=b"caf\xe9\n")
+    assert written(trained, *FOX, input=b"the quick\r\n") == written(trained, "--prompt", "the quick", *FOX)
+
+
 def test_beams_give_the_best_texts(answering):
     args = (answering, "--prompt", "20 times the fox jumps", "--beams", "3")
     assert written(*args) == "the fox\n"
@@ -127,7 +133,15 @@ def test_on_a_terminal_a_text_is_written_as_it_is_drawn(trained):
     (("--prompts", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
     (("--prompt", "x", "--stream", "--json"), "--stream writes the text of one prompt as it is drawn"),
     (("--prompt", "x", "--n-best", "2"), "--n-best 2: give --beams 2 or more"),
-    (("--prompt", "x", "--draft", "nowhere"), "nowhere: no saved model here"),
+    (("--prompt", "x", "--length-penalty", "2"), "--length-penalty does nothing without --beams; leave it out"),
+    (("--prompt", "x", "--n-best", "1"), "--n-best does nothing without --beams; leave it out"),
+    (("--prompt", "x", "--beams", "2", "--seed", "1"), "--seed does nothing with --beams, which draw nothing; leave it out"),
+    (("--prompt", "x", "--beams", "2", "--temperature", "1"), "--temperature does nothing with --beams"),
+    (("--prompt", "x", "--greedy", "--temperature", "0.5"), "--greedy is temperature 0; leave out --temperature"),
+    (("--prompt", "x", "--seed", str(2**64)), "'--seed': 18446744073709551616 is not in the range"),
+    (("--prompt", "caf\udce9"), "--prompt: not UTF-8: byte 0xe9 at byte 4"),
+    (("--prompt", "x", "--stop", "\udcff"), "--stop: not UTF-8: byte 0xff at byte 1"),
+    (("--prompt", "x", "--draft", "nowhere"), "nowhere: no such folder"),
     (("--prompt", "x", "--draft", "nowhere", "--beams", "2"), "--draft helps drawing and greedy decoding; leave out --beams"),
     (("--prompt", "x", "--json-schema", "nowhere.json"), "nowhere.json: cannot be read: No such file"),
     (("--prompt", "x", "--json-schema", "s", "--regex", "a"), "--regex and --json-schema: give one of them"),

@@ -31,6 +31,13 @@ def test_set_reaches_any_option_by_its_path():
     assert config.lr == 1e-4
 
 
+def test_none_on_the_command_line_is_nothing(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("{tokenizer: words.json, experiment_name: mine, max_steps: 3}")
+    config = merged(str(file), None, {f"run_{name}": "none" for name in ("tokenizer", "experiment_name", "max_steps")})
+    assert (config.tokenizer, config.experiment_name, config.max_steps) == (None, None, None)
+
+
 def test_set_keeps_the_options_that_the_file_gives(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("model_config: {attention: {name: mha, window: 8}}\n")
@@ -98,12 +105,22 @@ def test_a_set_that_reaches_nothing_is_refused(setting, text):
 
 @pytest.mark.parametrize(("content", "text"), [
     ("lr: [", "not YAML"), ("- 1", "expected a mapping of fields; found list"), ("lrr: 1", "did you mean 'lr'"),
-    ("task: classify", "there is no task named 'classify'"),
+    ("task: classify", "run.yaml: there is no task named 'classify'"), ("", "found nothing"),
+    ("lr: -1", "run.yaml: lr: input should be greater than 0; found -1"), ("lr: 1\nlr: 2", "run.yaml:2: not YAML: field 'lr'"),
+    ("model_config: {d_modell: 8}", "run.yaml: model_config.d_modell: there is no 'd_modell' here"),
 ])
 def test_a_config_file_that_says_nothing_usable_is_refused(tmp_path, content, text):
     (tmp_path / "run.yaml").write_text(content)
     with pytest.raises(UserError, match=text):
         merged(str(tmp_path / "run.yaml"), None, {})
+
+
+def test_a_mistake_on_the_command_line_is_not_the_files(tmp_path):
+    (tmp_path / "run.yaml").write_text("lr: -1")
+    assert merged(str(tmp_path / "run.yaml"), None, {"run_lr": "1"}).lr == 1
+    (tmp_path / "run.yaml").write_text("lr: 1")
+    with pytest.raises(UserError, match=r"^lr: input should be greater than 0; found '-1'"):
+        merged(str(tmp_path / "run.yaml"), None, {"run_lr": "-1"})
 
 
 # --- mistakes, from outside
@@ -120,6 +137,7 @@ def test_a_config_file_that_says_nothing_usable_is_refused(tmp_path, content, te
     (["--model-config", '{"d_modell": 3}'], "model_config.d_modell: there is no 'd_modell' here; did you mean 'd_model'"),
     (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
     (["--train-path", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
+    (["--train-path", "-", "--test-path", "-"], "standard input can be read once, and is given 2 times"),
     (["--with", "lora"], "there is no extension named 'lora'"),
 ])
 def test_a_typo_is_told_at_once_without_traceback(cli, args, text):
@@ -184,6 +202,15 @@ def test_a_pipe_is_read_once_and_whole(cli, texts, tiny, tmp_path):
     assert record["data"]["train"]["records"] == 42
 
 
+def test_standard_input_is_read_once_and_whole(texts, tiny, tmp_path):
+    done = subprocess.run([sys.executable, "-m", "miniformer", "train", "--train-path", "-", "--max-steps", "1",
+                           "--experiment-name", "piped", *tiny], cwd=tmp_path, input=texts.read_text(), capture_output=True,
+                          text=True, timeout=300)
+    assert done.stdout.startswith("reading standard input\n"), done.stderr
+    record = json.loads((tmp_path / "runs" / "piped" / "run.json").read_text())
+    assert (record["data"]["train"]["source"], record["data"]["train"]["records"]) == ("standard input", 42)
+
+
 def test_a_run_of_few_positions_and_a_size_of_vocabulary_ends_with_its_sample(cli, texts, tiny):
     said = cli("train", "--train-path", str(texts), *tiny, "--max-steps", "1", "--position", "learned", "--max-seq-len", "16",
                "--vocab-size", "350").stdout
@@ -201,8 +228,12 @@ def test_the_module_of_the_brief_is_the_command(tmp_path, texts, tiny):
     assert "run folder" in done.stdout
 
 
-def test_classification_on_string_labels_reports_accuracy_and_f1(cli, labelled, tiny):
-    text = cli("train", "--task", "classification", "--train-path", str(labelled), "--max-steps", "4", *tiny).stdout
+def test_classification_on_string_labels_reports_accuracy_and_f1(cli, labelled, tiny, tmp_path):
+    text = cli("train", "--task", "classification", "--train-path", str(labelled), "--max-steps", "4", *tiny,
+               "--experiment-name", "a b", COLUMNS="20").stdout
+    assert "run folder: runs/a b\nnext: miniformer predict 'runs/a b' --input FILE.jsonl\n" in text
+    results = json.loads((tmp_path / "runs" / "a b" / "run.json").read_text())["results"]
+    assert all(f"{value:.4g}" in text for name, value in results["best"].items() if name != "step"), "no number is cut"
     assert "accuracy" in text
     assert "f1" in text
     assert "always '" in text

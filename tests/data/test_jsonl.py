@@ -7,12 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, StrictInt, StrictStr
 
-from miniformer.data.jsonl import check_file, read_records
+from miniformer.data.jsonl import STDIN, check_file, read_records, validated
 from miniformer.kernel.errors import DataError
 
 
 class Text(BaseModel):
     text: str
+
+
+class ManyLabels(BaseModel):
+    labels: list[StrictInt | StrictStr]
 
 
 class Labelled(BaseModel):
@@ -119,8 +123,19 @@ def test_a_wrong_type_is_told_with_what_was_found(path, line, expected):
     assert told(path, line) == f":1: {expected}"
 
 
-def test_a_wrong_type_among_several_right_ones_names_the_field(path):
-    assert told(path, '{"input": "a", "label": 0.5}', Labelled).startswith(":1: field 'label':")
+def test_a_wrong_type_is_told_with_all_right_ones(path):
+    assert told(path, '{"input": "a", "label": 0.5}', Labelled) == (
+        ":1: field 'label': input should be a valid integer or a valid string; found 0.5")
+
+
+def test_a_wrong_element_is_told_with_its_place(path):
+    assert told(path, '{"labels": [1, true, "a", null]}', ManyLabels) == (
+        ":1: field 'labels', element 2: input should be a valid integer or a valid string; found true")
+
+
+def test_what_python_alone_can_hold_is_told_too():
+    with pytest.raises(DataError, match=r"record 1: field 'text': .*; found .*object"):
+        validated("record 1", {"text": object()}, Text)
 
 
 @pytest.mark.parametrize("line", ["[1, 2]", '"text"', "3", "null", "true"])
@@ -177,6 +192,17 @@ def test_a_missing_file_is_told_with_what_is_near_it(path):
     assert str(caught.value) == f"{missing}: no such file; did you mean 'train.jsonl'?"
 
 
+def test_files_are_alike_in_their_names_without_suffixes(path):
+    for name in ("train.csv", "train.jsonl", "results.jsonl"):
+        path.with_name(name).touch()
+    near = {"xyz.jsonl": "", "train.json": "; did you mean 'train.csv' or 'train.jsonl'?",
+            "trian.csv": "; did you mean 'train.csv' or 'train.jsonl'?", "result.txt": "; did you mean 'results.jsonl'?"}
+    for name, hint in near.items():
+        with pytest.raises(DataError) as caught:
+            list(read_records(path.with_name(name), Text))
+        assert str(caught.value).partition("no such file")[2] == hint
+
+
 def test_a_missing_file_in_a_missing_folder_is_told(tmp_path):
     with pytest.raises(DataError, match=r"no such file$"):
         list(read_records(tmp_path / "nowhere" / "train.jsonl", Text))
@@ -209,3 +235,13 @@ def test_checking_a_file_tells_what_reading_it_would(tmp_path):
 def test_checking_a_file_reads_no_record(path):
     path.write_text("not JSON")
     check_file(path)
+
+
+def test_checking_standard_input_takes_nothing_of_it(path, monkeypatch):
+    path.write_text('{"text": "a"}\n{"text": "b"}\n')
+    with path.open() as file:
+        monkeypatch.setattr("sys.stdin", file)
+        check_file(STDIN)
+        assert [where for where, _ in read_records("-", Text)] == ["standard input:1", "standard input:2"]
+        with pytest.raises(DataError, match=r"^standard input: no records"):
+            list(read_records("-", Text))

@@ -143,6 +143,18 @@ def test_the_fingerprint_changes_with_the_content(texts, tmp_path):
     assert before["val"]["sha256"] != after["val"]["sha256"]
 
 
+def test_standard_input_is_read_once_and_called_so(texts, tmp_path, monkeypatch):
+    with open(texts) as file:
+        monkeypatch.setattr("sys.stdin", file)
+        found = prepare(LM, "-", tokenizer=TOKENIZER)
+    assert found.fingerprint["train"] == {**prepare(LM, texts, tokenizer=TOKENIZER).fingerprint["train"],
+                                          "source": "standard input"}
+    with open(write(tmp_path / "one.jsonl", [{"text": "a"}])) as file:
+        monkeypatch.setattr("sys.stdin", file)
+        with pytest.raises(DataError, match=r"^standard input: one record only"):
+            prepare(LM, "-", tokenizer=TOKENIZER)
+
+
 def test_the_fingerprint_covers_the_test_file(texts, tmp_path):
     test = write(tmp_path / "test.jsonl", [{"text": "a"}])
     assert prepare(LM, texts, None, test, tokenizer=TOKENIZER).fingerprint["test"]["records"] == 1

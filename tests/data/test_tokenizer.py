@@ -199,3 +199,10 @@ def test_the_mask_token_is_found_by_its_usual_names():
 
 def test_where_a_tokenizer_is_not_needed_there_is_one_without_tokens():
     assert (NoTokenizer().vocab_size, NoTokenizer().byte_lengths()) == (0, [])
+
+
+def test_half_a_surrogate_pair_is_refused():
+    tokenizer = Tokenizer.train(["some words"], 261)
+    for encode in (tokenizer.encode, tokenizer.encode_whole):
+        with pytest.raises(ValueError, match=r"'\\udce9' in position 3: surrogates not allowed"):
+            encode("caf\udce9")

@@ -73,3 +73,11 @@ def test_mistakes_are_told_at_once(cli, trained, tmp_path):
     (tmp_path / "wrong.jsonl").write_text('{"text": "a"}\n{"txt": "b"}\n')
     told = cli("evaluate", str(trained), "--data", "wrong.jsonl", code=2).stderr
     assert "wrong.jsonl:2: field 'text' is missing" in told
+
+
+def test_json_has_null_for_what_is_no_finite_number(trained, tmp_path, monkeypatch):
+    (tmp_path / "fox.jsonl").write_text('{"text": "the quick"}\n')
+    monkeypatch.setattr(module, "evaluate", lambda *args, **options: {"loss": math.nan, "perplexity": math.inf, "f1": 0.5})
+    args = ["evaluate", str(trained), "--data", str(tmp_path / "fox.jsonl"), "--json"]
+    said = CliRunner().invoke(cli, args, catch_exceptions=False).stdout
+    assert said == '{"records": 0, "loss": null, "perplexity": null, "f1": 0.5}\n'

@@ -178,5 +178,30 @@ def test_a_prediction_that_is_no_number_is_told(source, output):
 
 
 def test_a_place_that_cannot_be_written_is_told(source, tmp_path):
-    with pytest.raises(RunError, match="cannot be written"):
-        write(source, tmp_path / "nowhere" / "out.jsonl")
+    for place, told in {".": ": a directory; expected a file to write", "nowhere/out.jsonl": "nowhere: no such folder; make it",
+                        "in.jsonl/out.jsonl": r"in\.jsonl: a file; expected a folder",
+                        "/dev/null": "null: a device or a pipe; expected a file to write",
+                        "n" * 300: "cannot be written: File name too long"}.items():
+        for resume in (False, True):
+            with pytest.raises(UserError, match=told):
+                write(source, tmp_path / place, resume=resume)
+
+
+def test_a_disk_that_is_full_is_told(source, output, monkeypatch):
+    def refuse(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(module, "_write", refuse)
+    with pytest.raises(RunError, match=r"out\.jsonl: cannot be written: No space left"):
+        write(source, output)
+
+
+def test_an_output_that_cannot_be_read_is_told(source, output, monkeypatch):
+    def refuse(path, mode):
+        raise PermissionError(13, "Permission denied")
+
+    write(source, output)
+    lines = read_lines(source, TASK.Input)
+    monkeypatch.setattr("pathlib.Path.open", refuse)
+    with pytest.raises(UserError, match=r"out\.jsonl: cannot be read, to go on with it: Permission denied"):
+        module._pass_over(lines, output, source)

@@ -57,3 +57,14 @@ def test_texts_teach_no_features():
 def test_what_is_not_like_the_training_records_is_told(value, features, told):
     with pytest.raises(ValueError, match=told):
         encode_input(series(value), TOKENIZER, features)
+
+
+def test_numbers_that_have_no_deviation_are_told():
+    for values in ([[1, 1e300], [1, 2]], [[1, 1e308], [1, 1.5e308]]):
+        with pytest.raises(ValueError, match=r"field 'input': 1(\.5)?e\+30[08] is too large to take a mean and a deviation of"):
+            learn_features([series(values)])
+
+
+def test_what_is_too_far_from_the_training_records_is_told():
+    with pytest.raises(ValueError, match=r"element 2 has a number too far from those of the training records; found 1e\+300"):
+        encode_input(series([[0, 0], [0, -1e300]]), TOKENIZER, ((0, 1), (0, 1)))

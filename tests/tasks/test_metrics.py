@@ -44,3 +44,7 @@ def test_a_metric_starts_anew_after_reset():
     after(metric)
     metric.reset()
     assert after(metric, [(2.0, 1)]) == pytest.approx(math.exp(2))
+
+
+def test_bits_per_byte_of_empty_texts_are_finite():
+    assert after(BitsPerByte(), [(3.0, 0)]) == pytest.approx(3 / math.log(2))

@@ -166,3 +166,8 @@ def test_noise_cannot_be_learnt():
 def test_an_encoder_that_saw_the_target_would_be_found_out():
     """The test above can fail."""
     assert trained_on_noise(leak=True) < math.log(16) - 0.3
+
+
+def test_a_length_without_room_for_a_target_is_refused():
+    with pytest.raises(ValueError, match="max_seq_len 1 leaves nothing to write after a source; expected at least 2"):
+        TASK.examples(TextRecord(text="the cat"), TOKENIZER, 1)

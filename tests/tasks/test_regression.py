@@ -102,3 +102,18 @@ def test_the_embedded_numbers_are_counts_of_parameters():
     records = {record.input.partition("\n")[0]: record.value for _, record in Regression().stdlib()}
     assert records["def popitem(self):"] == 1
     assert next(value for line, value in records.items() if line.startswith("def ") and "(self, a, b)" in line) == 3
+
+
+def test_numbers_that_have_no_deviation_are_told():
+    def fit(*values):
+        return Regression().fit([ValuedRecord(input="x", value=value) for value in values])
+
+    with pytest.raises(ValueError, match=r"field 'value': 1e\+300 is too large to take a mean and a deviation of"):
+        fit(1, 1e300, 2)
+    with pytest.raises(ValueError, match=r"field 'value': the numbers are too near to each other .* 1e-300 and 2e-300"):
+        fit(1e-300, 2e-300)
+
+
+def test_a_number_too_far_from_the_training_records_is_told():
+    with pytest.raises(ValueError, match=r"field 'value': too far from those of the training records; found 1e\+300"):
+        TASK.encode(ValuedRecord(input="x", value=1e300), TOKENIZER)

@@ -115,3 +115,14 @@ def test_kinds_of_python_s_tokens():
     assert list(token_kinds(source)) == [
         ("def", "keyword"), ("f", "name"), ("(", "operator"), ("x", "name"), (")", "operator"), (":", "operator"),
         ("# why", "comment"), ("return", "keyword"), ("'a'", "string"), ("+", "operator"), ("1.5", "number")]
+
+
+def test_a_batch_without_a_word_is_not_measured():
+    cut = TASK.collate([TASK.cut(EXAMPLES[0], 1)])
+    assert measured(MODEL, TASK, TOKENIZER, [BATCH, cut]) == measured(MODEL, TASK, TOKENIZER, [BATCH])
+
+
+def test_a_length_without_room_for_a_word_is_refused():
+    with pytest.raises(ValueError, match="max_seq_len 1 has no room for a word; expected at least 2"):
+        TASK.examples(RECORDS[0], TOKENIZER, 1)
+    assert [len(example.tokens) for example in TASK.examples(RECORDS[0], TOKENIZER, 2)] == [2]
