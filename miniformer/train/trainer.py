@@ -27,17 +27,16 @@ from miniformer.checkpoint.provenance import environment, provenance
 from miniformer.checkpoint.store import BEST, load_weights, read_model
 from miniformer.data.prepare import PreparedData, token_counts
 from miniformer.kernel.errors import RunError, SpecError, UserError, did_you_mean
-from miniformer.kernel.hooks import resolve_extensions
-from miniformer.kernel.spec import build, resolve
+from miniformer.kernel.spec import build
 from miniformer.kernel.task import Task
-from miniformer.tasks.collate import start_of
 
 from .callbacks import AtomicCheckpointIO, BestModel, LastState, StopOnSignal
 from .datamodule import MiniFormerDataModule
 from .module import MiniFormerLitModule
 from .processes import is_first, launched
 from .progress import RunProgress
-from .specs import model_class, model_spec, task_spec
+from .specs import best_precision as best_precision
+from .specs import model_class, model_spec, resolved, task_spec
 from .train_config import TrainConfig
 
 PRECISIONS: dict[Any, Any] = {16: "16-mixed", 32: "32-true", 64: "64-true", "bf16": "bf16-mixed"}
@@ -144,37 +143,6 @@ def _check_model(config: TrainConfig) -> None:
         model_class(task)(model_spec(config, task))
 
 
-def resolved(config: TrainConfig, data: PreparedData) -> TrainConfig:
-    """The config with what the data and the machine decide filled in.
-
-    Raises:
-        SpecError: the model cannot hold what the data has.
-    """
-    fields = dict(config.architecture)
-    if fields.setdefault("input_dim", data.task.input_dim) != data.task.input_dim:
-        there = "texts" if data.task.input_dim is None else f"series of {data.task.input_dim} numbers a step"
-        raise SpecError(f"model_config.input_dim is {fields['input_dim']}, and the inputs are {there}")
-    size = data.tokenizer.vocab_size
-    if data.task.input_dim is None and fields.setdefault("vocab_size", size) < size:
-        raise SpecError(f"model_config.vocab_size is {fields['vocab_size']}, and the tokenizer has {size} tokens")
-    n_outputs = data.task.n_outputs(fields.get("vocab_size", size))
-    if fields.get("output_dim") not in (None, n_outputs):
-        raise SpecError(f"model_config.output_dim is {fields['output_dim']}, and task {data.task_spec.name!r} has "
-                        f"{n_outputs} outputs with this data")
-    if n_outputs != fields.get("vocab_size") or data.task.input_dim is not None:
-        fields["output_dim"] = n_outputs
-    if fields.get("causal") not in (None, data.task.causal):
-        raise SpecError(f"task {data.task_spec.name!r} trains a model with causal: {str(data.task.causal).lower()}")
-    fields.setdefault("bos_id", start_of(data.tokenizer))
-    fields.setdefault("eos_id", data.tokenizer.eos_id)
-    if config.precision == "auto":
-        config = config.with_fields(precision=best_precision())
-    return config.with_fields(
-        model=model_class(data.task).assembly, model_config=fields, task=data.task_spec,
-        extensions=resolve_extensions(config.extensions),
-        **{kind: resolve(kind, getattr(config, kind)) for kind in ("optimizer", "scheduler")})
-
-
 def _free_folder(config: TrainConfig) -> Path:
     """The run's folder, which is not there yet."""
     root = Path(config.work_dir)
@@ -209,13 +177,6 @@ def _devices(config: TrainConfig) -> dict[str, Any]:
     if processes is not None:
         return {"accelerator": accelerator, "devices": processes[0], "num_nodes": processes[1]}
     return {"accelerator": accelerator, "devices": max(1, there if config.gpus is None else config.gpus), "num_nodes": 1}
-
-
-def best_precision() -> Any:
-    """bf16 where the hardware multiplies it faster than fp32."""
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else 32
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else 32
 
 
 def _loggers(config: TrainConfig, folder: Path) -> list[Logger]:
@@ -283,7 +244,7 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         for text in (".*does not have many workers.*", ".*LeafSpec.*", ".*Found .* module.* in eval mode.*",
                      ".*exists and is not empty.*", ".*have no `val_dataloader`.*", ".*dataloader.*sampler.*", ".*treespec.*",
-                     ".*overridden `transfer_batch_to_device`.*", ".*sync_dist=True.*"):
+                     ".*sync_dist=True.*"):
             warnings.filterwarnings("ignore", message=text)
         try:
             yield
