@@ -105,16 +105,17 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         saved = {"assembly": module.model.assembly, "extensions": config.extensions, **spec}
         tokens = data.tokenizer.to_json() if data.task.input_dim is None else None
         best = BestModel(folder, config.checkpoint_metric, smaller, saved, tokens)
-        callbacks = _callbacks(config, module, folder, smaller)
+        callbacks = _callbacks(config, module, best, smaller)
         batches = datamodule.batches_per_epoch(devices["devices"] * devices["num_nodes"])
         trainer = lightning_trainer(config, folder, batches, [best, RunProgress(console), *callbacks], logger=logger, **devices)
-        trainer.fit(module, datamodule=datamodule)
-        if best.measured_at != trainer.global_step:  # the run ended between two measurements
-            trainer.validate(module, datamodule=datamodule, verbose=False)
+        with _naming(best, first):
+            trainer.fit(module, datamodule=datamodule)
+            if best.measured_at != trainer.global_step:  # the run ended between two measurements
+                trainer.validate(module, datamodule=datamodule, verbose=False)
+            if not best.best:
+                raise RunError(f"{config.checkpoint_metric} was no finite number in any measurement, so no model was kept; a "
+                               "smaller lr helps where a run diverges")
         folder, metrics = best.run, dict(best.best)
-        if not metrics:
-            raise RunError(f"{config.checkpoint_metric} was no finite number in any measurement, so no model was kept; a "
-                           "smaller lr helps where a run diverges")
         load_weights(module.model, read_model(folder))
         module.hooks.hook.checkpoint_loaded(folder=folder / BEST, model=module.model)
         module.eval()
@@ -167,11 +168,29 @@ def _new_folder(config: TrainConfig) -> Path:
             return folder
 
 
+@contextmanager
+def _naming(best: BestModel, first: bool) -> Iterator[None]:
+    """Errors of the run name its folder; one that holds nothing but `run.json` is removed."""
+    try:
+        yield
+    except BaseException as error:
+        record, said = best.run / "run.json", f"run folder: {best.run}"
+        if first and [path.name for path in best.run.iterdir()] == [record.name]:
+            record.unlink()
+            best.run.rmdir()
+            said = f"nothing was saved, so the run folder {best.run} was removed"
+        if isinstance(error, RunError):
+            raise RunError(f"{error} ({said})") from error
+        raise
+
+
 def _devices(config: TrainConfig) -> dict[str, Any]:
     """What Lightning runs on. With torchrun each process has a device; otherwise Lightning starts one for each GPU."""
     there = torch.cuda.device_count()
     if config.gpus is not None and config.gpus > there:
         raise UserError(f"gpus is {config.gpus}, and this machine has {there}; leave it out to use what there is")
+    if config.precision == 16 and (config.gpus == 0 or not (there or torch.backends.mps.is_available())):
+        raise SpecError("precision is 16, and float16 needs a GPU, which this run does not have; expected bf16 or 32")
     accelerator = "auto" if config.gpus is None else "gpu" if config.gpus else "cpu"
     processes = launched()
     if processes is not None:
@@ -209,7 +228,7 @@ def _smaller_is_better(config: TrainConfig, module: MiniFormerLitModule) -> bool
     return metric is not None and metric.higher_is_better is False
 
 
-def _callbacks(config: TrainConfig, module: MiniFormerLitModule, folder: Path, smaller: bool) -> list[Any]:
+def _callbacks(config: TrainConfig, module: MiniFormerLitModule, best: BestModel, smaller: bool) -> list[Any]:
     """What may end a run and what extensions add, then what saves its state, which sees all that they did."""
     found: list[Any] = []
     if config.early_stopping_patience is not None:
@@ -217,7 +236,7 @@ def _callbacks(config: TrainConfig, module: MiniFormerLitModule, folder: Path, s
                                    mode="min" if smaller else "max"))
     for added in module.hooks.hook.callbacks():
         found += added
-    return [*found, LastState(folder), StopOnSignal(folder)]
+    return [*found, LastState(best.run), StopOnSignal(best.run, best)]
 
 
 def lightning_trainer(config: TrainConfig, folder: Path, batches: int, callbacks: list[Any], **options: Any) -> pl.Trainer:
