@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import signal
+import threading
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -63,12 +64,16 @@ class BestModel(RunCallback):
         sign = 1 if self.smaller else -1
         if math.isfinite(values[self.metric]) and (not self.best or sign * values[self.metric] < sign * self.best[self.metric]):
             self.best = {**values, "step": float(trainer.global_step)}
-            weights = trainer.strategy.lightning_module_state_dict()
-            if trainer.is_global_zero:
-                kept = {name.removeprefix("model."): w for name, w in weights.items() if name.startswith("model.")}
-                write_model(self.run / BEST, kept, self.config, self.tokenizer)
-                module.hooks.hook.checkpoint_saved(folder=self.run / BEST)
-            trainer.strategy.barrier()  # all of them read it at the end
+            self.write(trainer, module)
+
+    def write(self, trainer: pl.Trainer, module: Any) -> None:
+        """Make the weights as they are the run's model."""
+        weights = trainer.strategy.lightning_module_state_dict()
+        if trainer.is_global_zero:
+            kept = {name.removeprefix("model."): w for name, w in weights.items() if name.startswith("model.")}
+            write_model(self.run / BEST, kept, self.config, self.tokenizer)
+            module.hooks.hook.checkpoint_saved(folder=self.run / BEST)
+        trainer.strategy.barrier()  # all of them read it at the end
 
 
 class LastState(RunCallback):
@@ -87,15 +92,21 @@ class StopOnSignal(RunCallback):
 
     Lightning's own handling ends a run that got SIGTERM with exit code 0 and saves nothing. The handler here only notes
     the signal; the work is done by the loop, in training and in validation alike. Several processes stop at the same batch,
-    on which they agree now and then.
+    on which they agree now and then. Where no model was kept yet, the weights as they are become the run's model.
+
+    Args:
+        run: the run folder.
+        best: what keeps the best model.
     """
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, best: BestModel) -> None:
         super().__init__(run)
-        self.signum = 0
+        self.signum, self.best = 0, best
         self._before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
+        if threading.current_thread() is not threading.main_thread():  # signals are Python's main thread's alone
+            return
         for signum in (signal.SIGINT, signal.SIGTERM):
             self._before[signum] = signal.signal(signum, self._note)
 
@@ -104,11 +115,15 @@ class StopOnSignal(RunCallback):
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
-    def _stop(self, trainer: pl.Trainer) -> None:
+    def _stop(self, trainer: pl.Trainer, module: Any) -> None:
         if self.signum:
             trainer.save_checkpoint(self.run / LAST)
             name = "Ctrl-C" if self.signum == signal.SIGINT else "SIGTERM"
-            raise Interrupted(f"{name}: stopped at step {trainer.global_step}; its state is in {self.run / LAST}", self.signum)
+            said = f"{name}: stopped at step {trainer.global_step}; its state is in {self.run / LAST}"
+            if not self.best.best:
+                self.best.write(trainer, module)
+                said += f"; no model was measured and kept before, so the one of this step is the run's, in {self.run / BEST}"
+            raise Interrupted(said, self.signum)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if trainer.world_size > 1:
@@ -116,11 +131,11 @@ class StopOnSignal(RunCallback):
                 return
             mine = torch.tensor(self.signum, device=trainer.strategy.root_device)
             self.signum = int(trainer.strategy.reduce(mine, reduce_op="max"))
-        self._stop(trainer)
+        self._stop(trainer, module)
 
-    def on_validation_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+    def on_validation_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
         if trainer.state.fn == "fit" and trainer.world_size == 1:  # of several, some may have a batch more than others
-            self._stop(trainer)
+            self._stop(trainer, module)
 
     def teardown(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
         for signum, handler in self._before.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +12,15 @@ from torch.utils.data import DataLoader, Dataset
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.cache import Cache, Settings
+from miniformer.data.encoding import examples_of
 from miniformer.data.packing import PackedRows
-from miniformer.data.prepare import PreparedData, prepare, token_lengths
+from miniformer.data.prepare import TOKENIZER_BYTES, PreparedData, prepare, token_lengths
+from miniformer.data.records import read, some_text
 from miniformer.data.sampler import Drawn, DrawnBatches, EpochBatches
-from miniformer.data.tokenizer import Tokenizer
+from miniformer.data.tokenizer import NoTokenizer, Tokenizer
 from miniformer.kernel.errors import SpecError
-from miniformer.kernel.spec import resolve
-from miniformer.kernel.task import Batch, Example, Split
+from miniformer.kernel.spec import ComponentSpec, resolve
+from miniformer.kernel.task import Batch, Example, Split, Task
 
 from .specs import task_spec
 from .train_config import TrainConfig
@@ -29,18 +32,48 @@ CACHE = ".cache"
 class JSONLinesDataset(Dataset[Example]):
     """The examples of a JSONL file for a task, one for each record.
 
+    What a task learns (labels, scales) it learns from the file, unless it is told. A second set that is to agree with the first
+    is given the first as its task: `JSONLinesDataset("val.jsonl", task=train)`.
+
     Args:
         path: the file.
-        tokenizer: None trains one on the file.
-        task: a task's name, or its spec.
+        tokenizer: None takes that of the dataset that `task` is, or trains one on the file.
+        task: a task's name, its spec, another dataset, or a task that was fitted.
+
+    Attributes:
+        task, task_spec: the task with what it has learnt, and its spec; None where a fitted task was given, which has none.
+        tokenizer: of the examples.
+        examples: what the records became.
 
     Raises:
         DataError: with file and line.
+        SpecError: there is no such task.
     """
 
-    def __init__(self, path: str, tokenizer: Any = None, task: Any = "language-modeling") -> None:
+    def __init__(self, path: str | Path, tokenizer: Any = None, task: Any = "language-modeling") -> None:
+        path = os.fspath(path)
+        if isinstance(task, JSONLinesDataset):
+            tokenizer = tokenizer if tokenizer is not None or task.task.input_dim is not None else task.tokenizer
+            task = task.task_spec or task.task
+        if isinstance(task, Task):
+            self.task, self.task_spec, self.tokenizer, self.examples = self._fitted(path, tokenizer, task)
+            return
         data = prepare(resolve("task", task), path, path, tokenizer=tokenizer and Tokenizer.of(tokenizer))
-        self.task, self.tokenizer, self.examples = data.task, data.tokenizer, data.train.examples
+        self.task, self.task_spec, self.tokenizer = data.task, data.task_spec, data.tokenizer
+        self.examples = data.train.examples
+
+    @staticmethod
+    def _fitted(path: str, tokenizer: Any, task: Task) -> tuple[Task, ComponentSpec | None, Any, Sequence[Example]]:
+        """The attributes where the task is one that was fitted, whose spec nobody knows."""
+        records, _ = read(path, task)
+        if learns := task.fit([located.record for located in records]):
+            raise SpecError(f"task: this {type(task).__name__} has not learnt {', '.join(learns)} yet; expected one that was "
+                            "fitted, another dataset, or a name or spec, of which one is made that learns from the file")
+        if tokenizer is None:
+            tokenizer = NoTokenizer() if task.input_dim is not None else Tokenizer.train(
+                some_text(task, records, TOKENIZER_BYTES), 4096)
+        tokenizer = tokenizer if isinstance(tokenizer, NoTokenizer) else Tokenizer.of(tokenizer)
+        return task, None, tokenizer, list(examples_of(task, records, tokenizer, None))
 
     def __len__(self) -> int:
         return len(self.examples)

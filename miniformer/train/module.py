@@ -7,6 +7,7 @@ everything in the step. Ragged micro-batches, however they are cut, thus give th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -14,43 +15,97 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from miniformer.config.model_config import TransformerConfig
+from miniformer.data.prepare import PreparedData
 from miniformer.kernel.context import Context
-from miniformer.kernel.errors import RunError
+from miniformer.kernel.errors import RunError, SpecError
 from miniformer.kernel.hooks import activate
 from miniformer.kernel.recipes import OptimizerRecipe, SchedulerRecipe, trainable
-from miniformer.kernel.spec import build
+from miniformer.kernel.spec import build, resolve
 from miniformer.kernel.task import Batch, LossTerm, Task, Tokenizer
+from miniformer.model.assembly import Assembly
 from miniformer.model.block import compile_blocks
 from miniformer.tasks.metrics import LossRatio, placed, widest
 
-from .specs import model_class, model_spec, task_spec
+from .datamodule import MiniFormerDataModule
+from .specs import model_class, model_spec, resolved, task_spec
 from .train_config import TrainConfig
 
 
 class MiniFormerLitModule(pl.LightningModule):
     """The model that a config describes, with its task.
 
+    With a `MiniFormerDataModule`, a trainer gives it what the data decide: the task as it was fitted to them, their tokenizer,
+    and sizes of the model that the config leaves open. With other loaders, `resolved(config, data)` of `train/specs.py` makes a
+    config that says all that.
+
     Args:
-        config: the run; its model config must say what the data decides (vocabulary, outputs), unless defaults do.
-        tokenizer: for metrics in terms of text, such as bits per byte; without it they are left out.
+        config: the run, or the same as plain data, as `load_from_checkpoint` has it.
+        tokenizer: for metrics, such as bits per byte; without it, and without a data module, only the loss is measured.
     """
 
-    def __init__(self, config: TrainConfig, tokenizer: Tokenizer | None = None) -> None:
+    def __init__(self, config: TrainConfig | Mapping[str, Any], tokenizer: Tokenizer | None = None) -> None:
         super().__init__()
-        self.config, self.tokenizer = config, tokenizer
-        self.task = build(Task, task_spec(config))
-        self.hooks = activate(config.extensions)
-        self.model = model_class(self.task)(model_spec(config, self.task))
-        self.hooks.hook.model_assembled(model=self.model)
-        if config.compile:
-            compile_blocks(self.model)
+        self.config, self.tokenizer = TrainConfig.model_validate(config), tokenizer
+        self.save_hyperparameters({"config": self.config.to_data()}, logger=False)
+        self.task = build(Task, task_spec(self.config))
+        self.hooks = activate(self.config.extensions)
+        self.model = self._assembled(model_spec(self.config, self.task))
         self.loss: Tensor | None = None
         """The latest batch's mean loss."""
         self._tokens: Tensor | int = 0
         self.held_out: dict[str, Metric] = {}
-        self.unit = 1 << (config.batch_size - 1).bit_length()
+        self.unit = 1 << (self.config.batch_size - 1).bit_length()
         """Sums are kept in units of this many, for half precision's sake; a power of two changes no digit."""
         self._weight: Tensor | None = None
+
+    def setup(self, stage: str) -> None:
+        """Take what the data decide from our data module, if the trainer has one.
+
+        Raises:
+            SpecError: the module's config says something else than the data.
+        """
+        datamodule = getattr(self.trainer, "datamodule", None)
+        if isinstance(datamodule, MiniFormerDataModule):
+            self._take(datamodule.data)
+
+    def _take(self, data: PreparedData) -> None:
+        """Be what these data need."""
+        self._check_task(data)
+        config, built = self.config, self.model.config
+        if "vocab_size" not in config.architecture and data.task.input_dim is None and (
+                built.vocab_size >= data.tokenizer.vocab_size):  # more tokens than there are do no harm, other weights would
+            config = config.with_fields(model_config={**config.architecture, "vocab_size": built.vocab_size})
+        self.config = resolved(config, data).with_fields(precision=config.precision)  # which is the trainer's own to choose
+        self.hparams["config"] = self.config.to_data()
+        self.task, self.tokenizer = data.task, data.tokenizer
+        spec = model_spec(self.config, self.task)
+        if _sizes(spec) != _sizes(built):
+            before, some = self.model.state_dict(), next(self.model.parameters())
+            self.model = self._assembled(spec).to(some.device, some.dtype)
+            fits = {name: tensor for name, tensor in self.model.state_dict().items()
+                    if name in before and before[name].shape == tensor.shape}
+            self.model.load_state_dict({name: before[name] for name in fits}, strict=False)
+
+    def _check_task(self, data: PreparedData) -> None:
+        """Refuse data that were encoded for another task than the one that this module was made, or trained, for."""
+        spec, theirs = task_spec(self.config), data.task_spec
+        hint = "give module and data module one config; resolved(config, data) makes one of a config and its data"
+        if spec.name != theirs.name:
+            raise SpecError(f"the module's task is {spec.name!r}, and the data module's {theirs.name!r}; {hint}")
+        unfitted = resolve("task", spec.name).options
+        for name, value in spec.options.items():
+            if value not in (unfitted[name], theirs.options[name]):
+                raise SpecError(f"task.{name} is {value!r:.80} in the module, and {theirs.options[name]!r:.80} in the data "
+                                f"module; {hint}")
+
+    def _assembled(self, spec: TransformerConfig) -> Assembly:
+        """A new model of the module's task."""
+        model = model_class(self.task)(spec)
+        self.hooks.hook.model_assembled(model=model)
+        if self.config.compile:
+            compile_blocks(model)
+        return model
 
     def forward(self, batch: Batch, context: Context | None = None) -> Any:
         """Outputs at every position."""
@@ -117,8 +172,16 @@ class MiniFormerLitModule(pl.LightningModule):
         return int(self._tokens)
 
     def measures(self) -> dict[str, Metric]:
-        """Fresh metrics for one pass over held-out data, the loss first."""
-        return {"loss": LossRatio(), **({} if self.tokenizer is None else self.task.metrics(self.tokenizer))}
+        """Fresh metrics for one pass over held-out data, the loss first.
+
+        Raises:
+            SpecError: the task has not learnt from data what they need, such as its labels.
+        """
+        try:
+            return {"loss": LossRatio(), **({} if self.tokenizer is None else self.task.metrics(self.tokenizer))}
+        except ValueError as error:
+            raise SpecError(f"task {self.config.task.name!r} cannot be measured before it was fitted to data ({error}); train "
+                            "with a MiniFormerDataModule, or make the module of resolved(config, data)") from None
 
     def _start_measuring(self) -> None:
         self.held_out = {name: placed(metric, self.device) for name, metric in self.measures().items()}
@@ -128,7 +191,8 @@ class MiniFormerLitModule(pl.LightningModule):
 
         def measure(hidden: Tensor, head: Any) -> LossTerm:
             term = self.task.loss(hidden, head, batch)
-            self.task.update({n: m for n, m in self.held_out.items() if n != "loss"}, hidden, head, batch, term)
+            if metrics := {name: metric for name, metric in self.held_out.items() if name != "loss"}:
+                self.task.update(metrics, hidden, head, batch, term)
             return term
 
         term = self.model.read(batch, readout=measure)
@@ -150,9 +214,6 @@ class MiniFormerLitModule(pl.LightningModule):
         scheduler = build(SchedulerRecipe, self.config.scheduler, steps, warmup).build(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        return batch if batch.inputs.device == device else batch.to(device)
-
     def _check_loss(self) -> None:
         """Raise if the latest loss is no number."""
         if self.loss is not None and not torch.isfinite(self.loss):
@@ -168,3 +229,8 @@ class MiniFormerLitModule(pl.LightningModule):
             term = LossTerm(term.sum + extra * term.weight, term.weight)
         term = self.hooks.hook.loss(loss=term, batch=batch, model=self.model)
         return term
+
+
+def _sizes(spec: TransformerConfig) -> tuple[int | None, ...]:
+    """The sizes of a model that its data may decide."""
+    return spec.vocab_size, spec.n_outputs, spec.input_dim

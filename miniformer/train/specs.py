@@ -1,16 +1,21 @@
-"""Which task, assembly and model a run's config means: what its task needs, joined with what the config says."""
+"""Which task, assembly and model a run's config means: what its task needs, what the config says, what the data decides."""
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
+
+import torch
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.data.prepare import PreparedData
 from miniformer.kernel.errors import SpecError
+from miniformer.kernel.hooks import resolve_extensions
 from miniformer.kernel.registry import State, current_registry
 from miniformer.kernel.spec import ComponentSpec, resolve
 from miniformer.kernel.task import Task
 from miniformer.model.assemblies import assembly_for, assembly_of
 from miniformer.model.assembly import Assembly
+from miniformer.tasks.collate import start_of
 
 from .train_config import TrainConfig
 
@@ -48,6 +53,44 @@ def model_spec(config: TrainConfig, task: Task) -> TransformerConfig:
         UserError: no such model can be built.
     """
     return TransformerConfig.model_validate({"causal": task.causal, "head": task.head, **config.architecture})
+
+
+def resolved(config: TrainConfig, data: PreparedData) -> TrainConfig:
+    """The config with what the data and the machine decide filled in.
+
+    Raises:
+        SpecError: the model cannot hold what the data has.
+    """
+    fields = dict(config.architecture)
+    if fields.setdefault("input_dim", data.task.input_dim) != data.task.input_dim:
+        there = "texts" if data.task.input_dim is None else f"series of {data.task.input_dim} numbers a step"
+        raise SpecError(f"model_config.input_dim is {fields['input_dim']}, and the inputs are {there}")
+    size = data.tokenizer.vocab_size
+    if data.task.input_dim is None and fields.setdefault("vocab_size", size) < size:
+        raise SpecError(f"model_config.vocab_size is {fields['vocab_size']}, and the tokenizer has {size} tokens")
+    n_outputs = data.task.n_outputs(fields.get("vocab_size", size))
+    if fields.get("output_dim") not in (None, n_outputs):
+        raise SpecError(f"model_config.output_dim is {fields['output_dim']}, and task {data.task_spec.name!r} has "
+                        f"{n_outputs} outputs with this data")
+    if n_outputs != fields.get("vocab_size") or data.task.input_dim is not None:
+        fields["output_dim"] = n_outputs
+    if fields.get("causal") not in (None, data.task.causal):
+        raise SpecError(f"task {data.task_spec.name!r} trains a model with causal: {str(data.task.causal).lower()}")
+    fields.setdefault("bos_id", start_of(data.tokenizer))
+    fields.setdefault("eos_id", data.tokenizer.eos_id)
+    if config.precision == "auto":
+        config = config.with_fields(precision=best_precision())
+    return config.with_fields(
+        model=model_class(data.task).assembly, model_config=fields, task=data.task_spec,
+        extensions=resolve_extensions(config.extensions),
+        **{kind: resolve(kind, getattr(config, kind)) for kind in ("optimizer", "scheduler")})
+
+
+def best_precision() -> Any:
+    """bf16 where the hardware multiplies it faster than fp32."""
+    if torch.cuda.is_available():
+        return "bf16" if torch.cuda.is_bf16_supported() else 32
+    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else 32
 
 
 def _class_of(name: str) -> type[Task]:

@@ -6,6 +6,7 @@ name; JSON and YAML say `model_config`.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
@@ -111,6 +112,20 @@ class TrainConfig(BaseModel):
     @classmethod
     def _number_or_word(cls, value: Any) -> Any:
         return int(value) if isinstance(value, str) and value.isdecimal() else value
+
+    @field_validator("train_path", "val_path", "test_path", "tokenizer", "work_dir", mode="before")
+    @classmethod
+    def _path_as_text(cls, value: Any) -> Any:
+        return os.fspath(value) if isinstance(value, os.PathLike) else value
+
+    @field_validator("experiment_name")
+    @classmethod
+    def _a_folder_of_its_own(cls, value: str | None) -> str | None:
+        if value is None or value == "none":
+            return None
+        if not value.strip() or value in (".", "..") or not value.isprintable() or set(value) & set("/\\"):
+            raise ValueError("expected the plain name of a folder in work_dir, without / or \\, or nothing")
+        return value
 
     @field_validator("architecture")
     @classmethod

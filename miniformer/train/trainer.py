@@ -27,17 +27,16 @@ from miniformer.checkpoint.provenance import environment, provenance
 from miniformer.checkpoint.store import BEST, load_weights, read_model
 from miniformer.data.prepare import PreparedData, token_counts
 from miniformer.kernel.errors import RunError, SpecError, UserError, did_you_mean
-from miniformer.kernel.hooks import resolve_extensions
-from miniformer.kernel.spec import build, resolve
+from miniformer.kernel.spec import build
 from miniformer.kernel.task import Task
-from miniformer.tasks.collate import start_of
 
 from .callbacks import AtomicCheckpointIO, BestModel, LastState, StopOnSignal
 from .datamodule import MiniFormerDataModule
 from .module import MiniFormerLitModule
 from .processes import is_first, launched
 from .progress import RunProgress
-from .specs import model_class, model_spec, task_spec
+from .specs import best_precision as best_precision
+from .specs import model_class, model_spec, resolved, task_spec
 from .train_config import TrainConfig
 
 PRECISIONS: dict[Any, Any] = {16: "16-mixed", 32: "32-true", 64: "64-true", "bf16": "bf16-mixed"}
@@ -106,16 +105,17 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         saved = {"assembly": module.model.assembly, "extensions": config.extensions, **spec}
         tokens = data.tokenizer.to_json() if data.task.input_dim is None else None
         best = BestModel(folder, config.checkpoint_metric, smaller, saved, tokens)
-        callbacks = _callbacks(config, module, folder, smaller)
+        callbacks = _callbacks(config, module, best, smaller)
         batches = datamodule.batches_per_epoch(devices["devices"] * devices["num_nodes"])
         trainer = lightning_trainer(config, folder, batches, [best, RunProgress(console), *callbacks], logger=logger, **devices)
-        trainer.fit(module, datamodule=datamodule)
-        if best.measured_at != trainer.global_step:  # the run ended between two measurements
-            trainer.validate(module, datamodule=datamodule, verbose=False)
+        with _naming(best, first):
+            trainer.fit(module, datamodule=datamodule)
+            if best.measured_at != trainer.global_step:  # the run ended between two measurements
+                trainer.validate(module, datamodule=datamodule, verbose=False)
+            if not best.best:
+                raise RunError(f"{config.checkpoint_metric} was no finite number in any measurement, so no model was kept; a "
+                               "smaller lr helps where a run diverges")
         folder, metrics = best.run, dict(best.best)
-        if not metrics:
-            raise RunError(f"{config.checkpoint_metric} was no finite number in any measurement, so no model was kept; a "
-                           "smaller lr helps where a run diverges")
         load_weights(module.model, read_model(folder))
         module.hooks.hook.checkpoint_loaded(folder=folder / BEST, model=module.model)
         module.eval()
@@ -144,37 +144,6 @@ def _check_model(config: TrainConfig) -> None:
         model_class(task)(model_spec(config, task))
 
 
-def resolved(config: TrainConfig, data: PreparedData) -> TrainConfig:
-    """The config with what the data and the machine decide filled in.
-
-    Raises:
-        SpecError: the model cannot hold what the data has.
-    """
-    fields = dict(config.architecture)
-    if fields.setdefault("input_dim", data.task.input_dim) != data.task.input_dim:
-        there = "texts" if data.task.input_dim is None else f"series of {data.task.input_dim} numbers a step"
-        raise SpecError(f"model_config.input_dim is {fields['input_dim']}, and the inputs are {there}")
-    size = data.tokenizer.vocab_size
-    if data.task.input_dim is None and fields.setdefault("vocab_size", size) < size:
-        raise SpecError(f"model_config.vocab_size is {fields['vocab_size']}, and the tokenizer has {size} tokens")
-    n_outputs = data.task.n_outputs(fields.get("vocab_size", size))
-    if fields.get("output_dim") not in (None, n_outputs):
-        raise SpecError(f"model_config.output_dim is {fields['output_dim']}, and task {data.task_spec.name!r} has "
-                        f"{n_outputs} outputs with this data")
-    if n_outputs != fields.get("vocab_size") or data.task.input_dim is not None:
-        fields["output_dim"] = n_outputs
-    if fields.get("causal") not in (None, data.task.causal):
-        raise SpecError(f"task {data.task_spec.name!r} trains a model with causal: {str(data.task.causal).lower()}")
-    fields.setdefault("bos_id", start_of(data.tokenizer))
-    fields.setdefault("eos_id", data.tokenizer.eos_id)
-    if config.precision == "auto":
-        config = config.with_fields(precision=best_precision())
-    return config.with_fields(
-        model=model_class(data.task).assembly, model_config=fields, task=data.task_spec,
-        extensions=resolve_extensions(config.extensions),
-        **{kind: resolve(kind, getattr(config, kind)) for kind in ("optimizer", "scheduler")})
-
-
 def _free_folder(config: TrainConfig) -> Path:
     """The run's folder, which is not there yet."""
     root = Path(config.work_dir)
@@ -199,23 +168,34 @@ def _new_folder(config: TrainConfig) -> Path:
             return folder
 
 
+@contextmanager
+def _naming(best: BestModel, first: bool) -> Iterator[None]:
+    """Errors of the run name its folder; one that holds nothing but `run.json` is removed."""
+    try:
+        yield
+    except BaseException as error:
+        record, said = best.run / "run.json", f"run folder: {best.run}"
+        if first and [path.name for path in best.run.iterdir()] == [record.name]:
+            record.unlink()
+            best.run.rmdir()
+            said = f"nothing was saved, so the run folder {best.run} was removed"
+        if isinstance(error, RunError):
+            raise RunError(f"{error} ({said})") from error
+        raise
+
+
 def _devices(config: TrainConfig) -> dict[str, Any]:
     """What Lightning runs on. With torchrun each process has a device; otherwise Lightning starts one for each GPU."""
     there = torch.cuda.device_count()
     if config.gpus is not None and config.gpus > there:
         raise UserError(f"gpus is {config.gpus}, and this machine has {there}; leave it out to use what there is")
+    if config.precision == 16 and (config.gpus == 0 or not (there or torch.backends.mps.is_available())):
+        raise SpecError("precision is 16, and float16 needs a GPU, which this run does not have; expected bf16 or 32")
     accelerator = "auto" if config.gpus is None else "gpu" if config.gpus else "cpu"
     processes = launched()
     if processes is not None:
         return {"accelerator": accelerator, "devices": processes[0], "num_nodes": processes[1]}
     return {"accelerator": accelerator, "devices": max(1, there if config.gpus is None else config.gpus), "num_nodes": 1}
-
-
-def best_precision() -> Any:
-    """bf16 where the hardware multiplies it faster than fp32."""
-    if torch.cuda.is_available():
-        return "bf16" if torch.cuda.is_bf16_supported() else 32
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else 32
 
 
 def _loggers(config: TrainConfig, folder: Path) -> list[Logger]:
@@ -248,7 +228,7 @@ def _smaller_is_better(config: TrainConfig, module: MiniFormerLitModule) -> bool
     return metric is not None and metric.higher_is_better is False
 
 
-def _callbacks(config: TrainConfig, module: MiniFormerLitModule, folder: Path, smaller: bool) -> list[Any]:
+def _callbacks(config: TrainConfig, module: MiniFormerLitModule, best: BestModel, smaller: bool) -> list[Any]:
     """What may end a run and what extensions add, then what saves its state, which sees all that they did."""
     found: list[Any] = []
     if config.early_stopping_patience is not None:
@@ -256,7 +236,7 @@ def _callbacks(config: TrainConfig, module: MiniFormerLitModule, folder: Path, s
                                    mode="min" if smaller else "max"))
     for added in module.hooks.hook.callbacks():
         found += added
-    return [*found, LastState(folder), StopOnSignal(folder)]
+    return [*found, LastState(best.run), StopOnSignal(best.run, best)]
 
 
 def lightning_trainer(config: TrainConfig, folder: Path, batches: int, callbacks: list[Any], **options: Any) -> pl.Trainer:
@@ -283,7 +263,7 @@ def quiet_lightning() -> Iterator[None]:
     with warnings.catch_warnings():
         for text in (".*does not have many workers.*", ".*LeafSpec.*", ".*Found .* module.* in eval mode.*",
                      ".*exists and is not empty.*", ".*have no `val_dataloader`.*", ".*dataloader.*sampler.*", ".*treespec.*",
-                     ".*overridden `transfer_batch_to_device`.*", ".*sync_dist=True.*"):
+                     ".*sync_dist=True.*"):
             warnings.filterwarnings("ignore", message=text)
         try:
             yield

@@ -4,21 +4,24 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+import miniformer
+from miniformer.kernel import Interrupted
 from miniformer.train import callbacks
-from miniformer.train.callbacks import BestModel
+from miniformer.train.callbacks import BestModel, StopOnSignal
 
 
 @pytest.fixture
 def running(tmp_path, texts, tiny):
-    """A run that would go on for hours, past its first steps."""
+    """A run that would go on for hours, past its first steps and before any measurement."""
     process = subprocess.Popen([sys.executable, "-m", "miniformer", "train", "--train-path", str(texts), "--max-steps",
-                                "2000", "--experiment-name", "long", *tiny], cwd=tmp_path, stdout=subprocess.PIPE,
-                               stderr=subprocess.PIPE, text=True)
+                                "2000", "--val-every", "2000", "--experiment-name", "long", *tiny], cwd=tmp_path,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     for line in process.stdout:
         if line.startswith("step "):
             break
@@ -37,6 +40,34 @@ def test_a_signal_saves_and_stops_with_its_exit_code(running, tmp_path, signum, 
     step = int(errors.partition("stopped at step ")[2].partition(";")[0])
     state = torch.load(tmp_path / "runs" / "long" / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == step > 0
+    assert "the one of this step is the run's" in errors
+    assert type(miniformer.load(tmp_path / "runs" / "long").generate("the", max_new_tokens=2)) is str
+
+
+def test_a_signal_after_a_measurement_leaves_the_best_model_as_it_is(tmp_path):
+    written, saved = [], []
+    best = BestModel(tmp_path, "val_loss", True, {}, None)
+    best.best, best.write = {"val_loss": 1.0}, lambda *_: written.append(1)
+    stop = StopOnSignal(tmp_path, best)
+    stop.signum = signal.SIGTERM
+    with pytest.raises(Interrupted, match=r"SIGTERM: stopped at step 3; its state is in .*last.ckpt$"):
+        stop._stop(SimpleNamespace(save_checkpoint=saved.append, global_step=3), None)
+    assert len(saved) == 1 and not written
+
+
+def test_outside_the_main_thread_signals_are_left_alone(tmp_path):
+    before, failed = signal.getsignal(signal.SIGTERM), []
+
+    def start():
+        try:
+            StopOnSignal(tmp_path, None).on_train_start(None, None)
+        except ValueError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=start)
+    thread.start()
+    thread.join()
+    assert not failed and signal.getsignal(signal.SIGTERM) is before
 
 
 def test_ctrl_c_before_training_ends_at_once(tmp_path, texts):

@@ -8,6 +8,7 @@ import torch
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import DataError, SpecError
 from miniformer.kernel.task import Batch, Example
+from miniformer.tasks.classification import Classification
 from miniformer.train.datamodule import JSONLinesDataset, MiniFormerDataModule
 from miniformer.train.train_config import TrainConfig
 
@@ -49,6 +50,40 @@ def test_a_dataset_of_labelled_texts_learns_the_labels(labelled):
     dataset = JSONLinesDataset(str(labelled), TOKENIZER, task="classification")
     assert dataset.task.labels == ("fruit", "tool")
     assert {example.target for example in dataset} == {0, 1}
+
+
+@pytest.fixture
+def halves(tmp_path):
+    """Two files of labelled texts, the second with fewer labels."""
+    paths = tmp_path / "first.jsonl", tmp_path / "second.jsonl"
+    for path, labels in zip(paths, (("ant", "bee", "cow"), ("bee", "cow")), strict=True):
+        path.write_text("".join(json.dumps({"input": f"a {label}", "label": label}) + "\n" for label in labels))
+    return paths
+
+
+@pytest.mark.parametrize("way", [lambda first: first, lambda first: first.task_spec, lambda first: first.task])
+def test_a_dataset_that_is_given_what_another_learnt_agrees_with_it(halves, way):
+    first = JSONLinesDataset(halves[0], TOKENIZER, "classification")
+    second = JSONLinesDataset(halves[1], TOKENIZER, way(first))
+    assert second.task.labels == first.task.labels == ("ant", "bee", "cow")
+    assert [example.target for example in second] == [1, 2]
+    assert [example.tokens for example in second] == [example.tokens for example in first][1:]
+    assert JSONLinesDataset(halves[1], TOKENIZER, second).task.labels == first.task.labels
+
+
+def test_a_dataset_has_the_tokenizer_of_the_one_that_it_is_to_agree_with(halves):
+    first = JSONLinesDataset(halves[0], task="classification")
+    assert JSONLinesDataset(halves[1], task=first).tokenizer.to_json() == first.tokenizer.to_json()
+
+
+def test_a_label_that_the_other_dataset_has_not_is_told(halves):
+    with pytest.raises(DataError, match=r"first\.jsonl:1: .*'ant'"):
+        JSONLinesDataset(halves[0], TOKENIZER, JSONLinesDataset(halves[1], TOKENIZER, "classification").task)
+
+
+def test_a_task_that_was_not_fitted_is_told(halves):
+    with pytest.raises(SpecError, match="task: this Classification has not learnt labels yet; expected one that was fitted"):
+        JSONLinesDataset(halves[0], TOKENIZER, Classification())
 
 
 def test_a_dataset_ends(texts):

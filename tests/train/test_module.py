@@ -1,4 +1,8 @@
-"""One division per optimizer step; extensions and auxiliary losses; a loss that is not finite ends the run."""
+"""One division per optimizer step; extensions and auxiliary losses; a loss that is not finite ends the run; what a data
+module decides."""
+
+import json
+import warnings
 
 import pytest
 import pytorch_lightning as pl
@@ -17,7 +21,9 @@ from miniformer.kernel import (
     hookimpl,
     use_registry,
 )
+from miniformer.train.datamodule import MiniFormerDataModule
 from miniformer.train.module import MiniFormerLitModule
+from miniformer.train.specs import resolved
 from miniformer.train.train_config import TrainConfig
 
 MODEL = {"vocab_size": 30, "d_model": 16, "n_heads": 2, "n_layers": 2, "max_seq_len": 16}
@@ -231,3 +237,122 @@ def test_an_extension_changes_the_parameter_groups(registry):
 def test_an_unknown_option_of_an_extension_is_refused(registry):
     with pytest.raises(SpecError, match=r"factr.*did you mean 'factor'"):
         MiniFormerLitModule(lm_config(extensions={"doubling": {"factr": 3}}))
+
+
+# --- the pair of a module and a data module that are made of one config
+
+SMALL = {"d_model": 16, "n_heads": 2, "n_layers": 1, "max_seq_len": 16}
+
+
+@pytest.fixture
+def valued(tmp_path):
+    """A JSONL file of texts and numbers far from 0."""
+    path = tmp_path / "valued.jsonl"
+    path.write_text("".join(json.dumps({"input": "x" * n, "value": 1000.0 + 100 * n}) + "\n" for n in range(1, 31)))
+    return path
+
+
+@pytest.fixture
+def pair_of(tmp_path):
+    """A function that makes both of one config."""
+    def make(path, task, cls=MiniFormerLitModule, **fields):
+        config = TrainConfig(**{"train_path": str(path), "task": task, "batch_size": 4, "work_dir": str(tmp_path),
+                                "tokenizer_vocab_size": 300, "model_config": SMALL, "cache": False, **fields})
+        return cls(config), MiniFormerDataModule(config)
+
+    return make
+
+
+def by_hand(tmp_path):
+    """The trainer of someone who has one of their own."""
+    return pl.Trainer(accelerator="cpu", devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+                      enable_model_summary=False, default_root_dir=tmp_path, max_steps=2, val_check_interval=2)
+
+
+@pytest.mark.parametrize(("task", "files", "measured"), [
+    ("language_modeling", "texts", {"loss", "perplexity", "bits_per_byte"}),
+    ("masked-lm", "texts", {"loss", "perplexity", "accuracy"}),
+    ("classification", "labelled", {"loss", "accuracy", "f1"}), ("regression", "valued", {"loss", "mse", "mae", "r2"}),
+    ("seq2seq", "pairs", {"loss", "perplexity", "accuracy", "exact_match"})])
+def test_a_module_takes_from_its_data_module_what_the_data_decide(tmp_path, request, pair_of, task, files, measured):
+    module, data = pair_of(request.getfixturevalue(files), task)
+    trainer = by_hand(tmp_path)
+    trainer.fit(module, datamodule=data)
+    assert set(trainer.callback_metrics) >= {f"val_{name}" for name in measured}
+    assert module.model.config.n_outputs == data.data.task.n_outputs(module.model.config.vocab_size)
+    assert module.task is data.data.task and module.tokenizer is data.data.tokenizer
+
+
+def test_a_number_is_measured_in_its_own_unit(tmp_path, valued, pair_of):
+    module, data = pair_of(valued, "regression")
+    [values] = by_hand(tmp_path).validate(module, datamodule=data, verbose=False)
+    held_out = torch.tensor([record.value for record in data.data.val.records])
+    off = float((held_out - data.data.task.mean).abs().mean())  # its head starts at 0
+    assert values["val_mae"] == pytest.approx(off, rel=1e-4)
+
+
+def test_without_a_tokenizer_or_a_data_module_the_loss_is_measured(tmp_path):
+    config, examples = classification()
+    module = MiniFormerLitModule(config)
+    loader = DataLoader([module.task.collate(examples)], batch_size=None)
+    [values] = by_hand(tmp_path).validate(module, loader, verbose=False)
+    assert set(values) == {"val_loss"}
+
+
+def test_a_task_that_learnt_nothing_is_told_how_it_is_fitted(labelled, pair_of):
+    module, data = pair_of(labelled, "classification")
+    module.tokenizer = data.data.tokenizer
+    with pytest.raises(SpecError, match=r"task 'classification' cannot be measured before.*resolved\(config, data\)"):
+        module.measures()
+
+
+def test_weights_that_fit_are_kept_where_the_data_decide_another_size(tmp_path, labelled, pair_of):
+    module, data = pair_of(labelled, "classification")
+    before = {name: tensor.clone() for name, tensor in module.model.state_dict().items()}
+    by_hand(tmp_path).validate(module, datamodule=data, verbose=False)
+    after = module.model.state_dict()
+    assert {name for name in after if after[name].shape != before[name].shape} == {"head.out.weight", "head.out.bias"}
+    assert all(torch.equal(after[name], before[name]) for name in after if not name.startswith("head."))
+
+
+@pytest.mark.parametrize(("fields", "text"), [
+    ({"task": {"name": "classification", "labels": ["fruit", "tool", "star"]}},
+     r"task.labels is \['fruit', 'tool', 'star'\] in the module, and \['fruit', 'tool'\] in the data module; .*resolved"),
+    ({"task": "language-modeling"}, r"the module's task is 'language-modeling', and the data module's 'classification'"),
+    ({"model_config": {**SMALL, "output_dim": 7}}, r"output_dim is 7, and task 'classification' has 2 outputs"),
+    ({"model_config": {**SMALL, "vocab_size": 40}}, r"vocab_size is 40, and the tokenizer has \d+ tokens")])
+def test_a_module_of_something_else_than_the_data_is_refused(tmp_path, labelled, pair_of, fields, text):
+    _, data = pair_of(labelled, "classification")
+    with pytest.raises(SpecError, match=text):
+        by_hand(tmp_path).fit(MiniFormerLitModule(data.config.with_fields(**fields)), datamodule=data)
+
+
+def test_a_resolved_config_decides_the_same(tmp_path, labelled, pair_of):
+    _, data = pair_of(labelled, "classification")
+    module = MiniFormerLitModule(resolved(data.config, data.data))
+    built = module.model
+    by_hand(tmp_path).fit(module, datamodule=data)
+    assert module.model is built
+
+
+@pytest.mark.parametrize("only_weights", [False, True])
+def test_a_checkpoint_is_loaded_by_itself(tmp_path, labelled, pair_of, only_weights):
+    module, data = pair_of(labelled, "classification")
+    trainer = by_hand(tmp_path)
+    trainer.fit(module, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "mine.ckpt", weights_only=only_weights)
+    again = MiniFormerLitModule.load_from_checkpoint(tmp_path / "mine.ckpt")
+    assert again.task.labels == ("fruit", "tool")
+    weights = again.state_dict()
+    assert all(torch.equal(weights[name], tensor) for name, tensor in module.state_dict().items())
+    measured = [by_hand(tmp_path).validate(one, datamodule=data, verbose=False) for one in (module, again)]
+    assert measured[0] == measured[1]
+
+
+def test_a_trainer_of_ones_own_has_nothing_to_say_about_the_module(tmp_path, texts, pair_of, caplog):
+    module, data = pair_of(texts, "language-modeling")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        by_hand(tmp_path).fit(module, datamodule=data)
+    assert not [one for one in said if "transfer_batch_to_device" in str(one.message)]
+    assert "transfer_batch_to_device" not in caplog.text

@@ -1,6 +1,7 @@
 """The spec of a run: what is accepted, under which names, and how a mistake is told."""
 
 import json
+from pathlib import Path
 
 import pytest
 import yaml
@@ -137,6 +138,25 @@ def test_precision_is_a_word_or_a_number(given, stored):
     ({"train_path": "x.jsonl", "max_steps": 3}, (-1, 3))])
 def test_how_long_a_run_is(fields, duration):
     assert TrainConfig(**fields).duration == duration
+
+
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "../evil", "/evil", "a/b", "a\\b", "a\0b", "a\nb"])
+def test_an_experiment_is_named_as_a_folder_of_its_own(name):
+    with pytest.raises(SpecError, match=r"experiment_name: expected the plain name of a folder in work_dir.*; found "):
+        TrainConfig(experiment_name=name)
+
+
+@pytest.mark.parametrize(("name", "kept"), [("mine", "mine"), ("run 2.b", "run 2.b"), ("..a", "..a"),
+                                            ("none", None), (None, None)])
+def test_a_plain_experiment_name_is_kept_and_none_is_no_name(name, kept):
+    assert TrainConfig(experiment_name=name).experiment_name == kept
+
+
+@pytest.mark.parametrize("field", ["train_path", "val_path", "test_path", "tokenizer", "work_dir"])
+def test_a_path_may_be_an_object(field):
+    config = TrainConfig(**{field: Path("some") / "where"})
+    assert config.to_data()[field] == str(Path("some") / "where")
+    assert TrainConfig.model_validate(config.to_data()) == config
 
 
 @pytest.mark.parametrize("code", ["TrainConfig()", "TrainConfig(task='classification')", "raises(task='clasification')",

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-from miniformer.kernel import DataError, RunError, SpecError, UserError
+from miniformer.kernel import DataError, LossTerm, RunError, SpecError, UserError
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 from miniformer.train.datamodule import MiniFormerDataModule
@@ -221,8 +222,23 @@ def test_a_metric_that_is_no_finite_number_is_null_in_run_json(tmp_path, texts):
 
 def test_a_run_without_any_finite_measurement_says_so(tmp_path, texts, monkeypatch):
     monkeypatch.setattr("miniformer.tasks.metrics.LossRatio.compute", lambda self: torch.tensor(math.nan))
-    with pytest.raises(RunError, match="val_loss was no finite number in any measurement, so no model was kept"):
+    with pytest.raises(RunError, match=r"val_loss was no finite number in any measurement, so no model was kept.*"
+                       r"\(run folder: .*texts-language-modeling-1\)"):
         run(tmp_path, texts, max_steps=1)
+    assert (tmp_path / "runs" / "texts-language-modeling-1" / "checkpoints" / "last.ckpt").exists()
+
+
+def test_a_run_that_fails_before_it_saved_anything_leaves_no_folder(tmp_path, texts, monkeypatch):
+    monkeypatch.setattr("miniformer.train.module.MiniFormerLitModule._loss", lambda self, batch: LossTerm(
+        torch.tensor(math.nan), torch.tensor(1)))
+    with pytest.raises(RunError, match=r"the loss is nan at step 0.*nothing was saved, so the run folder .*mine was removed"):
+        run(tmp_path, texts, experiment_name="mine")
+    assert not (tmp_path / "runs" / "mine").exists()
+
+
+def test_a_run_may_be_outside_the_main_thread(tmp_path, texts):
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(run, tmp_path, texts, max_steps=1).result().metrics["step"] == 1
 
 
 # --- what is refused, before anything is written
@@ -233,6 +249,9 @@ def test_a_run_without_any_finite_measurement_says_so(tmp_path, texts, monkeypat
     ({"model_config": {"causal": False}}, SpecError, r"trains a model with causal: true"),
     ({"model_config": {"n_heads": 3}}, SpecError, r"d_model 16 must be a multiple of n_heads 3"),
     ({"gpus": 1000}, UserError, r"gpus is 1000, and this machine has \d+"),
+    pytest.param({"precision": 16}, SpecError, r"precision is 16, and float16 needs a GPU, .*expected bf16 or 32",
+                 marks=pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")),
+    ({"precision": 16, "gpus": 0}, SpecError, r"precision is 16"),
     ({"val_path": "nowhere.jsonl"}, DataError, r"nowhere.jsonl: no such file"),
     ({"tokenizer": "nowhere.json"}, DataError, r"nowhere.json: no such tokenizer file"),
 ])
