@@ -111,7 +111,7 @@ def load_weights(module: nn.Module, saved: SavedModel) -> None:
         more = [f"and {len(problems) - 8} more"] if len(problems) > 8 else []
         raise UserError("\n  ".join([f"{saved.folder / WEIGHTS} does not fit the model:", *problems[:8], *more]))
     if len(kinds := {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}) == 1:
-        module.to(*kinds)
+        module.to(dtype=kinds.pop())
     module.load_state_dict(weights, strict=False)
 
 

@@ -47,8 +47,8 @@ def attention_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     with _lock:
         for module in names:
             if module not in _lent:
-                _lent[module] = _Lent(own := module.kernel)  # type: ignore[arg-type]
-                module.kernel = replace(own, compute=_noting(module, own))  # type: ignore[arg-type]
+                _lent[module] = _Lent(own := module.kernel)
+                module.kernel = replace(own, compute=_noting(module, own))
             _lent[module].users += 1
     token = _notes.set((*_notes.get(), (names, found)))
     try:
@@ -59,7 +59,7 @@ def attention_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
                 lent = _lent[module]
                 lent.users -= 1
                 if not lent.users:
-                    module.kernel = _lent.pop(module).kernel  # type: ignore[assignment]
+                    module.kernel = _lent.pop(module).kernel
         _notes.reset(token)
 
 
