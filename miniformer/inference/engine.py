@@ -177,6 +177,8 @@ class Engine:
         if not self.model.generates:
             raise UserError("this model sees later tokens (causal: false), so it cannot generate; `predict` asks its task")
         max_new_tokens = count("max_new_tokens", max_new_tokens)
+        if not isinstance(prompt, str):
+            raise UserError(f"prompt: expected a text; found {prompt!r:.80}")
         model, ids = self.model, self._encode(prompt)
         if not ids:
             raise UserError("the prompt has no tokens, and this tokenizer no token that marks a start; expected some text")

@@ -83,12 +83,14 @@ class Pipeline:
         Raises:
             UserError: as in `Engine.generate`; or there is no such setting.
         """
+        if not isinstance(prompts, Iterable):
+            raise UserError(f"prompts: expected a text or several; found {prompts!r:.80}")
         texts, how = ([prompts] if isinstance(prompts, str) else prompts), _sampling(sampling)
         limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "truncate": truncate}
         if beams is None:
             found = [answer.text for answer in self.engine.generate(texts, how, seed=seed, **limits)]
         else:
-            search = beams if isinstance(beams, Beams) else Beams(beams)
+            search = beams if isinstance(beams, Beams) else Beams(count("beams", beams))
             found = [best.text for best, *_ in self.engine.search(texts, search, how, **limits)]
         return found[0] if isinstance(prompts, str) else found
 

@@ -174,10 +174,19 @@ def test_attention_maps_within_others_are_noted_by_both():
     assert outer.keys() == inner.keys()
 
 
+@pytest.mark.parametrize("prompts", [3, None, b"some", ["some", 3]])
+def test_prompts_that_are_no_texts_are_told(prompts):
+    with pytest.raises(UserError, match=r"prompts?: expected a text"):
+        pipeline("language-modeling").generate(prompts, max_new_tokens=1)
+
+
 @pytest.mark.parametrize("likeliest", [-1, None, 2.5])
 def test_a_count_that_is_none_is_told(likeliest):
     with pytest.raises(UserError, match="likeliest: expected a whole number, not negative; found"):
         pipeline("language-modeling").explain("some", likeliest=likeliest)
+    if likeliest is not None:
+        with pytest.raises(UserError, match="beams: expected a whole number, not negative; found"):
+            pipeline("language-modeling").generate("some", beams=likeliest)
 
 
 def test_an_attention_without_weights_gives_no_map():
