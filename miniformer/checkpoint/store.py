@@ -113,7 +113,7 @@ def restore(module: nn.Module, saved: SavedModel) -> None:
 
 
 def load_weights(module: nn.Module, saved: SavedModel) -> None:
-    """Put the saved weights into `module`.
+    """Put the saved weights into `module`, which gets the file's float type where that is one.
 
     Raises:
         UserError: names or shapes differ, told in both directions.
@@ -129,6 +129,8 @@ def load_weights(module: nn.Module, saved: SavedModel) -> None:
     if problems:
         more = [f"and {len(problems) - 8} more"] if len(problems) > 8 else []
         raise UserError("\n  ".join([f"{saved.folder / WEIGHTS} does not fit the model:", *problems[:8], *more]))
+    if len(kinds := {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}) == 1:
+        module.to(dtype=kinds.pop())
     module.load_state_dict(weights, strict=False)
 
 

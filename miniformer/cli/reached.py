@@ -5,8 +5,8 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
-from rich.measure import Measurement
 from rich.table import Table
+from rich.text import Text
 
 from miniformer.data.stdlib import NAME
 from miniformer.inference.engine import Engine
@@ -21,19 +21,20 @@ def report(console: Any, result: RunResult) -> None:
     """What the run reached, beside what is trivial; a sample; where it is; what to type next."""
     held, test = ({name.removeprefix(prefix): value for name, value in result.metrics.items() if name.startswith(prefix)}
                   for prefix in ("val_", "test_"))
+    rows = [["", *(name.replace("_", " ") for name in held)], ["this model", *(f"{value:.4g}" for value in held.values())]]
+    if test:
+        rows.append(["on the test file", *(f"{value:.4g}" for value in test.values())])
+    for name, values in result.baselines.items():
+        rows.append([name, *(f"{values[metric]:.4g}" if metric in values else "" for metric in held)])
     table = Table(title=f"held-out records ({len(result.data.val.records)}), best model of step "
                         f"{result.metrics['step']:.0f}", title_justify="left")
-    table.add_column("")
-    for name in held:
-        table.add_column(name.replace("_", " "), justify="right", no_wrap=True)
-    table.add_row("this model", *(f"{value:.4g}" for value in held.values()), style="bold")
-    if test:
-        table.add_row("on the test file", *(f"{value:.4g}" for value in test.values()))
-    for name, values in result.baselines.items():
-        table.add_row(name, *(f"{values[metric]:.4g}" if metric in values else "" for metric in held))
+    for place, column in enumerate(zip(*rows, strict=True)):
+        words = [word for cell in column for word in cell.split()]  # on a narrow terminal none is cut, and no number
+        table.add_column(column[0], justify="right" if place else "left", min_width=max(map(len, words)))
+    for place, row in enumerate(rows[1:]):
+        table.add_row(*map(Text, row), style="" if place else "bold")
     console.print()
-    least = Measurement.get(console, console.options.update(width=1000), table).minimum  # on which no number is cut
-    console.print(table, width=max(console.width, least))
+    console.print(table)
     run = shlex.quote(str(result.folder))
     if result.module.model.generates:
         prompt, text = _sample(result)

@@ -11,9 +11,17 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    model_validator,
+)
 
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.options import explain
@@ -30,8 +38,12 @@ DEFAULTS = {"attention": "mha", "position": "rope", "ffn": "swiglu", "norm": "rm
 KIND_OF = {"cross_attention": "attention"}
 """The kind of a slot that is not called like it."""
 SHORTHANDS = {"activation": "ffn", "rotary_pct": "position", "pre_norm": "norm_placement"}
+WIDEST, DEEPEST, MOST_TOKENS = 2**20, 10_000, 2**31 - 1
+"""Bounds that no model comes near and that keep sizes, and their products, within what a tensor's shape can say."""
 UNNAMED = ComponentSpec(name="")
 """Stands for a slot's default until validation has put it there."""
+
+_SHARE = TypeAdapter(Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)])
 
 
 class LayerSpec(BaseModel):
@@ -51,13 +63,13 @@ class TransformerConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    vocab_size: int = Field(default=8192, ge=1, description="entries of the token embedding")
-    d_model: int = Field(default=256, ge=1, description="width of the residual stream")
-    n_heads: int = Field(default=4, ge=1, description="attention heads")
-    n_layers: int = Field(default=4, ge=1, description="blocks")
-    d_ff: int = Field(default=0, ge=0, description="width inside the feed-forward; 0: 4 x d_model")
+    vocab_size: int = Field(default=8192, ge=1, le=MOST_TOKENS, description="entries of the token embedding")
+    d_model: int = Field(default=256, ge=1, le=WIDEST, description="width of the residual stream")
+    n_heads: int = Field(default=4, ge=1, le=WIDEST, description="attention heads")
+    n_layers: int = Field(default=4, ge=1, le=DEEPEST, description="blocks")
+    d_ff: int = Field(default=0, ge=0, le=4 * WIDEST, description="width inside the feed-forward; 0: 4 x d_model")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="dropout on the embedding and on each residual branch")
-    max_seq_len: int = Field(default=256, ge=1, description="longest sequence")
+    max_seq_len: int = Field(default=256, ge=1, le=MOST_TOKENS, description="longest sequence")
     causal: bool = Field(default=False, description="no token sees a later one (a decoder)")
     norm_placement: Literal["pre", "post", "sandwich"] = Field(
         default="pre", description="normalise before each branch (pre), after each sum (post), or before and after each "
@@ -69,13 +81,16 @@ class TransformerConfig(BaseModel):
     norm: ComponentSpec = Field(default=UNNAMED, description="how activations are kept to scale")
     head: ComponentSpec = Field(default=UNNAMED, description="what is read from hidden states")
     layers: tuple[LayerSpec, ...] = Field(default=(), description="a pattern of layers that differ; empty: all alike")
-    input_dim: int | None = Field(default=None, ge=1, description="width of feature inputs, instead of tokens")
-    output_dim: int | None = Field(default=None, ge=1, description="width of the outputs; none: vocab_size")
+    input_dim: int | None = Field(default=None, ge=1, le=MOST_TOKENS, description="width of feature inputs, instead of tokens")
+    output_dim: int | None = Field(default=None, ge=1, le=MOST_TOKENS, description="width of the outputs; none: vocab_size")
     cross_attention: ComponentSpec = Field(default=UNNAMED, description="how a decoder looks at its source (seq2seq)")
     share_embeddings: bool = Field(default=True, description="one token table for source and target (seq2seq)")
     bos_id: int = Field(default=1, ge=0, description="token that a generated target starts from (seq2seq)")
     eos_id: int | None = Field(default=None, ge=0, description="token that ends a generated text; none: nothing does")
     activation_checkpointing: bool = Field(default=False, description="recompute blocks in backward to save memory")
+
+    if TYPE_CHECKING:  # a component may be given by name, and a shorthand for what it stands for
+        def __init__(self, **fields: Any) -> None: ...
 
     @model_validator(mode="wrap")
     @classmethod
@@ -195,6 +210,10 @@ def _expanded(fields: dict[str, Any]) -> dict[str, Any]:
         fields["ffn"] = fields.get("ffn") or activation
     pct = fields.pop("rotary_pct", None)
     if pct is not None:
+        try:
+            _SHARE.validate_python(pct)
+        except ValidationError as error:
+            raise SpecError(explain(error, "rotary_pct", [])) from None
         # as in the configurations that have this field: without rotation, positions are added to the embedding
         meant = {"name": "rope", "pct": pct} if pct else {"name": "sinusoidal"}
         given = fields.get("position") or meant["name"]
@@ -224,7 +243,7 @@ def _expanded(fields: dict[str, Any]) -> dict[str, Any]:
         fields["layers"] = layers
     if not fields.get("d_ff"):
         with suppress(TypeError, ValueError):  # a width that is no number is told as that
-            fields["d_ff"] = max(0, 4 * int(fields.get("d_model", 256)))
+            fields["d_ff"] = 4 * min(max(0, int(fields.get("d_model", 256))), WIDEST)
     if fields.get("head") is None:
         fields["head"] = "lm" if fields.get("output_dim") is None else "classification"
     return fields

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -13,16 +14,16 @@ from torch.nn.utils.rnn import pad_sequence
 from miniformer.kernel.errors import StateError, UserError
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.task import Tokenizer
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import Assembly, evaluating
 from miniformer.model.beams import Beams, Hypothesis, search
 from miniformer.model.decoding import Feed, Finish, Row, decode
 from miniformer.model.products import pack
-from miniformer.model.sampling import Sampling, Text
+from miniformer.model.sampling import Sampling, Text, checked_seed, count
 from miniformer.model.speculative import speculate
 from miniformer.model.static import StaticFeed, compiled_step
 
 from .batching import Prompt, Queue
-from .text import TextWriter
+from .text import TextWriter, strings
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -103,28 +104,29 @@ class Engine:
             pack(model)
 
     def generate(self, prompts: Iterable[str], sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
-                 stop: Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Iterator[Answer]:
+                 stop: str | Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Iterator[Answer]:
         """What is written after each prompt, in order; prompts are taken as answers are asked for, some ahead.
 
         Args:
             prompts: texts.
             sampling: how tokens are chosen.
             max_new_tokens: at most so many; fewer, where the model's positions end before.
-            stop: strings that end a text.
+            stop: a string that ends a text, or several.
             seed: of the draws after every prompt, so that a prompt is answered as it would be alone; None: torch's own.
             truncate: of a prompt that is too long, keep the end; see `encode`.
 
         Raises:
             UserError: a prompt is empty or too long, settings are out of range, or the model cannot write.
         """
+        max_new_tokens, stop, seed = count("max_new_tokens", max_new_tokens), strings("stop", stop), checked_seed(seed)
         asked = (self.encode(prompt, max_new_tokens, truncate) for prompt in prompts)
         if max_new_tokens == 0:
             return (_answer(prompt) for prompt in asked)
-        pieces = self._pieces(asked, sampling, stop, seed)
+        pieces = self._evaluated(self._pieces(asked, sampling, stop, seed))
         return _in_order((place, piece) for place, piece in pieces if isinstance(piece, Answer))
 
     def search(self, prompts: Iterable[str], beams: Beams = BEAMS, sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
-               stop: Sequence[str] = (), truncate: bool = False) -> Iterator[list[Answer]]:
+               stop: str | Sequence[str] = (), truncate: bool = False) -> Iterator[list[Answer]]:
         """For each prompt the best texts that a beam search finds, best first; see `generate`.
 
         Args:
@@ -132,6 +134,8 @@ class Engine:
             sampling: its edits count; nothing is drawn.
             prompts, max_new_tokens, stop, truncate: as in `generate`.
         """
+        max_new_tokens, stop = count("max_new_tokens", max_new_tokens), strings("stop", stop)
+
         def ending(text: Text) -> Finish | None:
             if text.new[-1] == self.tokenizer.eos_id:
                 return "eos"
@@ -149,15 +153,17 @@ class Engine:
         asked = (self.encode(prompt, max_new_tokens, truncate) for prompt in prompts)
         if max_new_tokens == 0:
             return ([_answer(prompt)] for prompt in asked)
-        return _in_order(found(Queue(asked, max(1, self.batch_size // beams.width), self.model, self.start)))
+        queue = Queue(asked, max(1, self.batch_size // beams.width), self.model, self.start)
+        return _in_order(self._evaluated(found(queue)))
 
     def stream(self, prompt: str, sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
-               stop: Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Stream:
+               stop: str | Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Stream:
         """What is written after one prompt, piece by piece; arguments and errors as those of `generate`."""
+        stop, seed = strings("stop", stop), checked_seed(seed)
         asked = self.encode(prompt, max_new_tokens, truncate)
-        if max_new_tokens == 0:
+        if asked.room == 0:
             return Stream(iter([_answer(asked)]))
-        return Stream(piece for _, piece in self._pieces(iter([asked]), sampling, stop, seed))
+        return Stream(piece for _, piece in self._evaluated(self._pieces(iter([asked]), sampling, stop, seed)))
 
     def encode(self, prompt: str, max_new_tokens: int, truncate: bool = False) -> Prompt:
         """A prompt as tokens that the model has positions for.
@@ -170,8 +176,9 @@ class Engine:
         """
         if not self.model.generates:
             raise UserError("this model sees later tokens (causal: false), so it cannot generate; `predict` asks its task")
-        if max_new_tokens < 0:
-            raise UserError(f"max_new_tokens: not negative; found {max_new_tokens}")
+        max_new_tokens = count("max_new_tokens", max_new_tokens)
+        if not isinstance(prompt, str):
+            raise UserError(f"prompt: expected a text; found {prompt!r:.80}")
         model, ids = self.model, self._encode(prompt)
         if not ids:
             raise UserError("the prompt has no tokens, and this tokenizer no token that marks a start; expected some text")
@@ -243,8 +250,27 @@ class Engine:
             if self.draft is None:
                 yield from decode(feed, rows, sampling, eos_id, arrivals=queue)
             else:
-                helper = self.start([queue.place_of[id(rows[0])][1]], self.draft)
+                prompt = queue.place_of[id(rows[0])][1]
+                self._check_draft(self.draft, prompt)
+                helper = self.start([prompt], self.draft)
                 yield from speculate(feed, helper, rows[0], sampling, eos_id=eos_id)
+
+
+    def _check_draft(self, draft: Assembly, prompt: Prompt) -> None:
+        length = max(len(prompt.ids), prompt.room) if draft.has_source else len(prompt.ids) + prompt.room - 1
+        if not draft.endless and length > draft.config.max_seq_len:
+            raise UserError(f"draft: reads at most max_seq_len = {draft.config.max_seq_len} tokens, and prompt and text may "
+                            f"have {length}; expected a draft that reads as many, a shorter prompt or fewer max_new_tokens")
+
+    def _evaluated(self, found: Iterator[T]) -> Iterator[T]:
+        """The same, its models in eval mode while they run, but as they were between."""
+        while True:
+            with evaluating(self.model), nullcontext() if self.draft is None else evaluating(self.draft):
+                try:
+                    one = next(found)
+                except StopIteration:
+                    return
+            yield one
 
 
 def _kind(model: Assembly) -> str:

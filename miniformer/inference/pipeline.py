@@ -18,7 +18,7 @@ from miniformer.kernel.layout import Layout
 from miniformer.model.attention_maps import attention_maps
 from miniformer.model.beams import Beams
 from miniformer.model.head import EmbeddingHead, pooled
-from miniformer.model.sampling import Sampling
+from miniformer.model.sampling import Sampling, count
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 
 from .engine import Engine, Stream
@@ -69,7 +69,7 @@ class Pipeline:
     @overload
     def generate(self, prompts: Sequence[str], **settings: Any) -> list[str]: ...
 
-    def generate(self, prompts: str | Sequence[str], *, max_new_tokens: int = 128, stop: Sequence[str] = (),
+    def generate(self, prompts: str | Sequence[str], *, max_new_tokens: int = 128, stop: str | Sequence[str] = (),
                  seed: int | None = None, beams: int | Beams | None = None, truncate: bool = False,
                  **sampling: Any) -> str | list[str]:
         """What the model writes after a prompt, or after each of several; `engine` gives tokens and reasons too.
@@ -83,16 +83,18 @@ class Pipeline:
         Raises:
             UserError: as in `Engine.generate`; or there is no such setting.
         """
+        if not isinstance(prompts, Iterable):
+            raise UserError(f"prompts: expected a text or several; found {prompts!r:.80}")
         texts, how = ([prompts] if isinstance(prompts, str) else prompts), _sampling(sampling)
         limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "truncate": truncate}
         if beams is None:
             found = [answer.text for answer in self.engine.generate(texts, how, seed=seed, **limits)]
         else:
-            search = beams if isinstance(beams, Beams) else Beams(beams)
+            search = beams if isinstance(beams, Beams) else Beams(count("beams", beams))
             found = [best.text for best, *_ in self.engine.search(texts, search, how, **limits)]
         return found[0] if isinstance(prompts, str) else found
 
-    def stream(self, prompt: str, *, max_new_tokens: int = 128, stop: Sequence[str] = (), seed: int | None = None,
+    def stream(self, prompt: str, *, max_new_tokens: int = 128, stop: str | Sequence[str] = (), seed: int | None = None,
                truncate: bool = False, **sampling: Any) -> Stream:
         """What it writes after a prompt, piece by piece; see `generate`."""
         return self.engine.stream(prompt, _sampling(sampling), max_new_tokens=max_new_tokens, stop=stop, seed=seed,
@@ -119,9 +121,12 @@ class Pipeline:
         Raises:
             UserError: a text has no tokens, or the model reads no texts.
         """
+        self._check_reads_texts()
         batch = [texts] if isinstance(texts, str) else list(texts)
         found = [self._vectors(batch[i:i + self.batch_size]) for i in range(0, len(batch), self.batch_size)]
-        vectors = torch.cat(found) if found else torch.empty(0)
+        config, some = self.model.config, next(self.model.parameters())
+        width = config.n_outputs if isinstance(self.model.head, EmbeddingHead) else config.d_model
+        vectors = torch.cat(found) if found else some.new_empty(0, width)
         return vectors[0] if isinstance(texts, str) else vectors
 
     @torch.inference_mode()
@@ -134,8 +139,9 @@ class Pipeline:
             likeliest: how many tokens to tell for each place.
 
         Raises:
-            UserError: no tokens, or too many.
+            UserError: no tokens, or too many; or `likeliest` is no count.
         """
+        count("likeliest", likeliest)
         ids, layout = self._padded([text], cut=False)
         read, source = ids, []
         if isinstance(self.model, Seq2SeqTransformer):
@@ -164,8 +170,7 @@ class Pipeline:
 
     def _padded(self, texts: Sequence[str], *, cut: bool) -> tuple[Tensor, Layout]:
         """Tokens `[B, T]` of texts and where they sit."""
-        if self.model.config.input_dim is not None:
-            raise UserError("this model reads series of numbers, not texts")
+        self._check_reads_texts()
         most, rows = self.model.config.max_seq_len, [self.trained.prompt(text) for text in texts]
         for text, row in zip(texts, rows, strict=True):
             if not row:
@@ -176,6 +181,10 @@ class Pipeline:
         device = next(self.model.parameters()).device
         return (pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device),
                 Layout.from_lengths([len(row) for row in rows]).to(device))
+
+    def _check_reads_texts(self) -> None:
+        if self.model.config.input_dim is not None:
+            raise UserError("this model reads series of numbers, not texts")
 
     def _vectors(self, texts: Sequence[str]) -> Tensor:
         ids, layout = self._padded(texts, cut=True)

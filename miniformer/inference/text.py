@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from miniformer.kernel.errors import UserError
 from miniformer.kernel.task import Tokenizer
@@ -65,3 +65,16 @@ class TextWriter:
             ready, self._held = held[:len(held) - keep], held[len(held) - keep:]
         self.text += ready
         return ready
+
+
+def strings(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
+    """An argument that is a string or several, as several.
+
+    Raises:
+        UserError: it is something else.
+    """
+    found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
+    for one in found:
+        if not isinstance(one, str):
+            raise UserError(f"{name}: expected a string, or a list of them; found {one!r:.80}")
+    return found

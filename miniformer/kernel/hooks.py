@@ -123,14 +123,15 @@ def _guard(manager: pluggy.PluginManager, name: str, extension: object) -> None:
     for caller in manager.get_hookcallers(extension) or ():
         for implementation in (one for one in caller.get_hookimpls() if one.plugin is extension):
             if caller.has_spec():
-                implementation.function = _guarded(implementation, caller.name, f"extension {name}: its hook {caller.name}")
+                guarded = _guarded(implementation, caller.name, f"extension {name}: its hook {caller.name}")
+                implementation.function = guarded  # type: ignore[misc]  # pluggy's own monitoring does not say whose a call is
             elif not implementation.optionalhook:
                 raise SpecError(f"extension {name}: there is no hook {caller.name!r}"
                                 f"{did_you_mean(caller.name, hooks) or '; there are: ' + ', '.join(hooks)}")
 
 
 def _guarded(implementation: pluggy.HookImpl, hook: str, where: str) -> Callable[..., Any]:
-    function = implementation.function
+    function: Callable[..., Any] = implementation.function
 
     def plain(*given: Any) -> Any:
         with _named(where):

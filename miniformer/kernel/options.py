@@ -75,7 +75,7 @@ def misfit(cls: type) -> str:
     return ""
 
 
-def _try(model: type[Options], defaults: bool) -> None:
+def _try(model: type[BaseModel], defaults: bool) -> None:
     """Save the defaults, read them again, and write the schema, which would leave out a default that is no JSON, and warn."""
     if defaults:
         model.model_validate(as_json(model.model_validate({}, context=SHAPE_ONLY), ""), context=SHAPE_ONLY)

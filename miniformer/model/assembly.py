@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import ClassVar, Self
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from miniformer.checkpoint.provenance import migrating
 from miniformer.checkpoint.store import SavedModel, read_model, restore, write_model
@@ -22,7 +25,7 @@ from miniformer.kernel.layout import Layout
 
 from .block import Stack
 from .decoding import Feed, decode, start_rows
-from .sampling import Sampling
+from .sampling import Sampling, checked_seed, count
 from .state import DecodingState
 
 
@@ -57,8 +60,10 @@ class Assembly(kernel.Assembly):
                  use_state: bool = True) -> Tensor:
         """Texts that go on from prompts, `[B, T + N]` with the prompts; of an encoder-decoder `[B, N]`, what it answers.
 
+        A model in training mode writes without dropout all the same, and is in training mode again afterwards.
+
         Args:
-            input_ids: `[B, T]` prompts, or of an encoder-decoder the sources.
+            input_ids: `[B, T]` prompts, or of an encoder-decoder the sources, `[B, S, F]` where the config has `input_dim`.
             max_new_tokens: at most so many.
             temperature, top_k, top_p, repetition_penalty: see `Sampling`.
             do_sample: draw; otherwise take the likeliest token each time (greedy).
@@ -70,17 +75,21 @@ class Assembly(kernel.Assembly):
                 step computes everything again.
 
         Raises:
-            UserError: settings out of range, an empty prompt, or a model that cannot write.
+            UserError: settings out of range or of the wrong type, an empty prompt, tokens that the vocabulary has not, or a
+                model that cannot write.
         """
         sampling = Sampling(temperature if do_sample else 0.0, top_k, top_p, repetition_penalty=repetition_penalty)
         eos_id = self.config.eos_id if eos_id is None else eos_id  # no token is -1
-        feed = self.feed(input_ids, max_new_tokens, layout=layout, use_state=use_state, bos_id=bos_id)
-        seeds = [None if seed is None else seed + b for b in range(len(input_ids))]
-        rows = start_rows(feed, [max_new_tokens] * len(seeds), seeds)
-        for _ in decode(feed, rows, sampling, eos_id):
-            pass
+        max_new_tokens, seed = count("max_new_tokens", max_new_tokens), checked_seed(seed)
+        with evaluating(self):
+            feed = self.feed(input_ids, max_new_tokens, layout=layout, use_state=use_state, bos_id=bos_id)
+            seeds = [None if seed is None else seed + b for b in range(len(input_ids))]
+            rows = start_rows(feed, [max_new_tokens] * len(seeds), seeds)
+            for _ in decode(feed, rows, sampling, eos_id):
+                pass
         longest = max(len(row.new) for row in rows)
-        written = input_ids.new_tensor([row.new + [eos_id] * (longest - len(row.new)) for row in rows])
+        written = torch.tensor([row.new + [eos_id] * (longest - len(row.new)) for row in rows], device=input_ids.device,
+                               dtype=torch.long if input_ids.is_floating_point() else input_ids.dtype)
         return written if self.has_source else torch.cat([input_ids, written], dim=1)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -131,21 +140,65 @@ class Assembly(kernel.Assembly):
                     raise SpecError(f"{length} tokens: position {self.config.position.name!r} ends at max_seq_len = "
                                     f"{self.config.max_seq_len}")
 
+    def _check_prompts(self, input_ids: Tensor) -> None:
+        """Refuse what is no batch of prompts, token ids or of a model that reads features those."""
+        width, found = self.config.input_dim, getattr(input_ids, "shape", type(input_ids).__name__)
+        if not isinstance(input_ids, Tensor) or input_ids.ndim != 2 + (width is not None) or 0 in input_ids.shape:
+            given = f"a tensor of shape {list(found)}" if isinstance(input_ids, Tensor) else found
+            raise UserError(f"a prompt is at least one token, and prompts are [B, T]; found {given}" if width is None else
+                            f"this model reads features, so sources are [B, S, {width}]; found {given}")
+        if width is None:
+            if input_ids.is_floating_point():
+                raise UserError(f"prompts are token ids, whole numbers; found {input_ids.dtype}")
+            low, high = int(input_ids.min()), int(input_ids.max())
+            if low < 0 or high >= self.config.vocab_size:
+                raise UserError(f"prompts: expected ids of the {self.config.vocab_size} tokens of the vocabulary; found "
+                                f"{low if low < 0 else high}")
+        elif input_ids.shape[-1] != width or not input_ids.is_floating_point():
+            raise UserError(f"this model reads features, so sources are floats [B, S, {width}]; found {list(input_ids.shape)} "
+                            f"of {input_ids.dtype}")
+        elif not self.has_source:
+            raise UserError("this model reads features and writes tokens, so it cannot go on from what it wrote")
+
     def _prompt_layout(self, input_ids: Tensor, layout: Layout | None) -> Layout:
-        """The layout of prompts, checked."""
-        if input_ids.ndim != 2 or 0 in input_ids.shape:
-            raise UserError(f"a prompt is at least one token, and prompts are [B, T]; found a tensor of shape "
-                            f"{list(input_ids.shape)}")
+        """The layout of prompts, which are checked."""
+        self._check_prompts(input_ids)
         if self.config.n_outputs != self.config.vocab_size:
             raise UserError(f"this model has {self.config.n_outputs} outputs and a vocabulary of {self.config.vocab_size}, so "
                             "it cannot generate")
         device = next(self.parameters()).device
         if layout is None:
-            return Layout.full(*input_ids.shape, device=device)
-        if layout.packed or layout.shape != input_ids.shape:
-            raise UserError(f"a layout of prompts has one text in each row and their shape {list(input_ids.shape)}; found "
+            return Layout.full(*input_ids.shape[:2], device=device)
+        if layout.packed or layout.shape != input_ids.shape[:2]:
+            raise UserError(f"a layout of prompts has one text in each row and their shape {list(input_ids.shape[:2])}; found "
                             f"{'several texts in a row' if layout.packed else list(layout.shape)}")
         return layout.to(device)
+
+
+_held: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
+_lock = Lock()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model in eval mode, for everyone who needs it so at a time; what was in training mode is so again afterwards."""
+    with _lock:
+        needed = model.training or model in _held
+        if needed:
+            users, trained = _held.get(model) or (0, [module for module in model.modules() if module.training])
+            _held[model] = users + 1, trained
+            model.eval()
+    try:
+        yield
+    finally:
+        with _lock:
+            if needed:
+                users, trained = _held.pop(model)
+                if users > 1:
+                    _held[model] = users - 1, trained
+                else:
+                    for module in trained:
+                        module.training = True
 
 
 def state_or_none(make: Callable[[], DecodingState], use_state: bool) -> DecodingState | None:

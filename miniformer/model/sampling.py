@@ -6,8 +6,10 @@ Edits and filters are processors: small values that are called with logits `[V]`
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -162,6 +164,12 @@ class Sampling:
     processors: tuple[Processor, ...] = ()
 
     def __post_init__(self) -> None:
+        for name in ("top_k", "no_repeat_ngram"):
+            if _whole(getattr(self, name)) is None:
+                raise UserError(f"{name}: expected a whole number, not negative; found {getattr(self, name)!r:.80}")
+        for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
+            if not hasattr(getattr(self, name), "__float__"):  # as numbers of all libraries have it
+                raise UserError(f"{name}: expected a number; found {getattr(self, name)!r:.80}")
         for name, fits, expected in (
                 ("temperature", 0 <= self.temperature < math.inf, "not negative"), ("top_k", self.top_k >= 0, "not negative"),
                 ("top_p", 0 <= self.top_p <= 1, "from 0 to 1"), ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
@@ -235,6 +243,38 @@ class Sampling:
         for part in self.filters:
             logits = part(logits, text)
         return logits.softmax(dim=-1)
+
+
+def count(name: str, value: Any) -> int:
+    """An argument that says how many.
+
+    Raises:
+        UserError: it is no whole number, or negative.
+    """
+    if (number := _whole(value)) is None or number < 0:
+        raise UserError(f"{name}: expected a whole number, not negative; found {value!r:.80}")
+    return number
+
+
+def checked_seed(seed: Any) -> int | None:
+    """A seed as torch takes it, with room for those of a batch's other rows.
+
+    Raises:
+        UserError: it is none.
+    """
+    if seed is None:
+        return None
+    if (number := _whole(seed)) is None or not -2**63 <= number < 2**63:
+        raise UserError(f"seed: expected a whole number of 64 bits, from -2**63 to 2**63 - 1; found {seed!r:.80}")
+    return number
+
+
+def _whole(value: Any) -> int | None:
+    """A whole number of any library as an int; None: it is no such thing."""
+    try:
+        return None if isinstance(value, bool) else operator.index(value)
+    except TypeError:
+        return None
 
 
 def _tokens(ids: Iterable[int], logits: Tensor, what: str) -> Tensor:

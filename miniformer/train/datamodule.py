@@ -51,6 +51,10 @@ class JSONLinesDataset(Dataset[Example]):
     """
 
     def __init__(self, path: str | Path, tokenizer: Any = None, task: Any = "language-modeling") -> None:
+        self.task: Task
+        self.task_spec: ComponentSpec | None
+        self.tokenizer: Any
+        self.examples: Sequence[Example]
         path = os.fspath(path)
         if isinstance(task, JSONLinesDataset):
             tokenizer = tokenizer if tokenizer is not None or task.task.input_dim is not None else task.tokenizer

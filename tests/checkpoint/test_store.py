@@ -194,3 +194,23 @@ def test_a_component_of_a_package_that_is_not_installed_says_what_to_install(tmp
         assert Transformer.from_pretrained(tmp_path / "model").config.ffn.name == "fine-parts:nested"
     with use_registry(Registry(built_in)), pytest.raises(UnknownComponent, match=r"missing: .*pip install fine-parts==1\.2"):
         Transformer.from_pretrained(tmp_path / "model")
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16, torch.float32])
+@pytest.mark.parametrize("position", ["rope", "learned"])
+def test_a_model_comes_back_as_the_float_type_that_it_was_saved_as(tmp_path, dtype, position):
+    config = TransformerConfig(vocab_size=20, d_model=16, n_heads=2, n_layers=1, position=position)
+    model = Transformer(config).to(dtype).eval()
+    model.save_pretrained(tmp_path / "it")
+    again = Transformer.from_pretrained(tmp_path / "it")
+    assert {tensor.dtype for tensor in again.parameters()} == {dtype}
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(again(ids), model(ids))
+
+
+def test_a_file_of_several_float_types_is_loaded_into_the_models_own(tmp_path):
+    config = TransformerConfig(vocab_size=20, d_model=16, n_heads=2, n_layers=1)
+    model = Transformer(config)
+    model.stack.to(torch.bfloat16)
+    model.save_pretrained(tmp_path / "it")
+    assert {tensor.dtype for tensor in Transformer.from_pretrained(tmp_path / "it").parameters()} == {torch.float32}

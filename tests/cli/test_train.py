@@ -236,7 +236,7 @@ def test_classification_on_string_labels_reports_accuracy_and_f1(cli, labelled, 
     assert all(f"{value:.4g}" in text for name, value in results["best"].items() if name != "step"), "no number is cut"
     assert "accuracy" in text
     assert "f1" in text
-    assert "always '" in text
+    assert "│ always" in text
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 import copy
 import pickle
+import re
 
 import pytest
 import yaml
@@ -128,8 +129,10 @@ def test_rotary_pct_completes_a_rope_that_is_named(position):
     ({"rotary_pct": 0.5, "position": "learned"}, "rotary_pct=0.5 is short for position="),
     ({"rotary_pct": 0, "position": "rope"}, "rotary_pct=0 is short for position="),
     ({"rotary_pct": 0.5, "position": {"name": "rope", "pct": 1.0}}, "give one of them"),
-    ({"rotary_pct": 2}, "position rope.pct: input should be less than or equal to 1; found 2"),
-    ({"rotary_pct": "half"}, "position rope.pct: input should be a valid number"),
+    ({"rotary_pct": 2}, "rotary_pct: input should be less than or equal to 1; found 2"),
+    ({"rotary_pct": -0.5}, "rotary_pct: input should be greater than or equal to 0; found -0.5"),
+    ({"rotary_pct": float("nan")}, "rotary_pct: input should be a finite number; found nan"),
+    ({"rotary_pct": "half"}, "rotary_pct: input should be a valid number"),
     ({"pre_norm": True, "norm_placement": "sandwich"}, "pre_norm=True is short for norm_placement='pre', and norm_placement "
                                                        "is 'sandwich'; give one of them"),
     ({"pre_norm": "yes"}, "pre_norm: expected true or false; found 'yes'"),
@@ -314,6 +317,18 @@ def test_a_mistake_is_told_with_its_field_and_without_pydantics_links(fields, te
 def test_a_config_is_a_mapping(value):
     with pytest.raises(SpecError, match="a model config is a mapping of fields"):
         TransformerConfig.model_validate(value)
+
+
+@pytest.mark.parametrize("field", ["vocab_size", "d_model", "n_heads", "n_layers", "d_ff", "max_seq_len", "input_dim",
+                                   "output_dim"])
+@pytest.mark.parametrize("value", [10**10, 10**20])
+def test_a_size_beyond_what_a_tensor_can_have_is_told_with_its_field(field, value):
+    assert re.fullmatch(rf"{field}: input should be less than or equal to \d+; found {value}", refused(**{field: value}))
+
+
+def test_the_largest_sizes_are_within_what_a_tensor_can_have():
+    most = 2**31 - 1
+    assert TransformerConfig(d_model=2**20, d_ff=2**22, n_heads=2**12, vocab_size=most, max_seq_len=most).max_seq_len == most
 
 
 def test_a_key_that_is_no_string_is_told():

@@ -203,11 +203,18 @@ def test_parts_of_ones_own_shape_what_is_written():
     assert answer.text == "xxxx"
 
 
-@pytest.mark.parametrize(("given", "told"), [({"max_new_tokens": -1}, "max_new_tokens: not negative; found -1"),
-                                             ({"stop": [""]}, "stop: an empty string")])
+@pytest.mark.parametrize(("given", "told"), [
+    *(({"max_new_tokens": value}, f"max_new_tokens: expected a whole number, not negative; found {value!r}")
+      for value in (-1, None, 2.5, "9")),
+    ({"seed": 2**70}, "seed: expected a whole number of 64 bits"), ({"seed": "a"}, "seed: expected a whole number"),
+    ({"stop": [""]}, "stop: an empty string"), ({"stop": ""}, "stop: an empty string"),
+    ({"stop": 5}, "stop: expected a string"),
+    ({"stop": ["a", None]}, "stop: expected a string, or a list of them; found None")])
 def test_settings_that_mean_nothing_are_refused(given, told):
     with pytest.raises(UserError, match=told):
         one(ENGINES["decoder"], "some", **given)
+    with pytest.raises(UserError, match=told):
+        list(ENGINES["decoder"].stream("some", **given))
     with pytest.raises(UserError, match="batch_size: at least 1"):
         Engine(ENGINES["decoder"].model, BYTES, batch_size=0)
 
@@ -250,3 +257,38 @@ def test_a_search_finds_what_a_run_has_learnt(answering):
     animals = load(answering)
     [[best, *others]] = Engine(animals.model, animals.tokenizer).search(["7 times the owl jumps"], Beams(3))
     assert (best.text, best.finish_reason) == ("the owl", "eos") and len(others) == 2
+
+
+@engines
+def test_one_stop_string_may_be_given_by_itself(engine):
+    whole = one(engine, "some text", GREEDY, max_new_tokens=10).text
+    stop = whole[2:4]
+    assert one(engine, "some text", GREEDY, max_new_tokens=10, stop=stop).text == whole[:whole.index(stop)]
+    assert "".join(engine.stream("some text", GREEDY, max_new_tokens=10, stop=stop)) == whole[:whole.index(stop)]
+
+
+def test_a_draft_that_reads_less_is_told():
+    model, draft = (writing(position="learned", max_seq_len=length) for length in (64, 8))
+    with pytest.raises(UserError, match=r"draft: reads at most max_seq_len = 8 tokens, and .* may have \d+; expected"):
+        one(Engine(model, BYTES, draft=draft), "some", GREEDY, max_new_tokens=20)
+
+
+@pytest.mark.parametrize("has_source", [False, True])
+def test_a_model_in_training_mode_writes_without_dropout_and_stays_in_it(has_source):
+    model = writing(has_source, dropout=0.5)
+    engine = Engine(model, BYTES)
+    expected = list(engine.generate(PROMPTS, GREEDY, max_new_tokens=8))
+    best = list(engine.search(["some"], Beams(2), max_new_tokens=8))
+    model.train()
+    model.head.eval()
+    found = []
+    for answer in engine.generate(PROMPTS, GREEDY, max_new_tokens=8):
+        found.append(answer)
+        assert model.training and not model.head.training, "between two answers it is whoever trains it that has it"
+    assert found == expected
+    assert list(engine.search(["some"], Beams(2), max_new_tokens=8)) == best
+    stream = engine.stream(PROMPTS[0], GREEDY, max_new_tokens=8)
+    assert next(stream) + "".join(stream) == expected[0].text
+    with pytest.raises(UserError, match="no token is allowed"):
+        one(engine, "some", Sampling(processors=(Allowed(lambda text: []),)))
+    assert all(module.training == (module not in set(model.head.modules())) for module in model.modules())

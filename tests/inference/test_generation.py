@@ -134,7 +134,8 @@ def test_a_prompt_is_a_row_of_tokens(prompt):
 
 
 @pytest.mark.parametrize("settings", [{"max_new_tokens": -1}, {"temperature": -0.1}, {"temperature": math.nan},
-                                      {"top_k": -1}, {"top_p": -0.1}, {"top_p": 1.1}])
+                                      {"top_k": -1}, {"top_p": -0.1}, {"top_p": 1.1}, {"temperature": None},
+                                      {"temperature": "hot"}, {"top_k": 2.5}, {"top_k": None}, {"top_p": "all"}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(UserError, match=next(iter(settings))):
         generate(MODEL, PROMPT, **{"max_new_tokens": 1, **settings})

@@ -1,6 +1,8 @@
 """A pipeline: a trained model asked with texts and records, each answer against direct computation."""
 
 import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ import miniformer
 from miniformer.inference.load import Trained
 from miniformer.inference.pipeline import Pipeline
 from miniformer.kernel import DataError, Task, UserError, build
+from miniformer.model.attention_maps import attention_maps
 from miniformer.model.beams import Beams
 
 
@@ -64,6 +67,14 @@ def test_an_embedding_is_the_heads_where_there_is_one_for_it():
     torch.testing.assert_close(one.embed("café"), vectors[1])
 
 
+@pytest.mark.parametrize(("task", "size"), [({"name": "embedding", "size": 6}, 6), ("language-modeling", 16), ("seq2seq", 16)])
+def test_no_texts_have_no_vectors_of_the_same_width(task, size):
+    one = pipeline(task)
+    vectors = one.embed([])
+    assert vectors.shape == (0, size) and one.embed(["some"]).shape == (1, size)
+    assert vectors.dtype == one.embed("some").dtype
+
+
 @torch.no_grad()
 @pytest.mark.parametrize("task", ["language-modeling", "seq2seq"])
 def test_otherwise_it_is_the_mean_of_hidden_states(task):
@@ -104,6 +115,78 @@ def test_attention_maps_are_the_weights_that_were_used(attention):
         assert not isinstance(attention, dict) or not weights.tril(-3).any()
     assert [block.attention.kernel for block in one.model.stack.layers] == before
     assert torch.equal(one.model(torch.tensor([BYTES.encode(text)])), outputs)
+
+
+def kernels(model):
+    return [module.kernel for module in model.modules() if hasattr(module, "kernel")]
+
+
+@torch.no_grad()
+def test_attention_maps_are_those_of_who_asked():
+    one, (short, long) = pipeline("language-modeling"), ("some", "some longer text")
+    before, ids = kernels(one.model), torch.tensor([BYTES.encode(long)])
+    outputs = one.model(ids)
+    with ThreadPoolExecutor(1) as pool, attention_maps(one.model) as maps:
+        other = pool.submit(one.explain, short).result()
+        assert not maps
+        one.model(ids)
+        plain = pool.submit(one.model, ids).result()
+    assert torch.equal(plain, outputs), "others are computed by the model's own kernels"
+    for name, weights in one.explain(long).attention.items():
+        assert torch.equal(maps[name][0], weights)
+        assert torch.equal(other.attention[name], one.explain(short).attention[name])
+    assert kernels(one.model) == before
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("first_out", [0, 1])
+def test_attention_maps_end_in_any_order_and_leave_the_model_as_it_was(first_out):
+    one = pipeline("language-modeling")
+    before, asked, out = kernels(one.model), [threading.Event() for _ in range(2)], [threading.Event() for _ in range(2)]
+
+    def ask(i):
+        with attention_maps(one.model):
+            asked[i].set()
+            out[i].wait(10)
+
+    threads = [threading.Thread(target=ask, args=[i]) for i in range(2)]
+    for thread, ready in zip(threads, asked, strict=True):
+        thread.start()
+        ready.wait(10)
+    for i in (first_out, 1 - first_out):
+        out[i].set()
+        threads[i].join()
+    assert kernels(one.model) == before
+    with pytest.raises(KeyError), attention_maps(one.model):
+        raise KeyError
+    assert kernels(one.model) == before
+
+
+@torch.no_grad()
+def test_attention_maps_within_others_are_noted_by_both():
+    one, ids = pipeline("language-modeling"), torch.tensor([BYTES.encode("some")])
+    with attention_maps(one.model) as outer:
+        with attention_maps(one.model) as inner:
+            one.model(ids)
+        assert outer.keys() == inner.keys() and all(torch.equal(outer[name], inner[name]) for name in inner)
+        outer.clear()
+        one.model(ids)
+    assert outer.keys() == inner.keys()
+
+
+@pytest.mark.parametrize("prompts", [3, None, b"some", ["some", 3]])
+def test_prompts_that_are_no_texts_are_told(prompts):
+    with pytest.raises(UserError, match=r"prompts?: expected a text"):
+        pipeline("language-modeling").generate(prompts, max_new_tokens=1)
+
+
+@pytest.mark.parametrize("likeliest", [-1, None, 2.5])
+def test_a_count_that_is_none_is_told(likeliest):
+    with pytest.raises(UserError, match="likeliest: expected a whole number, not negative; found"):
+        pipeline("language-modeling").explain("some", likeliest=likeliest)
+    if likeliest is not None:
+        with pytest.raises(UserError, match="beams: expected a whole number, not negative; found"):
+            pipeline("language-modeling").generate("some", beams=likeliest)
 
 
 def test_an_attention_without_weights_gives_no_map():

@@ -1,8 +1,11 @@
 """The parts that choose a token: each against its definition, together in their order, and what is refused."""
 
 import math
+import re
 from collections import Counter
+from fractions import Fraction
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -155,3 +158,14 @@ def test_tokens_that_are_not_there_are_told(processor):
 def test_a_setting_out_of_range_is_told_by_name(name, value):
     with pytest.raises(UserError, match=f"{name}: expected .*; found {value}"):
         Sampling(**{name: value})
+
+
+@pytest.mark.parametrize(("name", "value"), [("temperature", None), ("temperature", "hot"), ("top_k", 2.5), ("top_k", True),
+                                             ("no_repeat_ngram", "2"), ("min_p", [0.1]), ("repetition_penalty", None)])
+def test_a_setting_of_the_wrong_type_is_told(name, value):
+    with pytest.raises(UserError, match=rf"{name}: expected a (whole )?number.*found {re.escape(repr(value))}"):
+        Sampling(**{name: value})
+
+
+def test_numbers_of_other_libraries_are_numbers():
+    Sampling(temperature=np.float32(0.5), top_k=np.int64(3), top_p=torch.tensor(0.5), min_p=Fraction(1, 3))

@@ -436,3 +436,38 @@ def test_a_memory_may_be_given_in_place_of_its_source():
     memory = model.encode(source)
     assert isinstance(memory, Memory)
     close(model(memory, target)[0], model(source, target)[0])
+
+
+# --- a source of features
+
+def reading(**fields):
+    return Seq2SeqTransformer(TransformerConfig(**{"vocab_size": 20, "d_model": 16, "n_heads": 2, "n_layers": 1, "input_dim": 3,
+                                                   "output_dim": 20, "max_seq_len": 16, **fields})).eval()
+
+
+def test_a_source_of_features_is_answered():
+    one, source = reading(), torch.randn(2, 4, 3)
+    written = one.generate(source, 5, do_sample=False)
+    assert written.shape == (2, 5) and written.dtype == torch.long
+    assert torch.equal(written, one.generate(source.double(), 5, do_sample=False, use_state=False))
+    short = one.generate(source[:1, :2], 5, do_sample=False)
+    padded = one.generate(source, 5, do_sample=False, layout=Layout.from_lengths([2, 4]))
+    assert torch.equal(padded, torch.cat([short, written[1:]]))
+    target = torch.cat([torch.full((2, 1), one.config.bos_id), written], dim=1)
+    assert torch.equal(one(source, target)[0][:, :-1].argmax(dim=-1), written)
+
+
+@pytest.mark.parametrize("source", [torch.ones(2, 4, dtype=torch.long), torch.randn(2, 4), torch.randn(2, 4, 5),
+                                    torch.randn(2, 0, 3), torch.ones(2, 4, 3, dtype=torch.long), [[1, 2]]])
+def test_what_is_no_source_of_features_is_told(source):
+    with pytest.raises(UserError, match=r"reads features, so sources are (floats )?\[B, S, 3\]; found"):
+        reading().generate(source, 4)
+
+
+@pytest.mark.parametrize(("source", "text"), [
+    (torch.tensor([[3, 20]]), "prompts: expected ids of the 20 tokens of the vocabulary; found 20"),
+    (torch.tensor([[-1, 3]]), "found -1"), (torch.ones(1, 3), "token ids, whole numbers; found torch.float32"),
+    ([[1, 2]], r"prompts are \[B, T\]; found list")])
+def test_what_are_no_tokens_is_told(source, text):
+    with pytest.raises(UserError, match=text):
+        reading(input_dim=None).generate(source, 4)

@@ -17,9 +17,11 @@ from miniformer.kernel import (
     Registry,
     SpecError,
     StateError,
+    UserError,
     discover,
     use_registry,
 )
+from miniformer.model.assembly import evaluating
 from miniformer.model.rotary import Rotary
 from miniformer.model.transformer import Transformer
 
@@ -400,3 +402,32 @@ def test_positions_end_where_a_stack_says_so_wherever_it_stands_in_a_model(posit
     assert model.endless == endless
     other.inner = torch.nn.ModuleDict({"stack": model.stack})
     assert other.endless == endless
+
+
+def test_a_model_in_training_mode_generates_without_dropout_and_stays_in_it():
+    model = Transformer(TransformerConfig(vocab_size=50, d_model=16, n_heads=2, n_layers=2, dropout=0.5, causal=True)).eval()
+    prompt = torch.tensor([[3, 1, 4]])
+    expected = model.generate(prompt, 8, do_sample=False)
+    model.train()
+    assert all(torch.equal(model.generate(prompt, 8, do_sample=False), expected) for _ in range(3))
+    with pytest.raises(UserError):
+        model.generate(prompt + 50, 8)
+    assert all(module.training for module in model.modules())
+
+
+def test_those_who_need_a_model_in_eval_mode_at_once_do_not_disturb_each_other():
+    model = Transformer(TransformerConfig(vocab_size=50, d_model=16, n_heads=2, n_layers=1)).train()
+    first, second = evaluating(model), evaluating(model)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert not any(module.training for module in model.modules())
+    second.__exit__(None, None, None)
+    assert all(module.training for module in model.modules())
+
+
+def test_a_decoder_of_features_cannot_generate():
+    model = Transformer(TransformerConfig(vocab_size=50, input_dim=3, output_dim=50, d_model=16, n_heads=2, n_layers=1,
+                                          causal=True))
+    with pytest.raises(UserError, match="reads features and writes tokens"):
+        model.generate(torch.randn(1, 4, 3), 4)
