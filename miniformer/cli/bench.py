@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True,
               help="Length of a turn.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True,
-              help="Rows of a training batch; texts that are written at once, beside one alone.")
+              help="Rows of a training batch; decoding is measured with one text and with so many.")
 @click.option("--length", type=click.IntRange(min=2),
-              help="Tokens of a row, and of a text with its prompt, which is a quarter.  [default: SPEC's max_seq_len]")
+              help="Tokens of a training row; in decoding, of prompt (a quarter) and text.  [default: SPEC's max_seq_len]")
 @click.option("--precision", type=click.Choice(["32", "bf16"]),
               help="[default: in training as a run would choose, in decoding 32]")
 @click.option("--only", type=click.Choice(["train", "decode"]), help="Measure one of the two.")

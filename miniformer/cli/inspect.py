@@ -27,8 +27,9 @@ TRAINING_BYTES = 16
 @click.argument("spec", type=click.Path())
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at once.")
 @click.option("--length", type=click.IntRange(min=1), help="Tokens of a sequence.  [default: max_seq_len]")
-@click.option("--source-length", type=click.IntRange(min=1), help="Tokens of its source, if it has one.  [default: as many]")
-@click.option("--memory", metavar="SIZE", help="Does it fit so much, such as 8GB?  [default: this machine's]")
+@click.option("--source-length", type=click.IntRange(min=1),
+              help="Tokens of an encoder-decoder's source.  [default: as --length]")
+@click.option("--memory", metavar="SIZE", help="Memory that it must fit into, such as 8GB.  [default: this machine's]")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(spec: str, batch_size: int, length: int | None, source_length: int | None, memory: str | None,
             as_json: bool) -> None:

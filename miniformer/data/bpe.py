@@ -1,8 +1,8 @@
 """Byte-level BPE by `tiktoken`, several times as fast as `tokenizers`, where it is sure to give the same ids.
 
-Both merge the leftmost pair of lowest rank, but `tokenizers` only pairs in its list of merges, and `tiktoken` any two tokens
-that are a token together. It is the same if every token, taken alone, is merged to itself: until its own merge it has then gone
-through the one sequence of merges that its bytes go through alone, so no other pair of tokens can come to stand for it.
+Both merge the leftmost pair of lowest rank, but `tokenizers` considers only pairs in its list of merges, and `tiktoken` any
+two tokens whose concatenation is a token. They agree if every token, encoded alone, comes out as itself: its own merges are then
+the only way to build it, so no pair outside the list can form it. `_ranks` checks this.
 """
 
 from __future__ import annotations

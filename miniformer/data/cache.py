@@ -1,4 +1,4 @@
-"""The cache of prepared data: what was read, split and encoded for one run is not again for the next on the same files.
+"""The cache of prepared data: what one run read, split and encoded is reused by the next run on the same files.
 
 An entry is a folder named by the digest of all that decides what is in it: of each file the path, size, inode and times of
 change; the task with its source files, the tokenizer, what is held out, versions. It holds tokens as arrays, which are mapped
@@ -42,13 +42,13 @@ FORMAT = 1
 WORTH = 1_000_000
 """Bytes of text below which there is nothing to save."""
 SETTLED = 2.0
-"""Seconds since its last change after which a file that changes again is sure to have another time of change."""
+"""A file that changed less than so many seconds ago is not cached: another change could leave the same time stamp."""
 KEPT = 8
 """Entries, those last used."""
 
 
 class Settings(NamedTuple):
-    """What `prepare` is told, but for what is of no matter to documents that are packed.
+    """The arguments of `prepare` that packed documents depend on.
 
     Attributes:
         task: the task, in resolved form.

@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from miniformer.kernel.task import Example
 
 SPREAD = 0.05
-"""How much longer at most an example counts where all are sorted by length: little is padded, and epochs differ."""
+"""Lengths are stretched at random by up to this part before sorting, so that epochs differ and little is padded."""
 
 
 class EpochBatches(Sampler[list[int]]):

@@ -54,11 +54,11 @@ class State(ABC):
         """
 
     def static(self, column: Tensor, columns: int) -> State:
-        """The same memory for steps of one token in a compiled graph, in which no shape changes from step to step.
+        """This memory as a compiled step of one token uses it: no tensor changes shape from step to step.
 
-        What is appended goes to `column` `[1]`, which is another each time, and the first `columns` columns are given back,
-        which are more than are filled. Which of them are the layout says, where the others are padding; their values must be
-        numbers. What changes is written into tensors that stay: no step puts anything else into an attribute.
+        A step writes its token's entry into slot `column` `[1]` and is given the first `columns` slots, filled or not. The
+        layout says which are filled, the others being padding there; their values must be finite. A step writes into tensors
+        that stay: it rebinds no attribute.
 
         Raises:
             StateError: unless overridden; then steps are not compiled.

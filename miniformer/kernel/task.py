@@ -61,7 +61,7 @@ class Example:
 
     Attributes:
         tokens: T token ids, or features `[T, F]`.
-        target: what the task wants to be said of them; None: nothing is known, as in what is to be predicted.
+        target: the answer, in the task's own form; None: of a record to be predicted.
         documents: T document numbers, in a row packed from several examples; None: one document.
         following: T ids, the token that follows each in its document, or -1; set in packed rows.
         source: S token ids for the encoder of a model that has encoder and decoder; `tokens` are the decoder's then.

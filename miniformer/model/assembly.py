@@ -58,7 +58,7 @@ class Assembly(kernel.Assembly):
                  top_p: float = 0.9, do_sample: bool = True, repetition_penalty: float = 1.0, eos_id: int | None = None,
                  bos_id: int | None = None, seed: int | None = None, layout: Layout | None = None,
                  use_state: bool = True) -> Tensor:
-        """Texts that go on from prompts, `[B, T + N]` with the prompts; of an encoder-decoder `[B, N]`, what it answers.
+        """Continuations of prompts, `[B, T + N]` with the prompts; of an encoder-decoder its answers alone, `[B, N]`.
 
         A model in training mode writes without dropout all the same, and is in training mode again afterwards.
 

@@ -43,7 +43,7 @@ class RepetitionPenalty:
 
 @dataclass(frozen=True, slots=True)
 class CountPenalty:
-    """Takes `presence` off the logits of tokens that were written, and `frequency` for each time; the prompt is no matter."""
+    """Takes `presence` off the logits of tokens that were written, and `frequency` for each time; the prompt does not count."""
 
     presence: float = 0.0
     frequency: float = 0.0
@@ -93,7 +93,7 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Temperature:
-    """Divides logits; small is bold."""
+    """Divides logits by the temperature: below 1 sharpens the distribution, above 1 flattens it."""
 
     temperature: float
 
@@ -194,7 +194,7 @@ class Sampling:
 
     @property
     def filters(self) -> tuple[Processor, ...]:
-        """What makes a draw bolder; without temperature there is no draw."""
+        """What shapes the distribution that a token is drawn from: temperature, top-k, top-p, min-p."""
         filters: list[Processor] = [Temperature(self.temperature)]
         if self.top_k:
             filters.append(TopK(self.top_k))

@@ -56,7 +56,7 @@ class Regression(Task):
         self.input_dim = len(features) or None
 
     def stdlib(self) -> Iterable[tuple[str, ValuedRecord]]:
-        """Short functions and the number of names and arguments that they take: a count that is read, not guessed."""
+        """Short functions and their number of parameters, which can be read off the text."""
         for where, node, source in stdlib.functions():
             yield where, ValuedRecord(input=source, value=float(parameters(node)))
 

@@ -56,7 +56,7 @@ class MiniFormerLitModule(pl.LightningModule):
         self._tokens: Tensor | int = 0
         self.held_out: dict[str, Metric] = {}
         self.unit = 1 << (self.config.batch_size - 1).bit_length()
-        """Sums are kept in units of this many, for half precision's sake; a power of two changes no digit."""
+        """The summed loss is divided by this before backward, so that half precision does not overflow; a power of two is exact."""
         self._weight: Tensor | None = None
 
     def setup(self, stage: str) -> None:
@@ -121,7 +121,7 @@ class MiniFormerLitModule(pl.LightningModule):
             self._tokens = self._tokens + (part.layout.real.sum() if part.layout.padded else B * T)
         trainer = self.trainer
         is_logged = (trainer.global_step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        if is_logged or self.device.type == "cpu":  # elsewhere, to look at a number is to wait for it
+        if is_logged or self.device.type == "cpu":  # elsewhere, to read the value is to wait for the device
             self._check_loss()
         if is_logged:
             self.log("train_loss", self.loss, batch_size=1, sync_dist=trainer.world_size > 1)

@@ -13,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 LINES = 10
 """Lines that a run writes where there is no terminal."""
 PAUSE = 0.1
-"""Seconds between two looks of a terminal's bar at what the device has done, for which it waits."""
+"""Least seconds between updates of a terminal's bar, each of which waits for the device."""
 
 
 class RunProgress(ProgressBar):
