@@ -1,7 +1,7 @@
 """Byte-level BPE by `tiktoken`, several times as fast as `tokenizers`, where it is sure to give the same ids.
 
-Both merge the leftmost pair of lowest rank, but `tokenizers` considers only pairs in its list of merges, and `tiktoken` any
-two tokens whose concatenation is a token. They agree if every token, encoded alone, comes out as itself: its own merges are then
+Both merge the leftmost pair of lowest rank, but `tokenizers` considers only pairs in its list of merges, `tiktoken` any two
+tokens whose concatenation is a token. They agree if every token, encoded alone, comes out as itself: its own merges are then
 the only way to build it, so no pair outside the list can form it. `_ranks` checks this.
 """
 

@@ -56,7 +56,7 @@ class MiniFormerLitModule(pl.LightningModule):
         self._tokens: Tensor | int = 0
         self.held_out: dict[str, Metric] = {}
         self.unit = 1 << (self.config.batch_size - 1).bit_length()
-        """The summed loss is divided by this before backward, so that half precision does not overflow; a power of two is exact."""
+        """The summed loss is divided by this before backward, lest half precision overflow; a power of two changes no digit."""
         self._weight: Tensor | None = None
 
     def setup(self, stage: str) -> None:
