@@ -1,6 +1,9 @@
 import copy
 import pickle
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -8,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+import miniformer
 from miniformer.config.model_config import LayerSpec, TransformerConfig
 from miniformer.kernel import (
     Attention,
@@ -381,3 +385,14 @@ for fields in ({'ffn': 'swigl'}, {'layers': [{'attention': {'name': 'mhaa', 'win
         TransformerConfig(**fields)
     except UnknownComponent:
         print('torch' in sys.modules)""").split() == ["False", "False"]
+
+
+@pytest.mark.slow
+def test_type_checkers_take_the_forms_that_it_takes(tmp_path):
+    call = tmp_path / "call.py"
+    call.write_text("from miniformer.config.model_config import TransformerConfig\n"
+                    "config = TransformerConfig(attention='mha', activation='swiglu', position={'name': 'rope', 'pct': 0.5})\n"
+                    "name: str = config.attention.name\n")
+    root = Path(miniformer.__file__).parents[1]
+    done = subprocess.run([sys.executable, "-m", "mypy", call], cwd=root, capture_output=True, text=True, timeout=600)
+    assert done.stdout.startswith("Success"), done.stdout + done.stderr
