@@ -14,6 +14,7 @@ from miniformer.kernel.layout import Layout
 from miniformer.kernel.state import State
 
 from .case import Case
+from .probe import set_mode
 
 
 class Turning(PositionEncoding):
@@ -52,14 +53,24 @@ class Attending:
 
     @classmethod
     def drawn(cls, case: Case, *, causal: bool | None = None, encoded: bool = True, dtype: torch.dtype = torch.float64,
-              **component: Any) -> Attending:
-        """An attention with drawn options, in a direction that it serves, under an encoding whose hooks it applies."""
+              training: bool = True, **component: Any) -> Attending:
+        """An attention with drawn options, in a direction that it serves, under an encoding whose hooks it applies.
+
+        Args:
+            causal: the direction, instead of a drawn one.
+            encoded: it may be under an encoding.
+            dtype: of its parameters.
+            training: it may be in training mode too.
+            component: as for `Case.component`.
+        """
         attention = case.subject.cls
         if causal is None:
             causal = attention.causal_only or case.flip("causal")
         hooks = sorted(attention.applies & ENCODINGS.keys()) if encoded else []
         hook = case.choose("position", ["none", *hooks]) if hooks else "none"
         module = case.component(dtype, **component)
+        if training:
+            set_mode(case, module)
         encoding = None if hook == "none" else ENCODINGS[hook](module.d_model, module.n_heads, 64)
         return cls(module, causal, encoding)
 

@@ -13,10 +13,11 @@ from miniformer.kernel.context import Context, Memory, Signal
 from miniformer.kernel.interfaces import PositionEncoding
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.options import options_of
+from miniformer.model.state import beside, rows_of
 
 from . import drawing
 from .attending import Attending, alone
-from .case import Case, require, same, seeded
+from .case import Case, picture, require, same, seeded
 from .hearing import HEARD, heard
 from .properties import Skip, contract
 from .subject import Subject
@@ -143,6 +144,39 @@ def reads_a_memory(case: Case) -> None:
                 require(row == [token] * len(row), f"column {s} of the memory, which is {what}")
 
 
+@contract("attention", skip=_reads_no_memory)
+def remembered_rows_go_on(case: Case) -> None:
+    """What is kept of a memory between steps goes with its rows: where they are picked and reordered, or joined by others, it
+    gives what the memories of those rows give.
+
+    In training: nothing shows; in use, beam search and batches that texts leave and join answer with another text's source.
+    """
+    attend = Attending.drawn(case, causal=False, encoded=False, training=False)
+    if attend.module.rule is not None:
+        reject()
+    D, padding = attend.module.d_model, [drawing.FULL, drawing.LEFT, drawing.RIGHT]
+    layouts = [case.draw(name, drawing.layouts(kinds=padding)) for name in ("memory", "memory of who joins")]
+    case.story |= {"memory": picture(layouts[0]), "memory of who joins": picture(layouts[1])}
+    one, other = (Memory(case.tensor(*layout.shape, D), layout) for layout in layouts)
+    index = torch.tensor(case.draw("rows kept", st.lists(st.integers(0, layouts[0].shape[0] - 1), min_size=1, max_size=4)))
+
+    def compare(memory: Memory, what: str) -> None:
+        queries = Layout.full(len(memory.hidden), 2)
+        x = case.tensor(*queries.shape, D)
+        same(attend.reading(x, queries, memory, kept), attend.reading(x, queries, memory), what)
+
+    with torch.no_grad():
+        kept, theirs = attend.module.remember(one), attend.module.remember(other)
+        if kept is None:  # it looks anew each time
+            return
+        kept.reorder(index)
+        compare(one := rows_of(one, index), f"with what it keeps of a memory and without, after keeping rows {index.tolist()}")
+        if kept.joins:
+            both = beside(one, other)
+            kept.join(theirs, both.layout.shape[1], both.layout.shape[1])
+            compare(both, "with what it keeps of a memory and without, after it took in another")
+
+
 @contract("attention", skip=lambda s: "" if s.cls.masked else "it reads no mask, so its weights need not sum to one")
 def starts_spread_out(case: Case) -> None:
     """Freshly made, wide heads average over many tokens instead of picking one.
@@ -174,7 +208,7 @@ def kernels_agree(case: Case) -> None:
     """
     names = _kernel_options(case.subject.cls)
     name, kernels = case.choose("option", sorted(names)), names
-    attend = Attending.drawn(case)
+    attend = Attending.drawn(case, training=False)
     layout = case.layout()
     x = case.tensor(*layout.shape, attend.module.d_model)
     weights, found = attend.module.state_dict(), {}

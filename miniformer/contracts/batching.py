@@ -18,7 +18,7 @@ from miniformer.kernel.task import Batch
 from .case import Case, picture, require, same, seeded
 from .properties import Broken, contract
 from .subject import Subject
-from .tasking import CUT, EXACT, LIMIT, Tasking, loss_of, made, near
+from .tasking import CUT, LIMIT, Tasking, exact, loss_of, made, near
 
 
 def _has_no_source(subject: Subject) -> str:
@@ -130,11 +130,12 @@ def packing_changes_nothing(case: Case) -> None:
     require(picture(batch.layout) == given, f"texts {given} are batched as {picture(batch.layout)}")
     pieces = [loss_of(one.model, one.task, _columns(batch, columns)) for columns in _documents(batch.layout)]
     whole = loss_of(one.model, one.task, batch)
-    near(float(whole.sum), sum(float(piece.sum) for piece in pieces), "the loss of a row and of its texts cut out", EXACT)
+    near(float(whole.sum), sum(float(piece.sum) for piece in pieces), "the loss of a row and of its texts cut out",
+         exact(whole.sum))
     draws = [one.task.collate([replace(row, draw=draw)]) for draw in range(6)]
     if all(torch.equal(a, b) for other in draws[1:] for a, b in zip(_tensors(draws[0]).values(), _tensors(other).values())):
         alone = one.loss([PackedRows([text], LIMIT)[0] for text in texts])  # what is drawn for a row is not drawn for its parts
-        near(float(whole.sum), float(alone.sum), "the loss of texts in one row and in rows of their own", EXACT)
+        near(float(whole.sum), float(alone.sum), "the loss of texts in one row and in rows of their own", exact(whole.sum))
 
 
 def _documents(layout: Layout) -> list[Tensor]:

@@ -10,6 +10,7 @@ import pickle
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,24 @@ class Case:
     def choose(self, name: str, choices: Sequence[Any]) -> Any:
         """One of some values."""
         return self.draw(name, st.sampled_from(list(choices)))
+
+    def length(self, usual: int, at_most: int = drawing.LONG) -> int:
+        """The usual number of columns, or at times many more."""
+        return int(self.draw("length", drawing.lengths(st.just(usual), at_most)))
+
+    def some(self, of: str, n: int) -> list[int]:
+        """All of the numbers below n, or a few of them where they are too many to look at each."""
+        if n <= 8:
+            return list(range(n))
+        with seeded(self.draw(of, drawing.seeds)):
+            self.story[of] = chosen = sorted(torch.randperm(n)[:6].tolist())
+        return chosen
+
+    def order(self, n: int) -> list[int]:
+        """The numbers below n in another order."""
+        with seeded(self.draw("order", drawing.seeds)):
+            self.story["order"] = order = torch.randperm(n).tolist()
+        return order
 
     def sizes(self, **fixed: int) -> dict[str, int]:
         """Sizes of the component's kind; `d_head` makes `d_model` of `n_heads`."""
@@ -139,8 +158,12 @@ def move(module: nn.Module) -> None:
 
 
 def picture(layout: Layout) -> str:
-    """Documents by row, padding as a dot: `11.2 / 1112`."""
-    return " / ".join("".join("." if d == 0 else str(d) for d in row) for row in layout.documents.tolist())
+    """Documents by row, padding as a dot: `11.2 / 1112`, and of long rows the runs: `1*40 2*17 .*9`."""
+    def signs(row: list[int]) -> str:
+        runs = [("." if d == 0 else str(d), len(list(run))) for d, run in groupby(row)]
+        return "".join(sign * n for sign, n in runs) if len(row) <= 24 else " ".join(f"{sign}*{n}" for sign, n in runs)
+
+    return " / ".join(map(signs, layout.documents.tolist()))
 
 
 def apart(found: Tensor, expected: Tensor) -> float:

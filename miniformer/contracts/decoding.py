@@ -24,7 +24,7 @@ def _stateless(subject: Subject) -> str:
 
 
 def _decoder(case: Case, **layout: object) -> tuple[Attending, Layout, Tensor]:
-    attend = Attending.drawn(case, causal=True)
+    attend = Attending.drawn(case, causal=True, training=False)
     where = case.layout(**layout)
     return attend, where, case.tensor(*where.shape, attend.module.d_model)
 
@@ -129,7 +129,7 @@ def long_texts_go_on(case: Case) -> None:
 
     Seen: transformers#37574, keys and values that went wrong when a text reached the size of a sliding window.
     """
-    attend = Attending.drawn(case, causal=True)
+    attend = Attending.drawn(case, causal=True, training=False)
     prompt, more = case.draw("prompt", st.integers(150, 300)), case.draw("tokens after it", st.integers(1, 100))
     shorter = case.draw("the shorter prompt", st.integers(1, 20) | st.just(prompt))
     layout = Layout.from_lengths([prompt, shorter], prompt, case.choose("padding", ["left", "right"]))
@@ -163,7 +163,7 @@ def joined_rows_go_on(case: Case) -> None:
 
     In training: nothing shows; with continuous batching, who joins a batch reads the places of those who were there.
     """
-    attend = Attending.drawn(case, causal=True)
+    attend = Attending.drawn(case, causal=True, training=False)
     some = st.lists(st.integers(1, 4), min_size=1, max_size=2)
     lengths = [case.draw(name, some) for name in ("tokens", "tokens of who joins")]
     case.story["padding"] = "left"

@@ -21,15 +21,26 @@ from miniformer.kernel.spec import ComponentSpec, resolve
 from miniformer.model.kernels import KERNELS, KernelName
 
 FULL, LEFT, RIGHT, HOLES, PACKED = "full", "left", "right", "holes", "packed"
+LONG = 300
+"""Columns of a long row: more than the blocks, chunks and windows that a component may work by."""
 seeds = st.integers(0, 2**16)
 
 
 @st.composite
+def lengths(draw: st.DrawFn, short: st.SearchStrategy[int], at_most: int = LONG) -> int:
+    """Mostly a short length, and at times a long one."""
+    return draw(st.integers(17, at_most)) if draw(st.sampled_from([False, False, True])) else draw(short)
+
+
+@st.composite
 def layouts(draw: st.DrawFn, kinds: Sequence[str] = (FULL, LEFT, RIGHT, HOLES, PACKED), max_rows: int = 3,
-            max_length: int = 7, rows: int | None = None) -> Layout:
-    """A layout whose every row has a token that is not padding."""
+            max_length: int = 7, rows: int | None = None, long: bool = False) -> Layout:
+    """A layout whose every row has a token that is not padding; `long`: at times one of many columns."""
     rows = draw(st.integers(1, max_rows)) if rows is None else rows
-    kind, length = draw(st.sampled_from(list(kinds))), draw(st.integers(1, max_length))
+    short = st.integers(1, max_length)
+    kind, length = draw(st.sampled_from(list(kinds))), draw(lengths(short) if long else short)
+    if length > max_length:
+        return many_columns(kind, rows, length, draw(seeds))
     if kind == FULL:
         return Layout.full(rows, length)
     if kind == PACKED:
@@ -42,6 +53,24 @@ def layouts(draw: st.DrawFn, kinds: Sequence[str] = (FULL, LEFT, RIGHT, HOLES, P
         return Layout(torch.where(real, real.long().cumsum(dim=1) - 1, 0), real.long(), packed=False)
     return Layout.from_lengths(draw(st.lists(st.integers(1, length), min_size=rows, max_size=rows)), length,
                                "left" if kind == LEFT else "right")
+
+
+def many_columns(kind: str, rows: int, length: int, seed: int) -> Layout:
+    """A layout of a kind with so many columns that they are not worth drawing one by one."""
+    generator = torch.Generator().manual_seed(seed)
+    if kind == FULL:
+        return Layout.full(rows, length)
+    numbers = torch.rand(rows, length, generator=generator)
+    counts = torch.randint(1, length + 1, (rows,), generator=generator)
+    if kind == PACKED:
+        starts = numbers < 0.1
+        starts[:, 0] = True
+        return Layout.from_documents(torch.where(torch.arange(length) < counts[:, None], starts.cumsum(dim=1), 0))
+    if kind == HOLES:
+        real = numbers < 0.8
+        real[:, 0] |= ~real.any(dim=1)
+        return Layout(torch.where(real, real.cumsum(dim=1) - 1, 0), real.long(), packed=False)
+    return Layout.from_lengths(counts.tolist(), length, "left" if kind == LEFT else "right")
 
 
 @st.composite

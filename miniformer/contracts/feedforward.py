@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import strategies as st
 
 from miniformer.kernel.context import Context
 
 from . import drawing
 from .case import Case, require, same
+from .probe import draws_in_training, set_mode
 from .properties import contract
 
 
@@ -21,12 +21,13 @@ def acts_on_each_position(case: Case) -> None:
     Seen: expert-choice routing (Zhou 2022, arXiv:2202.09368), in which experts pick tokens of the whole sequence.
     """
     module = case.component()
-    x = case.tensor(2, 6, module.d_model)
-    order = case.draw("order", st.permutations(range(6)))
+    set_mode(case, module)
+    T = case.length(6)
+    x, order = case.tensor(2, T, module.d_model), case.order(T)
     with torch.no_grad():
         out = module(x)
-        same(module(x[:, order]), out[:, order], f"positions in order {order}")
-        for t in range(6):
+        same(module(x[:, order]), out[:, order], f"{T} positions in another order")
+        for t in case.some("positions", T):
             same(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
 
 
@@ -38,26 +39,17 @@ def padding_changes_nothing(case: Case) -> None:
 
     Seen: transformers#28505: Mixtral's load-balancing loss counted padding.
     """
-    module = case.component().train()
+    module = case.component()
+    if draws_in_training(case, module):
+        module.eval()
     layout = case.layout(kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES])
     x = case.tensor(*layout.shape, module.d_model)
     changed = torch.where(layout.real[..., None], x, x + 3)
     with torch.no_grad():
-        if _random(module, x):
-            module.eval()
         one, other = Context(layout), Context(layout)
         same(module(changed, other)[layout.real], module(x, one)[layout.real], "real tokens beside other padding")
         for first, second in zip(one.records, other.records, strict=True):
             same(second.value, first.value, f"recorded {first.name} beside other padding")
-
-
-def _random(module: torch.nn.Module, x: torch.Tensor) -> bool:
-    """Whether it draws random numbers in training, so that two runs differ by them."""
-    state = torch.get_rng_state()
-    module(x)
-    drew = not torch.equal(torch.get_rng_state(), state)
-    torch.set_rng_state(state)
-    return drew
 
 
 @contract("ffn")

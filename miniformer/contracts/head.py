@@ -12,6 +12,7 @@ from miniformer.kernel.layout import Layout
 from . import drawing
 from .attending import alone
 from .case import Case, require, same
+from .probe import set_mode
 from .properties import contract
 
 
@@ -22,6 +23,7 @@ def selecting_is_picking(case: Case) -> None:
     In training: losses are computed at some positions and metrics at all, and the two speak of different outputs.
     """
     module = case.component()
+    set_mode(case, module)
     x = case.tensor(2, 5, module.d_model)
     select = torch.tensor(case.draw("select", st.lists(st.booleans(), min_size=10, max_size=10))).view(2, 5)
     with torch.no_grad():
@@ -40,7 +42,8 @@ def summaries_are_blind_to_padding(case: Case) -> None:
     Seen: sentence-transformers#2569, where mean pooling by hand changed with the size of the batch.
     """
     module = case.component()
-    layout = case.layout(kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES, drawing.FULL])
+    set_mode(case, module)
+    layout = case.layout(kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES, drawing.FULL], long=True)
     x = case.tensor(*layout.shape, module.d_model)
     with torch.no_grad():
         out = module.summary(x, layout)
@@ -58,10 +61,12 @@ def positions_stand_alone(case: Case) -> None:
     In training: a decoder's head that looks around reads the answer from the next position.
     """
     module = case.component()
-    x = case.tensor(2, 5, module.d_model)
+    set_mode(case, module)
+    T = case.length(5)
+    x = case.tensor(2, T, module.d_model)
     with torch.no_grad():
         out = module(x)
-        for t in range(5):
+        for t in case.some("positions", T):
             same(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
 
 

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from hypothesis import strategies as st
 
 from .case import Case, require, same
+from .probe import set_mode
 from .properties import contract
 
 
@@ -17,14 +17,15 @@ def acts_on_each_vector(case: Case) -> None:
     to each other.
     """
     module = case.component()
-    shape = case.draw("shape", st.sampled_from([(2, 3), (4,), (2, 2, 3)]))
+    set_mode(case, module)
+    shape = *case.choose("shape", [(2,), (), (2, 2)]), case.length(3)
     x = case.tensor(*shape, module.d_model)
     with torch.no_grad():
         out = module(x)
         flat = module(x.flatten(0, -2))
         same(flat, out.flatten(0, -2), "vectors in another shape")
-        for i, vector in enumerate(x.flatten(0, -2)):
-            same(module(vector[None])[0], flat[i], f"vector {i} alone and beside others")
+        for i in case.some("vectors", len(flat)):
+            same(module(x.flatten(0, -2)[i][None])[0], flat[i], f"vector {i} alone and beside others")
 
 
 @contract("norm")

@@ -15,6 +15,7 @@ from miniformer.kernel.registry import current_registry
 from miniformer.model.transformer import Transformer
 
 from .case import Case, require, same, seeded
+from .probe import set_mode
 from .properties import Broken, Skip, contract
 from .subject import Subject
 
@@ -82,10 +83,15 @@ def asks_positions_only(case: Case) -> None:
     Seen: unsloth#4078 and nanoVLM#204.
     """
     encoding = case.component()
-    x, q = case.tensor(2, 6, encoding.d_model), heads(case, encoding, 6)
-    positions = torch.tensor(case.draw("positions", st.lists(st.lists(st.integers(0, 31), min_size=6, max_size=6),
-                                                            min_size=2, max_size=2)))
-    kept = torch.tensor(case.draw("columns", st.lists(st.integers(0, 5), min_size=1, max_size=6)))
+    set_mode(case, encoding)
+    T = case.length(6)
+    x, q = case.tensor(2, T, encoding.d_model), heads(case, encoding, T)
+    if T == 6:
+        row = st.lists(st.integers(0, 31), min_size=T, max_size=T)
+        positions = torch.tensor(case.draw("positions", st.lists(row, min_size=2, max_size=2)))
+    else:  # as of packed documents, none longer than it takes
+        positions = torch.stack([torch.arange(start, start + T) for start in case.some("starts", 32)[:2]]) % 32
+    kept = torch.tensor(case.draw("columns", st.lists(st.integers(0, T - 1), min_size=1, max_size=6)))
     with torch.no_grad():
         whole = hooked(encoding, x, q, positions)
         for name, found in hooked(encoding, x[:, kept], q[:, :, kept], positions[:, kept]).items():

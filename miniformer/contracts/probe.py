@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from miniformer.kernel.context import Context, Record
 
-from .case import Case
+from . import drawing
+from .case import Case, seeded
 
 MODULES = ("attention", "position", "ffn", "norm", "head")
 """The kinds whose components are modules."""
@@ -36,9 +37,20 @@ class Probe:
 
     @classmethod
     def drawn(cls, case: Case, *, batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64,
-              options: Mapping[str, Any] | None = None) -> Probe:
-        """A component with drawn options, and numbers for it."""
+              options: Mapping[str, Any] | None = None, training: bool = False, long: bool = False) -> Probe:
+        """A component with drawn options, and numbers for it.
+
+        Args:
+            batch, length, dtype: of the numbers.
+            options: instead of drawn ones.
+            training: it may be in training mode too.
+            long: the rows may be long too, as far as it takes them.
+        """
         module = case.component(dtype, options=options)
+        if training:
+            set_mode(case, module)
+        if long:
+            length = case.length(length, min(drawing.LONG, getattr(module, "max_seq_len", drawing.LONG)))
         return cls.of(case, module, case.tensor(batch, length, module.d_model, dtype=dtype))
 
     @classmethod
@@ -57,6 +69,30 @@ class Probe:
     def joined(self, x: Tensor | None = None) -> Tensor:
         """All outputs as one tensor `[B, N]`."""
         return torch.cat([value.flatten(1).to(torch.float64) for value in self.outputs(x).values()], dim=1)
+
+
+def set_mode(case: Case, module: nn.Module) -> None:
+    """Draw whether a module trains. One that draws random numbers then, as with dropout, stays in eval mode: two runs of it
+    differ by them."""
+    if case.choose("mode", ["evaluation", "training"]) == "training" and draws_in_training(case, module):
+        case.story["mode"] = "evaluation"
+        module.eval()
+
+
+def draws_in_training(case: Case, module: nn.Module) -> bool:
+    """Whether a module draws random numbers in training mode, in which it is left."""
+    module.train()
+    with seeded(0), torch.no_grad():
+        width = case.last_sizes["d_model"]
+        probe = Probe.of(case, module, torch.randn(1, 20, width, dtype=torch.float64).to(_dtype(module)))
+        state = torch.get_rng_state()
+        probe.outputs()
+        return not torch.equal(torch.get_rng_state(), state)
+
+
+def _dtype(module: nn.Module) -> torch.dtype:
+    """Of its parameters, as far as it has some."""
+    return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float64)
 
 
 def _position(module: Any, x: Tensor, context: Context) -> dict[str, Tensor | None]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -39,8 +41,8 @@ def keeps_dtype_and_device(case: Case) -> None:
 
 @contract(*MODULES)
 def is_the_same_twice_in_eval(case: Case) -> None:
-    """In eval mode it gives the same outputs each time, whatever the random state; in training mode the same under the same
-    seed.
+    """As it is in eval mode it gives the same outputs each time, whatever the random state, and as it is in training mode under
+    the same seed.
 
     In training: dropout that stays on in evaluation makes every measured figure wrong.
 
@@ -48,16 +50,59 @@ def is_the_same_twice_in_eval(case: Case) -> None:
     and others.
     """
     probe = Probe.drawn(case)
+
+    def outputs(training: bool, seed: int) -> Tensor:  # of a copy each, since what a pass changes is told by another property
+        with seeded(seed), torch.no_grad():
+            return Probe.of(case, copy.deepcopy(probe.module).train(training), probe.x).joined()
+
+    require(torch.equal(outputs(False, 1), outputs(False, 2)), "in eval mode two runs differ")
+    require(torch.equal(outputs(True, 3), outputs(True, 3)), "in training mode two runs under one seed differ")
+
+
+@contract(*MODULES, examples=0.5)
+def a_pass_leaves_it_as_it_was(case: Case) -> None:
+    """A pass in training mode changes nothing of the module: after it, either mode gives what it gave before.
+
+    In training: activation checkpointing, which makes a pass twice, trains another model; so does gradient accumulation, and
+    the processes of data parallelism go apart.
+    """
+    probe, found = Probe.drawn(case), []
+    buffers = dict(probe.module.named_buffers())
+    before = {name: buffer.clone() for name, buffer in buffers.items()}
     with torch.no_grad():
-        with seeded(1):
-            one = probe.joined()
-        with seeded(2):
-            require(torch.equal(probe.joined(), one), "in eval mode two runs differ")
-        probe.module.train()
-        with seeded(3):
-            one = probe.joined()
-        with seeded(3):
-            require(torch.equal(probe.joined(), one), "in training mode two runs under one seed differ")
+        for training in (False, True, False, True):
+            probe.module.train(training)
+            with seeded(1):
+                found.append(probe.joined())
+    changed = [name for name, buffer in buffers.items() if not torch.equal(buffer, before[name])]
+    for mode, one, again in zip(("eval", "training"), found[:2], found[2:], strict=True):
+        told = f"; changed: {', '.join(changed)}" if changed else ""
+        require(torch.equal(one, again), f"after a pass in training mode it gives other outputs in {mode} mode{told}")
+
+
+@contract(*MODULES, examples=0.5)
+def runs_under_autocast(case: Case) -> None:
+    """Under autocast to bfloat16 its outputs are finite and near those in float32, and gradients come through.
+
+    In training: a run with `precision` bf16 ends at its first step, or learns from noise.
+    """
+    probe = Probe.drawn(case, dtype=torch.float32, training=True)
+    x, parameters = probe.x.requires_grad_(), dict(probe.module.named_parameters())
+    weights = torch.linspace(-1.0, 1.0, (fine := probe.joined(x))[0].numel(), dtype=fine.dtype)
+    given = {name: one for name, one in {"its input": x, **parameters}.items() if one.requires_grad}
+    slopes = torch.autograd.grad((fine * weights).sum(), list(given.values()), allow_unused=True)
+    dtype = case.choose("input", [torch.float32, torch.bfloat16])  # of the residual stream, or of another layer's output
+    with torch.autocast("cpu", torch.bfloat16):
+        coarse = probe.joined(x.to(dtype))
+    apart = (coarse - fine).detach().abs()
+    require(bool(apart.isfinite().all()), "outputs are not finite")
+    # the median, since what a token chooses by its scores, such as an expert, may be another after rounding
+    off = float(apart.median() / fine.detach().square().mean().sqrt().clamp(min=1e-3))
+    require(off < 0.1, f"outputs are {off:.2f} of their size off")
+    found = torch.autograd.grad((coarse * weights).sum(), list(given.values()), allow_unused=True)
+    for name, slope, expected in zip(given, found, slopes, strict=True):
+        require(slope is None or bool(slope.isfinite().all()), f"the gradient of {name} is not finite")
+        require(slope is not None or expected is None, f"no gradient reaches {name}, and in float32 one does")
 
 
 @contract(*MODULES)
@@ -66,7 +111,7 @@ def leaves_its_inputs_alone(case: Case) -> None:
 
     In training: the residual stream, which others still need, is overwritten, and autograd fails or is wrong.
     """
-    probe = Probe.drawn(case)
+    probe = Probe.drawn(case, training=True)
     before, version = probe.x.clone(), probe.x._version
     with torch.no_grad():
         probe.outputs()
@@ -81,7 +126,7 @@ def rows_stand_alone(case: Case) -> None:
 
     Seen: transformers#47394, where a loss leaked targets across the rows of a batch.
     """
-    probe = Probe.drawn(case, batch=3)
+    probe = Probe.drawn(case, batch=3, training=True, long=True)
     order = case.draw("order", st.permutations(range(3)))
     with torch.no_grad():
         out = probe.outputs()

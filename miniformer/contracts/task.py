@@ -21,7 +21,7 @@ from miniformer.tasks.metrics import LossRatio, Perplexity
 from .case import Case, require
 from .properties import Broken, Skip, contract
 from .subject import Subject
-from .tasking import CUT, EXACT, LIMIT, Tasking, loss_of, near
+from .tasking import CUT, LIMIT, Tasking, exact, loss_of, near
 
 
 def _looks_ahead(subject: Subject) -> str:
@@ -47,9 +47,11 @@ def losses_add_up(case: Case) -> None:
     require(float(whole.weight) >= 0 and bool(whole.sum.isfinite()), f"its loss is {whole.sum:g}, its weight {whole.weight:g}")
     weight, total = (sum(float(part[i]) for part in parts) for i in (1, 0))
     require(weight == float(whole.weight), f"the parts weigh {weight:g} together, and the whole {float(whole.weight):g}")
-    adds_up = abs(total - float(whole.sum)) <= EXACT * max(1.0, abs(total))
+    off = abs(total - float(whole.sum))
+    adds_up = off <= exact(whole.sum) * max(1.0, abs(total))
     if one.task.additive:
-        require(adds_up, f"the losses of the parts add up to {total:.6g}, and that of the whole is {float(whole.sum):.6g}")
+        require(adds_up, f"the losses of the parts add up to {total:.6g}, and that of the whole is {float(whole.sum):.6g}, "
+                         f"{off:.1e} apart")
     elif len(rows) > 2:
         require(not adds_up, "it declares that its losses do not add up, and they do")
 
@@ -72,7 +74,7 @@ def padding_does_not_count(case: Case) -> None:
     if one.task.additive:
         for name in ("weight", "sum"):
             near(float(getattr(one.loss(padded), name)), sum(float(getattr(one.loss([row]), name)) for row in apart),
-                 f"the {name} of the loss padded and not", EXACT)
+                 f"the {name} of the loss padded and not", exact(one.loss(padded).sum))
     near(one.measured(padded), one.measured(*([row] for row in apart)), "padded and not: metric")
     near(one.predictions(padded), [found for row in apart for found in one.predictions([row])], "padded and not: prediction")
 

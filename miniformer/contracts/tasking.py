@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from hypothesis import strategies as st
 from pydantic_core import to_jsonable_python
+from torch import Tensor
 from torchmetrics import Metric
 
 from miniformer.config.model_config import TransformerConfig
@@ -34,6 +35,11 @@ LIMIT, CUT, VOCABULARY = 32, 20, 300
 """Tokens of a row, tokens of a text in a packed row, and tokens that the tokenizer has."""
 EXACT, ROUNDED = 1e-9, 1e-6
 """How near numbers are that are equal: losses in float64, and metrics and predictions, which may be rounded."""
+
+
+def exact(loss: Tensor) -> float:
+    """How near losses are that are equal; a task may compute its loss in float32, and a sum of it is rounded then."""
+    return max(EXACT, 16 * torch.finfo(loss.dtype).eps) if loss.is_floating_point() else EXACT
 
 
 @dataclass(frozen=True)
@@ -221,7 +227,7 @@ def near(found: Any, expected: Any, what: str, tolerance: float = ROUNDED) -> No
     elif isinstance(expected, float) and isinstance(found, (int, float)):
         apart = abs(found - expected)
         close = apart <= tolerance * max(1.0, abs(expected)) or (math.isnan(found) and math.isnan(expected))
-        require(close, f"{what}: {found:.6g} and {expected:.6g}")
+        require(close, f"{what}: {found:.6g} and {expected:.6g}, {apart:.1e} apart")
     else:
         require(found == expected, f"{what}: {found!r:.80} and {expected!r:.80}")
 

@@ -14,7 +14,7 @@ from miniformer.kernel import FeedForward, Norm, Slot, current_registry, options
 from miniformer.kernel.options import complete
 
 
-@given(drawing.layouts())
+@given(drawing.layouts() | drawing.layouts(long=True))
 def test_every_row_has_a_token_and_facts_are_never_bolder_than_the_truth(layout):
     assert layout.real.any(dim=1).all()
     if not layout.padded:

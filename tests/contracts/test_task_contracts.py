@@ -20,13 +20,29 @@ from .mutants import task as tasks
 HEALTHY = [tasks.Sorting, tasks.Texts, tasks.Gaps, tasks.Naming, tasks.Tagging, tasks.Counting, tasks.Matching]
 
 
+class InFloat32(tasks.Sorting):
+    """A task that computes its loss in float32 whatever the model computes in."""
+
+    def loss(self, hidden, head, batch):
+        term = super().loss(hidden, head, batch)
+        return term._replace(sum=term.sum.float())
+
+
+class TextsInFloat32(tasks.Texts):
+    """The same of a task that packs."""
+
+    def loss(self, hidden, head, batch):
+        term = super().loss(hidden, head, batch)
+        return term._replace(sum=term.sum.float())
+
+
 class NoData(tasks.Sorting):
     """A task that embeds no records."""
 
     stdlib = Task.stdlib
 
 
-@pytest.mark.parametrize("cls", HEALTHY, ids=lambda cls: cls.__name__)
+@pytest.mark.parametrize("cls", [*HEALTHY, InFloat32, TextsInFloat32], ids=lambda cls: cls.__name__)
 def test_a_healthy_task_breaks_no_promise(cls):
     report = check_component("task", cls)
     assert report.ok, report.explain()
@@ -104,8 +120,9 @@ def test_like_values_are_near(found, expected):
 
 
 @pytest.mark.parametrize(("found", "expected", "told"), [
-    (1.0, 1.1, "value: 1 and 1.1"), (float("nan"), 1.0, "value: nan and 1"), ({"a": [1.0, 2.0]}, {"a": [1.0, 3.0]},
-     "value a 1: 2 and 3"), ("x", "y", "value: 'x' and 'y'"), ([1.0], [1.0, 2.0], "value: "), ({"a": 1}, {"b": 1}, "value: ")])
+    (1.0, 1.1, "value: 1 and 1.1, 1.0e-01 apart"), (float("nan"), 1.0, "value: nan and 1"),
+    ({"a": [1.0, 2.0]}, {"a": [1.0, 3.0]}, "value a 1: 2 and 3"), ("x", "y", "value: 'x' and 'y'"),
+    ([1.0], [1.0, 2.0], "value: "), ({"a": 1}, {"b": 1}, "value: ")])
 def test_unlike_values_are_told(found, expected, told):
     with pytest.raises(AssertionError, match=told):
         near(found, expected, "value")

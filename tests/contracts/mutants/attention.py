@@ -156,6 +156,37 @@ class CentresOverTheSequence(Plain):
         return super().forward(x - x.mean(dim=1, keepdim=True), context, state)
 
 
+class ForgetsTheMaskInTraining(Plain):
+    """A fast path for training takes no mask; in evaluation all is well."""
+
+    caught_by = "no-look-ahead"
+
+    def allowed(self, context):
+        return torch.ones_like(super().allowed(context)) if self.training else super().allowed(context)
+
+
+class MasksLongRowsByBlocks(Plain):
+    """From 17 columns on, a token sees the rest of its block of 16."""
+
+    caught_by = "no-look-ahead"
+
+    def allowed(self, context):
+        if not context.causal or (T := context.layout.shape[1]) <= 16:
+            return super().allowed(context)
+        block = torch.arange(T) // 16
+        return together(context) & (block[:, None] >= block)
+
+
+class MixesDocumentsOfLongRows(Plain):
+    """Long rows go another way, which masks padding and the future only."""
+
+    caught_by = "documents-do-not-mix"
+
+    def allowed(self, context):
+        long = context.layout.shape[1] > 16 and context.memory is None
+        return MixesDocuments.allowed(self, context) if long else super().allowed(context)
+
+
 class AddsTheMask(Plain):
     """Adds a boolean mask to the scores, where it counts as 0 and 1."""
 
@@ -259,6 +290,15 @@ class RotatesBeforeItSplitsHeads(Plain):
         q, k, v = (Plain.heads(self, y) for y in (q, k, self.v(x)))
         k, v = (k, v) if state is None else state.append(k, v)
         return self.out((self.weights(q, k, context) @ v).transpose(1, 2).flatten(2))
+
+
+class IgnoresTheBiasInTraining(Plain):
+    """The kernel that it trains with takes no bias."""
+
+    caught_by = "a-bias-counts"
+
+    def scores(self, q, k, context):
+        return IgnoresTheBias.scores(self, q, k, context) if self.training else super().scores(q, k, context)
 
 
 class IgnoresTheBias(Plain):
@@ -496,6 +536,75 @@ class HearsPaddingOfTheMemory(Plain):
         if context.memory is None:
             return super().allowed(context)
         return torch.ones(context.layout.shape[1], context.memory.hidden.shape[1], dtype=torch.bool)
+
+
+class Source(State):
+    """Keys and values of a memory."""
+
+    joins = True
+
+    def __init__(self, k, v):
+        self.k, self.v = k, v
+
+    @property
+    def length(self):
+        return self.k.shape[2]
+
+    @property
+    def nbytes(self):
+        return self.k.nbytes + self.v.nbytes
+
+    def reorder(self, index):
+        self.k, self.v = self.k[index], self.v[index]
+
+    def truncate(self, length):
+        pass
+
+    def join(self, other, columns, capacity):
+        self.k, self.v = (torch.cat([latest(one, 2, columns) for one in both])
+                          for both in ((self.k, other.k), (self.v, other.v)))
+
+
+class Remembering(Plain):
+    """Keeps keys and values of a memory between steps, as it should be."""
+
+    keeps: ClassVar[type[Source]] = Source
+
+    def remember(self, memory):
+        return self.keeps(self.heads(self.k(memory.hidden)), self.heads(self.v(memory.hidden)))
+
+    def forward(self, x, context, state=None):
+        if context.memory is None or state is None:
+            return super().forward(x, context, state)
+        weights = self.weights(self.heads(self.q(x)), state.k, context)
+        return self.out((weights @ state.v).transpose(1, 2).flatten(2))
+
+
+class Stuck(Source):
+    def reorder(self, index):
+        pass
+
+
+class DoesNotReorderTheMemory(Remembering):
+    """What it keeps of a memory stays in the order in which it was."""
+
+    caught_by = "remembered-rows-go-on"
+
+    keeps = Stuck
+
+
+class PadsAtTheEnd(Source):
+    def join(self, other, columns, capacity):
+        self.k, self.v = (torch.cat([F.pad(one, (0, 0, 0, columns - one.shape[2])) for one in both])
+                          for both in ((self.k, other.k), (self.v, other.v)))
+
+
+class JoinsMemoriesAtTheFront(Remembering):
+    """Where one memory is shorter, padding comes after it instead of before."""
+
+    caught_by = "remembered-rows-go-on"
+
+    keeps = PadsAtTheEnd
 
 
 class LooksBackInTheMemory(Plain):

@@ -1,5 +1,6 @@
 """Feed-forwards: `Plain` and `PlainMixture` are as they should be, every other class has one fault."""
 
+import math
 from typing import ClassVar
 
 import torch
@@ -103,3 +104,82 @@ class RecordsALossForEachExpert(PlainMixture):
 
     def balance(self, gates, context):
         context.record("balance", gates.mean(dim=(0, 1)).square(), loss=True)
+
+
+class NormalisesOverTheBatchInTraining(Plain):
+    """Batch statistics in training, as batch normalisation has, and none in evaluation."""
+
+    caught_by = "rows-stand-alone"
+
+    def forward(self, x, context):
+        return super().forward(x - x.mean(dim=(0, 1)) if self.training else x, context)
+
+
+class DropsTokensInTraining(Plain):
+    """In training only the loudest tokens of a row are served, as with experts of a capacity."""
+
+    caught_by = "acts-on-each-position"
+
+    def forward(self, x, context):
+        out = super().forward(x, context)
+        if self.training:
+            out = out * (x.sum(dim=-1) >= x.sum(dim=-1).median(dim=1, keepdim=True).values)[..., None]
+        return out
+
+
+class AddsWhatStandsEightLater(Plain):
+    """Nothing is wrong in rows of eight tokens and less."""
+
+    caught_by = "acts-on-each-position"
+
+    def forward(self, x, context):
+        out = super().forward(x, context)
+        return torch.cat([out[:, :-8] + out[:, 8:], out[:, -8:]], dim=1) if x.shape[1] > 8 else out
+
+
+class CountsItsPasses(Plain):
+    """A running scale in a buffer, which every pass in training changes."""
+
+    caught_by = "a-pass-leaves-it-as-it-was"
+
+    def __init__(self, d_model: int, d_ff: int) -> None:
+        super().__init__(d_model, d_ff)
+        self.register_buffer("passes", torch.ones(()))
+
+    def forward(self, x, context):
+        if self.training:
+            self.passes += 1
+        return super().forward(x, context) / self.passes.to(x.dtype)
+
+
+class PutsBackInOneDtype(Plain):
+    """What comes of a linear layer under autocast is added to a tensor of the input's dtype."""
+
+    caught_by = "runs-under-autocast"
+
+    def forward(self, x, context):
+        out = super().forward(x, context).flatten(0, 1)
+        return torch.zeros_like(x).flatten(0, 1).index_add(0, torch.arange(len(out), device=x.device), out).view_as(x)
+
+
+class LosesItsGradientUnderAutocast(Plain):
+    """A product of one's own for low precision, without a backward."""
+
+    caught_by = "runs-under-autocast"
+
+    def forward(self, x, context):
+        out = super().forward(x, context)
+        return out.detach() if out.dtype is torch.bfloat16 else out
+
+
+class InfiniteByDefault(Plain):
+    """A default that JSON has no number for."""
+
+    caught_by = "builds-from-its-options"
+
+    def __init__(self, d_model: int, d_ff: int, *, limit: float = math.inf) -> None:
+        super().__init__(d_model, d_ff)
+        self.limit = limit
+
+    def forward(self, x, context):
+        return super().forward(x, context).clamp(max=self.limit)

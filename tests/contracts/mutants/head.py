@@ -75,6 +75,46 @@ class LooksAround(Plain):
         return super().forward(x, select)
 
 
+class LooksAheadInTraining(Plain):
+    """In training it adds the scores of the next position."""
+
+    caught_by = "positions-stand-alone"
+
+    def forward(self, x, select=None):
+        out = super().forward(x)
+        out = out + out.roll(-1, dims=1) if self.training and x.ndim == 3 else out
+        return out if select is None else out[select]
+
+
+class LooksFarAhead(Plain):
+    """Adds what stands sixteen positions later."""
+
+    caught_by = "positions-stand-alone"
+
+    def forward(self, x, select=None):
+        if x.ndim == 3 and x.shape[1] > 16:
+            x = torch.cat([x[:, :-16] + x[:, 16:], x[:, -16:]], dim=1)
+        return super().forward(x, select)
+
+
+class PoolsPaddingInTraining(Plain):
+    """The mean over all columns, in training."""
+
+    caught_by = "summaries-are-blind-to-padding"
+
+    def summary(self, x, layout):
+        return self(x.mean(dim=1)) if self.training else super().summary(x, layout)
+
+
+class SelectsInAnotherOrderInTraining(Plain):
+    """The scores at selected positions come column by column, in training."""
+
+    caught_by = "selecting-is-picking"
+
+    def forward(self, x, select=None):
+        return PicksColumnByColumn.forward(self, x, select) if self.training else super().forward(x, select)
+
+
 class CopiesTheTable(Plain):
     """Says that it is tied, and has a copy."""
 

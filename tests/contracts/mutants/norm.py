@@ -31,6 +31,24 @@ class NormalisesOverTheSequence(Plain):
         return x * x.square().mean(dim=(-2, -1), keepdim=True).add(1e-6).rsqrt() * self.weight
 
 
+class NormalisesOverTheSequenceInTraining(Plain):
+    """Statistics of the row in training, of each vector in evaluation."""
+
+    caught_by = "acts-on-each-vector"
+
+    def forward(self, x):
+        return NormalisesOverTheSequence.forward(self, x) if self.training and x.ndim > 1 else super().forward(x)
+
+
+class NormalisesOverLongSequences(Plain):
+    """Vectors of rows that are longer than a block of 16 share their scale."""
+
+    caught_by = "acts-on-each-vector"
+
+    def forward(self, x):
+        return NormalisesOverTheSequence.forward(self, x) if x.ndim > 1 and x.shape[-2] > 16 else super().forward(x)
+
+
 class OnlyCentres(Plain):
     """Takes the mean away and forgets the scale."""
 

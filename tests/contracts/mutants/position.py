@@ -68,6 +68,24 @@ class CountsColumns(PlainRotary):
         return super().prepare(torch.arange(positions.shape[1]).expand_as(positions))
 
 
+class CountsColumnsInTraining(PlainRotary):
+    """Takes the column for the position, in training."""
+
+    caught_by = "asks-positions-only"
+
+    def prepare(self, positions):
+        return CountsColumns.prepare(self, positions) if self.training else super().prepare(positions)
+
+
+class CountsColumnsOfLongRows(PlainRotary):
+    """Long rows are told places from a table, by column."""
+
+    caught_by = "asks-positions-only"
+
+    def prepare(self, positions):
+        return CountsColumns.prepare(self, positions) if positions.shape[1] > 16 else super().prepare(positions)
+
+
 class ComputesAnglesInTheModelsPrecision(PlainRotary):
     """A table in the model's dtype, which in bfloat16 does not tell 3000 from 3001."""
 
