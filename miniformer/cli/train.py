@@ -22,7 +22,7 @@ from miniformer.data.stdlib import NAME
 from miniformer.kernel.errors import SpecError, UserError, did_you_mean
 from miniformer.kernel.registry import current_registry
 from miniformer.kernel.spec import ComponentSpec
-from miniformer.train.processes import is_first
+from miniformer.train.processes import is_first, launched
 from miniformer.train.train_config import TrainConfig
 
 RUN_SLOTS = ("task", "optimizer", "scheduler")
@@ -242,5 +242,7 @@ def _check_files(config: TrainConfig) -> None:
     paths = [path for path in (config.train_path, val_path, config.test_path) if path not in (None, NAME)]
     if (times := sum(Path(path) == STDIN for path in paths)) > 1:
         raise UserError(f"standard input can be read once, and is given {times} times; give a file for the others")
+    if times and launched() not in (None, (1, 1)):
+        raise UserError("standard input can be read by one process alone; give a file to a run of several")
     for path in paths:
         check_file(Path(path))

@@ -147,6 +147,11 @@ def test_a_typo_is_told_at_once_without_traceback(cli, args, text):
     assert " torch\n" not in done.stderr
 
 
+def test_several_processes_cannot_share_standard_input(cli):
+    told = cli("train", "--train-path", "-", code=2, LOCAL_WORLD_SIZE="2", WORLD_SIZE="2").stderr
+    assert "standard input can be read by one process alone" in told
+
+
 @pytest.mark.parametrize(("content", "text"), [
     (b'{"text": "a"}\n{"text": \n', "data.jsonl:2: not JSON"),
     (b'{"text": "a"}\n\n{"txt": "b"}\n', "data.jsonl:3: field 'text' is missing; found 'txt'; did you mean 'txt'?"),
