@@ -171,7 +171,7 @@ def remembered_rows_go_on(case: Case) -> None:
             return
         kept.reorder(index)
         compare(one := rows_of(one, index), f"with what it keeps of a memory and without, after keeping rows {index.tolist()}")
-        if kept.joins:
+        if kept.joins and theirs is not None:
             both = beside(one, other)
             kept.join(theirs, both.layout.shape[1], both.layout.shape[1])
             compare(both, "with what it keeps of a memory and without, after it took in another")
