@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 
 import torch
 from hypothesis import strategies as st
@@ -92,13 +93,15 @@ def runs_under_autocast(case: Case) -> None:
     given = {name: one for name, one in {"its input": x, **parameters}.items() if one.requires_grad}
     slopes = torch.autograd.grad((fine * weights).sum(), list(given.values()), allow_unused=True)
     dtype = case.choose("input", [torch.float32, torch.bfloat16])  # of the residual stream, or of another layer's output
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # of a fused norm that takes one dtype only
         coarse = probe.joined(x.to(dtype))
     apart = (coarse - fine).detach().abs()
     require(bool(apart.isfinite().all()), "outputs are not finite")
     # the median, since what a token chooses by its scores, such as an expert, may be another after rounding
     off = float(apart.median() / fine.detach().square().mean().sqrt().clamp(min=1e-3))
     require(off < 0.1, f"outputs are {off:.2f} of their size off")
+    require(coarse.requires_grad, "outputs have no gradient, and in float32 they do")
     found = torch.autograd.grad((coarse * weights).sum(), list(given.values()), allow_unused=True)
     for name, slope, expected in zip(given, found, slopes, strict=True):
         require(slope is None or bool(slope.isfinite().all()), f"the gradient of {name} is not finite")
