@@ -25,20 +25,14 @@ def read_spec(path: Path) -> dict[str, Any]:
     Raises:
         UserError: nothing of the kind is there, or it cannot be read.
     """
-    import yaml
-
     if path.is_dir():
         found = [place for place in (path / "run.json", path / BEST / CONFIG, path / CONFIG) if place.is_file()]
         if not found:
             raise UserError(f"{path}: no run and no saved model here; expected run.json or {CONFIG}")
         path = found[0]
-    try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or ' '.join(str(error).split())}") from None
-    if not isinstance(data, Mapping):
-        raise UserError(f"{path}: expected a mapping of fields; found {type(data).__name__}")
-    return dict(data)
+    from miniformer.data.yaml_file import read_fields
+
+    return read_fields(path)
 
 
 def model_of(data: Mapping[str, Any]) -> tuple[TransformerConfig, str]:

@@ -25,6 +25,7 @@ from miniformer import __version__
 from miniformer.checkpoint.atomic import make_folder, write_json
 from miniformer.checkpoint.provenance import environment, provenance
 from miniformer.checkpoint.store import BEST, load_weights, read_model
+from miniformer.data.jsonl import STDIN
 from miniformer.data.prepare import PreparedData, token_counts
 from miniformer.kernel.errors import RunError, SpecError, UserError, did_you_mean
 from miniformer.kernel.spec import build
@@ -154,7 +155,8 @@ def _free_folder(config: TrainConfig) -> Path:
         if folder.exists():
             raise UserError(f"{folder} is there already; choose another --experiment-name, or remove it")
         return folder
-    name = f"{Path(config.train_path).stem}-{config.task.name.rpartition(':')[2]}"
+    data = "stdin" if config.train_path == str(STDIN) else Path(config.train_path).stem
+    name = f"{data}-{config.task.name.rpartition(':')[2]}"
     taken = [int(path.name.removeprefix(f"{name}-")) for path in root.glob(f"{name}-*")
              if path.name.removeprefix(f"{name}-").isdecimal()]
     return root / f"{name}-{max(taken, default=0) + 1}"

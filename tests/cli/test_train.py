@@ -209,10 +209,10 @@ def test_a_pipe_is_read_once_and_whole(cli, texts, tiny, tmp_path):
 
 def test_standard_input_is_read_once_and_whole(texts, tiny, tmp_path):
     done = subprocess.run([sys.executable, "-m", "miniformer", "train", "--train-path", "-", "--max-steps", "1",
-                           "--experiment-name", "piped", *tiny], cwd=tmp_path, input=texts.read_text(), capture_output=True,
+                           *tiny], cwd=tmp_path, input=texts.read_text(), capture_output=True,
                           text=True, timeout=300)
     assert done.stdout.startswith("reading standard input\n"), done.stderr
-    record = json.loads((tmp_path / "runs" / "piped" / "run.json").read_text())
+    record = json.loads((tmp_path / "runs" / "stdin-language-modeling-1" / "run.json").read_text())
     assert (record["data"]["train"]["source"], record["data"]["train"]["records"]) == ("standard input", 42)
 
 
