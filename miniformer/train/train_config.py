@@ -136,6 +136,8 @@ class TrainConfig(BaseModel):
     @field_validator("extensions", mode="before")
     @classmethod
     def _no_options(cls, value: Any) -> Any:
+        if value is None:
+            return {}
         return {name: options or {} for name, options in value.items()} if isinstance(value, Mapping) else value
 
     @property

@@ -1,6 +1,5 @@
 """Feed-forwards: `Plain` and `PlainMixture` are as they should be, every other class has one fault."""
 
-import math
 from typing import ClassVar
 
 import torch
@@ -170,16 +169,3 @@ class LosesItsGradientUnderAutocast(Plain):
     def forward(self, x, context):
         out = super().forward(x, context)
         return out.detach() if out.dtype is torch.bfloat16 else out
-
-
-class InfiniteByDefault(Plain):
-    """A default that JSON has no number for."""
-
-    caught_by = "builds-from-its-options"
-
-    def __init__(self, d_model: int, d_ff: int, *, limit: float = math.inf) -> None:
-        super().__init__(d_model, d_ff)
-        self.limit = limit
-
-    def forward(self, x, context):
-        return super().forward(x, context).clamp(max=self.limit)
