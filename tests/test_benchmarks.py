@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))  # where `python -m tests.benchmarks` is run
 
 from miniformer.bench.rounds import Sample  # noqa: E402
-from miniformer.train.trainer import best_precision  # noqa: E402
+from miniformer.train.specs import best_precision  # noqa: E402
 from tests.benchmarks import contest, goals, measuring, nanogpt, ours, peers, pictures, processes, report  # noqa: E402
 from tests.benchmarks.contestants import CONTESTANTS, chosen  # noqa: E402
 from tests.benchmarks.figures import beside, rows_of, utilisation  # noqa: E402

@@ -49,7 +49,7 @@ def command(spec: str, against: tuple[str, ...], rounds: int, seconds: float, ba
 
     from miniformer.bench.contest import compare
     from miniformer.bench.contestant import Setting
-    from miniformer.train.trainer import best_precision
+    from miniformer.train.specs import best_precision
 
     chosen: Precision | None = None if precision is None else "bf16" if precision == "bf16" else 32
     setting = Setting(batch_size, length or 1, chosen or best_precision(), chosen or 32)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from miniformer.kernel.errors import SpecError, UserError, did_you_mean
-from miniformer.kernel.kinds import KINDS
+from miniformer.kernel.errors import UserError, did_you_mean
+from miniformer.kernel.kinds import KINDS, known
 from miniformer.kernel.registry import Entry, State, canonical, current_registry
 
 from .given import SEED
@@ -101,13 +101,11 @@ def _entries(what: Sequence[str], everything: bool) -> list[Entry]:
         raise click.UsageError(f"expected [KIND] NAME; found {' '.join(what)}")
     if len(what) == 2:
         kind, name = what
-        if kind not in KINDS:
-            raise SpecError(f"there is no kind {kind!r}{did_you_mean(kind, KINDS)}; kinds: {', '.join(KINDS)}")
-        return [registry.find(kind, name)]
+        return [registry.find(known(kind), name)]
     kind_only = what[0] if what and (everything or what[0] in KINDS) else None
     if everything or kind_only:
-        if kind_only is not None and kind_only not in KINDS:
-            raise SpecError(f"there is no kind {kind_only!r}{did_you_mean(kind_only, KINDS)}; kinds: {', '.join(KINDS)}")
+        if kind_only is not None:
+            known(kind_only)
         from miniformer.contracts.suite import usable
 
         return usable(kind_only)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -32,6 +31,7 @@ def command(run: Path, source: Path, batch_size: int, as_json: bool) -> None:
     saved = checked(run, source)
 
     from miniformer.inference.evaluate import evaluate
+    from miniformer.tasks.metrics import finite
 
     from .progress import reading
 
@@ -46,8 +46,7 @@ def command(run: Path, source: Path, batch_size: int, as_json: bool) -> None:
     with reading(source, "evaluating") as advance:
         found = evaluate(trained, _located(source, trained.task.Record, counted), batch_size=batch_size)
     if as_json:
-        finite = {name: value if math.isfinite(value) else None for name, value in found.items()}  # JSON has no other numbers
-        click.echo(json.dumps({"records": count, **finite}))
+        click.echo(json.dumps({"records": count, **finite(found)}))
         return
     width = max(map(len, ["records", *found]))
     click.echo(f"{'records'.ljust(width)}  {count:,}")

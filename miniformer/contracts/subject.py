@@ -9,7 +9,7 @@ from typing import Any
 
 from miniformer.kernel.conformance import fault
 from miniformer.kernel.errors import SpecError, StateError
-from miniformer.kernel.kinds import KINDS
+from miniformer.kernel.kinds import KINDS, known
 from miniformer.kernel.options import arguments, complete
 from miniformer.kernel.registry import current_registry
 from miniformer.kernel.spec import ComponentSpec
@@ -40,14 +40,12 @@ class Subject:
         Raises:
             UserError: there is no such component, it cannot be a component of this kind, or its options are wrong.
         """
-        if kind not in KINDS:
-            raise SpecError(f"there is no kind {kind!r}; kinds: {', '.join(KINDS)}")
         if isinstance(target, type):
-            if problem := fault(KINDS[kind], target):
+            if problem := fault(KINDS[known(kind)], target):
                 raise SpecError(problem)
             return cls(kind, target.__name__, target, data=data)
         spec = ComponentSpec.model_validate(target)
-        entry, loaded = current_registry().find(kind, spec.name), current_registry().load(kind, spec.name)
+        entry, loaded = current_registry().find(known(kind), spec.name), current_registry().load(kind, spec.name)
         complete(loaded, spec.options, f"{kind} {entry.name}")
         return cls(kind, entry.saved, loaded, spec.options, data)
 

@@ -72,9 +72,10 @@ def padding_does_not_count(case: Case) -> None:
     else:
         apart = padded = one.pick(case)
     if one.task.additive:
+        whole, parts = one.loss(padded), [one.loss([row]) for row in apart]
         for name in ("weight", "sum"):
-            near(float(getattr(one.loss(padded), name)), sum(float(getattr(one.loss([row]), name)) for row in apart),
-                 f"the {name} of the loss padded and not", exact(one.loss(padded).sum))
+            near(float(getattr(whole, name)), sum(float(getattr(part, name)) for part in parts),
+                 f"the {name} of the loss padded and not", exact(whole.sum))
     near(one.measured(padded), one.measured(*([row] for row in apart)), "padded and not: metric")
     near(one.predictions(padded), [found for row in apart for found in one.predictions([row])], "padded and not: prediction")
 

@@ -255,7 +255,6 @@ class Engine:
                 helper = self.start([prompt], self.draft)
                 yield from speculate(feed, helper, rows[0], sampling, eos_id=eos_id)
 
-
     def _check_draft(self, draft: Assembly, prompt: Prompt) -> None:
         length = max(len(prompt.ids), prompt.room) if draft.has_source else len(prompt.ids) + prompt.room - 1
         if not draft.endless and length > draft.config.max_seq_len:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import importlib
 from dataclasses import dataclass
 
+from .errors import SpecError, did_you_mean
+
 
 @dataclass(frozen=True, slots=True)
 class Kind:
@@ -46,6 +48,17 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (
     Kind("scheduler", ("total_steps", "warmup_steps"), "miniformer.kernel.recipes:SchedulerRecipe"),
     Kind("extension", (), None),
 )}
+
+
+def known(kind: str) -> str:
+    """The kind, if there is one of that name.
+
+    Raises:
+        SpecError: there is none; the nearest and all are told.
+    """
+    if kind not in KINDS:
+        raise SpecError(f"there is no kind {kind!r}{did_you_mean(kind, KINDS)}; kinds: {', '.join(KINDS)}")
+    return kind
 
 
 def kind_of(interface: type) -> str:

@@ -165,18 +165,16 @@ class Sampling:
 
     def __post_init__(self) -> None:
         for name in ("top_k", "no_repeat_ngram"):
-            if _whole(getattr(self, name)) is None:
-                raise UserError(f"{name}: expected a whole number, not negative; found {getattr(self, name)!r:.80}")
+            count(name, getattr(self, name))
         for name in ("temperature", "top_p", "min_p", "repetition_penalty", "presence_penalty", "frequency_penalty"):
             if not hasattr(getattr(self, name), "__float__"):  # as numbers of all libraries have it
                 raise UserError(f"{name}: expected a number; found {getattr(self, name)!r:.80}")
         for name, fits, expected in (
-                ("temperature", 0 <= self.temperature < math.inf, "not negative"), ("top_k", self.top_k >= 0, "not negative"),
+                ("temperature", 0 <= self.temperature < math.inf, "not negative"),
                 ("top_p", 0 <= self.top_p <= 1, "from 0 to 1"), ("min_p", 0 <= self.min_p <= 1, "from 0 to 1"),
                 ("repetition_penalty", 0 < self.repetition_penalty < math.inf, "above 0"),
                 ("presence_penalty", math.isfinite(self.presence_penalty), "a number"),
-                ("frequency_penalty", math.isfinite(self.frequency_penalty), "a number"),
-                ("no_repeat_ngram", self.no_repeat_ngram >= 0, "not negative")):
+                ("frequency_penalty", math.isfinite(self.frequency_penalty), "a number")):
             if not fits:
                 raise UserError(f"{name}: expected {expected}; found {getattr(self, name)}")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -21,6 +22,11 @@ def widest(device: torch.device) -> torch.dtype:
 def placed(metric: Metric, device: torch.device) -> Metric:
     """A metric on a device, its sums as wide as they can be there."""
     return metric.set_dtype(widest(device)).to(device) if device.type in NO_FLOAT64 else metric.to(device)
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Metrics for JSON, which has no number for what is infinite or not a number: there it is null."""
+    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 class LossRatio(Metric):

@@ -12,12 +12,10 @@ from torch.utils.data import DataLoader, Dataset
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.cache import Cache, Settings
-from miniformer.data.encoding import examples_of
 from miniformer.data.packing import PackedRows
-from miniformer.data.prepare import TOKENIZER_BYTES, PreparedData, prepare, token_lengths
-from miniformer.data.records import read, some_text
+from miniformer.data.prepare import PreparedData, prepare, token_lengths
 from miniformer.data.sampler import Drawn, DrawnBatches, EpochBatches
-from miniformer.data.tokenizer import NoTokenizer, Tokenizer
+from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.spec import ComponentSpec, resolve
 from miniformer.kernel.task import Batch, Example, Split, Task
@@ -38,10 +36,10 @@ class JSONLinesDataset(Dataset[Example]):
     Args:
         path: the file.
         tokenizer: None takes that of the dataset that `task` is, or trains one on the file.
-        task: a task's name, its spec, another dataset, or a task that was fitted.
+        task: a task's name, its spec, or another dataset.
 
     Attributes:
-        task, task_spec: the task with what it has learnt, and its spec; None where a fitted task was given, which has none.
+        task, task_spec: the task with what it has learnt, and its spec.
         tokenizer: of the examples.
         examples: what the records became.
 
@@ -51,33 +49,15 @@ class JSONLinesDataset(Dataset[Example]):
     """
 
     def __init__(self, path: str | Path, tokenizer: Any = None, task: Any = "language-modeling") -> None:
-        self.task: Task
-        self.task_spec: ComponentSpec | None
-        self.tokenizer: Any
-        self.examples: Sequence[Example]
         path = os.fspath(path)
         if isinstance(task, JSONLinesDataset):
             tokenizer = tokenizer if tokenizer is not None or task.task.input_dim is not None else task.tokenizer
-            task = task.task_spec or task.task
-        if isinstance(task, Task):
-            self.task, self.task_spec, self.tokenizer, self.examples = self._fitted(path, tokenizer, task)
-            return
+            task = task.task_spec
         data = prepare(resolve("task", task), path, path, tokenizer=tokenizer and Tokenizer.of(tokenizer))
-        self.task, self.task_spec, self.tokenizer = data.task, data.task_spec, data.tokenizer
+        self.task: Task = data.task
+        self.task_spec: ComponentSpec = data.task_spec
+        self.tokenizer: Tokenizer = data.tokenizer
         self.examples = data.train.examples
-
-    @staticmethod
-    def _fitted(path: str, tokenizer: Any, task: Task) -> tuple[Task, ComponentSpec | None, Any, Sequence[Example]]:
-        """The attributes where the task is one that was fitted, whose spec nobody knows."""
-        records, _ = read(path, task)
-        if learns := task.fit([located.record for located in records]):
-            raise SpecError(f"task: this {type(task).__name__} has not learnt {', '.join(learns)} yet; expected one that was "
-                            "fitted, another dataset, or a name or spec, of which one is made that learns from the file")
-        if tokenizer is None:
-            tokenizer = NoTokenizer() if task.input_dim is not None else Tokenizer.train(
-                some_text(task, records, TOKENIZER_BYTES), 4096)
-        tokenizer = tokenizer if isinstance(tokenizer, NoTokenizer) else Tokenizer.of(tokenizer)
-        return task, None, tokenizer, list(examples_of(task, records, tokenizer, None))
 
     def __len__(self) -> int:
         return len(self.examples)

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,13 +29,13 @@ from miniformer.data.prepare import PreparedData, token_counts
 from miniformer.kernel.errors import RunError, SpecError, UserError, did_you_mean
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Task
+from miniformer.tasks.metrics import finite
 
 from .callbacks import AtomicCheckpointIO, BestModel, LastState, StopOnSignal
 from .datamodule import MiniFormerDataModule
 from .module import MiniFormerLitModule
 from .processes import is_first, launched
 from .progress import RunProgress
-from .specs import best_precision as best_precision
 from .specs import model_class, model_spec, resolved, task_spec
 from .train_config import TrainConfig
 
@@ -96,6 +95,7 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         console.print(f"model: {sum(p.numel() for p in module.model.parameters()):,} parameters, "
                       f"precision {config.precision}", highlight=False)
         smaller = _smaller_is_better(config, module)
+        batches = datamodule.batches_per_epoch(devices["devices"] * devices["num_nodes"])
         folder = _new_folder(config) if first else Path(config.work_dir)  # the others are told it once they are connected
         logger = _loggers(config, folder)
         spec = {"model": module.model.config.model_dump(mode="json"), "task": config.to_data()["task"]}
@@ -107,7 +107,6 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         tokens = data.tokenizer.to_json() if data.task.input_dim is None else None
         best = BestModel(folder, config.checkpoint_metric, smaller, saved, tokens)
         callbacks = _callbacks(config, module, best, smaller)
-        batches = datamodule.batches_per_epoch(devices["devices"] * devices["num_nodes"])
         trainer = lightning_trainer(config, folder, batches, [best, RunProgress(console), *callbacks], logger=logger, **devices)
         with _naming(best, first):
             trainer.fit(module, datamodule=datamodule)
@@ -128,11 +127,6 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
             results = {"best": finite(metrics), "baselines": {name: finite(values) for name, values in baselines.items()}}
             write_json(folder / "run.json", {**record, "results": results})
     return RunResult(folder, metrics, baselines, module, data)
-
-
-def finite(values: dict[str, float]) -> dict[str, float | None]:
-    """Metrics for JSON, which has no number for what is infinite or not a number: there it is null."""
-    return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 def _check_model(config: TrainConfig) -> None:

@@ -52,7 +52,7 @@ def main(only: list[str], sizes: list[str], precisions: list[str], compiled: boo
          new: int, threads: int | None, rounds: int, seconds: float, megabytes: float, out: Path | None, quick: bool) -> None:
     """Measure miniformer beside its peers. Those that are not installed are left out, with a line that says so."""
     warnings.simplefilter("ignore")
-    from miniformer.train.trainer import best_precision
+    from miniformer.train.specs import best_precision
 
     from .contest import Effort
     from .contestants import chosen

@@ -8,7 +8,6 @@ import torch
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import DataError, SpecError
 from miniformer.kernel.task import Batch, Example
-from miniformer.tasks.classification import Classification
 from miniformer.train.datamodule import JSONLinesDataset, MiniFormerDataModule
 from miniformer.train.train_config import TrainConfig
 
@@ -61,7 +60,7 @@ def halves(tmp_path):
     return paths
 
 
-@pytest.mark.parametrize("way", [lambda first: first, lambda first: first.task_spec, lambda first: first.task])
+@pytest.mark.parametrize("way", [lambda first: first, lambda first: first.task_spec])
 def test_a_dataset_that_is_given_what_another_learnt_agrees_with_it(halves, way):
     first = JSONLinesDataset(halves[0], TOKENIZER, "classification")
     second = JSONLinesDataset(halves[1], TOKENIZER, way(first))
@@ -78,12 +77,7 @@ def test_a_dataset_has_the_tokenizer_of_the_one_that_it_is_to_agree_with(halves)
 
 def test_a_label_that_the_other_dataset_has_not_is_told(halves):
     with pytest.raises(DataError, match=r"first\.jsonl:1: .*'ant'"):
-        JSONLinesDataset(halves[0], TOKENIZER, JSONLinesDataset(halves[1], TOKENIZER, "classification").task)
-
-
-def test_a_task_that_was_not_fitted_is_told(halves):
-    with pytest.raises(SpecError, match="task: this Classification has not learnt labels yet; expected one that was fitted"):
-        JSONLinesDataset(halves[0], TOKENIZER, Classification())
+        JSONLinesDataset(halves[0], TOKENIZER, JSONLinesDataset(halves[1], TOKENIZER, "classification"))
 
 
 def test_a_dataset_ends(texts):

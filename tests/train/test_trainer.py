@@ -243,6 +243,14 @@ def test_a_run_may_be_outside_the_main_thread(tmp_path, texts):
 
 # --- what is refused, before anything is written
 
+def test_a_run_of_more_processes_than_held_out_batches_leaves_nothing(tmp_path, texts, monkeypatch):
+    monkeypatch.setattr("miniformer.train.trainer.launched", lambda: (1000, 1))
+    with pytest.raises(SpecError, match="the run has 1000 processes"):
+        run(tmp_path, texts)
+    assert not (tmp_path / "runs" / "texts-language-modeling-1").exists()
+
+
+
 @pytest.mark.parametrize(("fields", "error", "text"), [
     ({"model_config": {"vocab_size": 10}}, SpecError, r"vocab_size is 10, and the tokenizer has \d+ tokens"),
     ({"model_config": {"output_dim": 7}}, SpecError, r"output_dim is 7, and task 'language-modeling' has \d+ outputs"),
