@@ -1,6 +1,6 @@
 """`python -m miniformer` is `miniformer`."""
 
-from miniformer.cli import main
+from .cli import main
 
 if __name__ == "__main__":
     main()

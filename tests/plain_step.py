@@ -2,7 +2,7 @@
 
 from functools import partial
 
-from miniformer.model.static import _step
+from miniformer.decoding.compiled import _step
 
 
 def plain_step(*given):

@@ -7,10 +7,10 @@ from plain_step import plain_step
 from writing_models import BYTES, writing
 
 from miniformer.bench.contestant import MadeUp, Setting, batches, completed
+from miniformer.decoding.beam_search import Beams
+from miniformer.decoding.sampling import Sampling
 from miniformer.inference.engine import Engine
 from miniformer.kernel import current_registry
-from miniformer.model.beams import Beams
-from miniformer.model.sampling import Sampling
 from miniformer.tasks import metrics
 from miniformer.train.module import MiniFormerLitModule
 from miniformer.train.train_config import TrainConfig

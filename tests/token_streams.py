@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from miniformer.decoding.loop import decode, start_rows
+from miniformer.decoding.sampling import Sampling
 from miniformer.model.assembly import Assembly
-from miniformer.model.decoding import decode, start_rows
-from miniformer.model.sampling import Sampling
 
 
 def generate(model: Assembly, prompt: Tensor, max_new_tokens: int, **settings: Any) -> Tensor:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from .given import SEED, checked_text, read_line, unescaped
-from .loading import checked, opened
+from miniformer.cli.shared.loading import checked, opened
+from miniformer.cli.shared.text_input import SEED, checked_text, read_line, unescaped
 
 
 @click.command("chat")
@@ -28,8 +28,8 @@ def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k
     saved = checked(run)
     ends = [unescaped(checked_text("--stop", stop))]
 
+    from miniformer.decoding.sampling import Sampling
     from miniformer.inference.engine import Engine
-    from miniformer.model.sampling import Sampling
 
     trained = opened(saved)
     engine = Engine(trained.model, trained.tokenizer, encode=trained.prompt)

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from miniformer.cli.shared.text_input import SEED
 from miniformer.kernel.errors import UserError, did_you_mean
 from miniformer.kernel.kinds import KINDS, known
 from miniformer.kernel.registry import Entry, State, canonical, current_registry
 
-from .given import SEED
-
 if TYPE_CHECKING:
-    from miniformer.contracts.report import Report, Result
+    from miniformer.contracts.kit.report import Report, Result
 
 MARKS = {"held": ("✓", "green"), "skipped": ("-", "bright_black"), "fails as declared": ("x", "yellow"),
          "note": ("!", "yellow"), "failed": ("✗", "red")}
@@ -44,9 +43,9 @@ def command(what: Sequence[str], everything: bool, settings: Sequence[str], thor
 
         check_file(data)
 
-    from miniformer.contracts.check import FAST, THOROUGH, Suite
-    from miniformer.contracts.report import Report
-    from miniformer.contracts.subject import Subject
+    from miniformer.contracts.kit.check import FAST, THOROUGH, Suite
+    from miniformer.contracts.kit.component_under_test import Subject
+    from miniformer.contracts.kit.report import Report
 
     if options and len(entries) > 1:
         raise UserError("--set goes with one component")
@@ -106,7 +105,7 @@ def _entries(what: Sequence[str], everything: bool) -> list[Entry]:
     if everything or kind_only:
         if kind_only is not None:
             known(kind_only)
-        from miniformer.contracts.suite import usable
+        from miniformer.contracts.kit.suite import usable
 
         return usable(kind_only)
     if not what:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from .loading import checked, opened
+from miniformer.cli.shared.loading import checked, opened
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -30,10 +30,9 @@ def command(run: Path, source: Path, batch_size: int, as_json: bool) -> None:
     """
     saved = checked(run, source)
 
+    from miniformer.cli.shared.progress import reading
     from miniformer.inference.evaluate import evaluate
     from miniformer.tasks.metrics import finite
-
-    from .progress import reading
 
     trained = opened(saved)
     count = 0

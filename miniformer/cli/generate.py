@@ -14,14 +14,13 @@ import click
 from click.core import ParameterSource
 
 from miniformer.checkpoint.store import TOKENIZER
+from miniformer.cli.shared.loading import checked, opened
+from miniformer.cli.shared.text_input import SEED, checked_text, decoded, unescaped
 from miniformer.kernel.errors import UserError
 
-from .given import SEED, checked_text, decoded, unescaped
-from .loading import checked, opened
-
 if TYPE_CHECKING:
+    from miniformer.decoding.sampling import Sampling
     from miniformer.inference.engine import Answer, Engine
-    from miniformer.model.sampling import Sampling
 
 OF_BEAMS = ("length_penalty", "beam_groups", "n_best")
 OF_DRAWING = ("temperature", "greedy", "top_k", "top_p", "min_p", "seed")
@@ -86,9 +85,9 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
         raise click.UsageError(f"--n-best {n_best}: give --beams {n_best} or more")
     _no_effect(context, beams)
 
+    from miniformer.decoding.beam_search import Beams
+    from miniformer.decoding.sampling import Sampling
     from miniformer.inference.engine import Engine
-    from miniformer.model.beams import Beams
-    from miniformer.model.sampling import Sampling
 
     trained = opened(saved)
     small = opened(saved_draft) if saved_draft else None

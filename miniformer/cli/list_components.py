@@ -11,9 +11,10 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from miniformer.cli import broken_commands
 from miniformer.kernel.kinds import KINDS
 from miniformer.kernel.registry import Entry, State, current_registry
+
+from . import broken_commands
 
 
 @click.command("list-components")

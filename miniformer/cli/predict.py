@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from .loading import checked, opened
+from miniformer.cli.shared.loading import checked, opened
 
 
 @click.command("predict")
@@ -25,9 +25,8 @@ def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int
     """
     saved = checked(run, source)
 
+    from miniformer.cli.shared.progress import reading
     from miniformer.inference.predict_file import STDOUT, check_output, predict_file
-
-    from .progress import reading
 
     check_output(output, resume=resume)
     trained = opened(saved)

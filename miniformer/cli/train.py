@@ -88,9 +88,8 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
 
     from rich.console import Console
 
+    from miniformer.cli.shared.run_report import report
     from miniformer.train.trainer import train
-
-    from .reached import report
 
     console = Console(soft_wrap=True)
     result = train(config, console=console)

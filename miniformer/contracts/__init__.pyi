@@ -1,5 +1,5 @@
-from .check import check_component as check_component
-from .report import Outcome as Outcome
-from .report import Report as Report
-from .report import Result as Result
-from .suite import contract_suite as contract_suite
+from miniformer.contracts.kit.check import check_component as check_component
+from miniformer.contracts.kit.report import Outcome as Outcome
+from miniformer.contracts.kit.report import Report as Report
+from miniformer.contracts.kit.report import Result as Result
+from miniformer.contracts.kit.suite import contract_suite as contract_suite

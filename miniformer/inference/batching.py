@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from miniformer.decoding.loop import Feed, Row, start_rows
 from miniformer.model.assembly import Assembly
-from miniformer.model.decoding import Feed, Row, start_rows
 
 AHEAD = 8
 """Batches of prompts that are looked at together, so that those of like length start together."""

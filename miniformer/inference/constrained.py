@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from miniformer.data.tokenizer import Tokenizer
+from miniformer.decoding.sampling import Text
 from miniformer.kernel.errors import UserError
-from miniformer.model.sampling import Text
 
 KEPT = 512
 """Texts whose place in the grammar is remembered: at least as many as are written or searched with at a time."""

@@ -11,16 +11,16 @@ from typing import TypeVar
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from miniformer.decoding.beam_search import Beams, Hypothesis, search
+from miniformer.decoding.compiled import StaticFeed, compiled_step
+from miniformer.decoding.loop import Feed, Finish, Row, decode
+from miniformer.decoding.sampling import Sampling, Text, checked_seed, count
+from miniformer.decoding.speculative import speculate
 from miniformer.kernel.errors import StateError, UserError
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.task import Tokenizer
 from miniformer.model.assembly import Assembly, evaluating
-from miniformer.model.beams import Beams, Hypothesis, search
-from miniformer.model.decoding import Feed, Finish, Row, decode
-from miniformer.model.products import pack
-from miniformer.model.sampling import Sampling, Text, checked_seed, count
-from miniformer.model.speculative import speculate
-from miniformer.model.static import StaticFeed, compiled_step
+from miniformer.ops.linear import pack
 
 from .batching import Prompt, Queue
 from .text import TextWriter, strings

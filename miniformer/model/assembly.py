@@ -18,15 +18,15 @@ from torch import Tensor, nn
 from miniformer.checkpoint.provenance import migrating
 from miniformer.checkpoint.store import SavedModel, read_model, restore, write_model
 from miniformer.config.model_config import TransformerConfig
+from miniformer.decoding.loop import Feed, decode, start_rows
+from miniformer.decoding.sampling import Sampling, checked_seed, count
+from miniformer.decoding.state import DecodingState
 from miniformer.kernel import assembly as kernel
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import SpecError, StateError, UserError
 from miniformer.kernel.layout import Layout
 
 from .block import Stack
-from .decoding import Feed, decode, start_rows
-from .sampling import Sampling, checked_seed, count
-from .state import DecodingState
 
 
 class Assembly(kernel.Assembly):

@@ -12,16 +12,16 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from miniformer.decoding.state import BufferState, MemoryState
+from miniformer.decoding.window_state import WindowState, room
 from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.interfaces import Attention, Norm
 from miniformer.kernel.masks import MaskRule, Window
 from miniformer.kernel.spec import Slot, build
 from miniformer.kernel.state import State
+from miniformer.ops.attention_kernels import KernelName, choose
 
 from .init import RESIDUAL, linear
-from .kernels import KernelName, choose
-from .state import BufferState, MemoryState
-from .window_state import WindowState, room
 
 
 class MultiHeadAttention(Attention):

@@ -17,8 +17,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from miniformer.kernel.masks import Mask
-
-from .kernels import Kernel, eager, weights
+from miniformer.ops.attention_kernels import Kernel, eager, weights
 
 
 @dataclass(slots=True)
@@ -39,8 +38,8 @@ _notes: ContextVar[tuple[tuple[dict[nn.Module, str], dict[str, Tensor]], ...]] =
 def attention_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """What is run inside notes its weights `[B, H, T, S]`, by the name of the module; the latest forward counts.
 
-    Every module whose `kernel` is one of `model/kernels.py` takes part. One that weighs nothing by softmax (`linear`), or that
-    computes it by itself, is left out. What other threads run meanwhile on the same model is not noted, and computed as ever.
+    Every module whose `kernel` is one of `ops/attention_kernels.py` takes part. One that weighs nothing by softmax (`linear`),
+    or that computes it by itself, is left out. What other threads run meanwhile on the same model is not noted, and computed as ever.
     """
     found: dict[str, Tensor] = {}
     names = {module: name for name, module in model.named_modules() if isinstance(getattr(module, "kernel", None), Kernel)}

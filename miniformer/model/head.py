@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
+from miniformer.ops.cross_entropy import linear_cross_entropy
+from miniformer.ops.linear import is_just_a_matrix, listened_to
 
-from .cross_entropy import linear_cross_entropy
 from .init import linear
-from .products import is_just_a_matrix, listened_to
 
 Pool = Literal["cls", "mean", "last"]
 

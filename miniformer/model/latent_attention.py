@@ -11,15 +11,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from miniformer.decoding.state import BufferState
 from miniformer.kernel.context import Context
 from miniformer.kernel.interfaces import Attention, Norm
 from miniformer.kernel.spec import Slot, build
 from miniformer.kernel.state import State
+from miniformer.ops.attention_kernels import KernelName, choose
+from miniformer.ops.linear import is_just_a_matrix
 
 from .init import RESIDUAL, linear
-from .kernels import KernelName, choose
-from .products import is_just_a_matrix
-from .state import BufferState
 
 
 class LatentAttention(Attention):

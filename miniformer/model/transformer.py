@@ -8,6 +8,8 @@ from typing import Any, ClassVar, cast
 from torch import Tensor, nn
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.decoding.loop import Feed
+from miniformer.decoding.state import DecodingState
 from miniformer.kernel.assembly import Part, Readout
 from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.errors import StateError, UserError
@@ -15,13 +17,11 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch
+from miniformer.ops.linear import speed_up
 
 from .assembly import Assembly, state_or_none
 from .block import Stack
-from .decoding import Feed
 from .init import dropout_of, embedding, linear
-from .products import speed_up
-from .state import DecodingState
 
 
 class Transformer(Assembly):

@@ -15,10 +15,10 @@ from torch import Tensor
 from miniformer.bench import work
 from miniformer.bench.contestant import MadeUp, Setting, account, batches, completed
 from miniformer.config.model_config import TransformerConfig
+from miniformer.decoding.sampling import Sampling
 from miniformer.inference.engine import Engine
 from miniformer.kernel import Context, Entry, FeedForward, OptimizerRecipe, Registry, discover, use_registry
 from miniformer.kernel.spec import build
-from miniformer.model.sampling import Sampling
 from miniformer.model.transformer import Transformer
 from miniformer.train.module import MiniFormerLitModule
 from miniformer.train.train_config import TrainConfig

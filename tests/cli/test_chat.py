@@ -8,9 +8,9 @@ import sys
 from click.testing import CliRunner
 
 from miniformer.cli import cli as commands
+from miniformer.decoding.sampling import Sampling
 from miniformer.inference.engine import Engine
 from miniformer.inference.load import load
-from miniformer.model.sampling import Sampling
 
 GREEDY = ("--temperature", "0", "--max-new-tokens", "6")
 

@@ -5,8 +5,8 @@ from functools import cache
 import torch
 
 from miniformer.contracts import Outcome, check_component
-from miniformer.contracts.check import Suite
-from miniformer.contracts.subject import Subject
+from miniformer.contracts.kit.check import Suite
+from miniformer.contracts.kit.component_under_test import Subject
 
 from .adapters import TorchAttention, XTransformers, allowed
 

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field
 
 from miniformer.contracts import Outcome, check_component
-from miniformer.contracts.check import ABILITIES, Suite
-from miniformer.contracts.subject import Subject
+from miniformer.contracts.kit.check import ABILITIES, Suite
+from miniformer.contracts.kit.component_under_test import Subject
 from miniformer.kernel import FeedForward, Norm, RunError, SpecError, UnknownComponent
 
 from .mutants.attention import ForgetsToMaskTheFuture, MixesDocuments

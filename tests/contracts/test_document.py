@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from miniformer.contracts.document import MARK, document
-from miniformer.contracts.properties import properties_of
+from miniformer.contracts.kit.document import MARK, document
+from miniformer.contracts.kit.properties import properties_of
 from miniformer.kernel.kinds import KINDS
 
 PAGE = (Path(__file__).parents[2] / "docs" / "contracts.md").read_text(encoding="utf-8")

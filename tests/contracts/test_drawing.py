@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import Field
 
-from miniformer.contracts import drawing
+from miniformer.contracts.kit import drawing
 from miniformer.kernel import FeedForward, Norm, Slot, current_registry, options_of
 from miniformer.kernel.options import complete
 

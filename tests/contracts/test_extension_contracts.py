@@ -9,8 +9,9 @@ import sys
 import pytest
 import torch
 
-from miniformer.contracts import Outcome, check_component, extension
-from miniformer.contracts.rehearsal import Runs, rehearse
+from miniformer.contracts import Outcome, check_component
+from miniformer.contracts.kit.rehearsal import Runs, rehearse
+from miniformer.contracts.promises import extension
 
 from .mutants.extension import Scaled
 

@@ -7,9 +7,9 @@ import pkgutil
 import pytest
 import torch
 
-from miniformer.contracts.check import Suite
-from miniformer.contracts.report import Outcome
-from miniformer.contracts.subject import Subject
+from miniformer.contracts.kit.check import Suite
+from miniformer.contracts.kit.component_under_test import Subject
+from miniformer.contracts.kit.report import Outcome
 
 from . import mutants
 

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniformer.contracts import Outcome, check_component
-from miniformer.contracts.case import Case
-from miniformer.contracts.subject import Subject
-from miniformer.contracts.tasking import CUT, LIMIT, RECORDS, Tasking, near, records_of
+from miniformer.contracts.kit.case import Case
+from miniformer.contracts.kit.component_under_test import Subject
+from miniformer.contracts.kit.task_harness import CUT, LIMIT, RECORDS, Tasking, near, records_of
 from miniformer.kernel.task import Task
 
 from .mutants import task as tasks

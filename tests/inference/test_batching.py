@@ -6,10 +6,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writing_models import BYTES, writing
 
+from miniformer.decoding.sampling import Allowed, Sampling
 from miniformer.inference.engine import Engine
 from miniformer.kernel import Attention, Entry, Registry, discover, use_registry
 from miniformer.kernel.state import State
-from miniformer.model.sampling import Allowed, Sampling
 
 MODELS = {
     "decoder": writing(), "mla": writing(attention="mla", position="alibi"), "linear": writing(attention="linear"),

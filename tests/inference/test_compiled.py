@@ -8,11 +8,11 @@ import pytest
 import torch
 from writing_models import BYTES, writing
 
+from miniformer.decoding.sampling import Sampling
+from miniformer.decoding.state import StaticBuffer
 from miniformer.inference.engine import Engine
 from miniformer.kernel import UserError
-from miniformer.model import products
-from miniformer.model.sampling import Sampling
-from miniformer.model.state import StaticBuffer
+from miniformer.ops import linear as products
 
 GREEDY = Sampling(temperature=0)
 PROMPTS = ["some", "naïve text", "東京 and some more text to learn"]

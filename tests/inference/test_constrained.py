@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from writing_models import BYTES, letters, writing
 
 from miniformer.data.tokenizer import Tokenizer
+from miniformer.decoding.beam_search import Beams
+from miniformer.decoding.sampling import Sampling, Text
 from miniformer.inference.constrained import Constraint
 from miniformer.inference.engine import Engine
 from miniformer.kernel import UserError
-from miniformer.model.beams import Beams
-from miniformer.model.sampling import Sampling, Text
 
 pytest.importorskip("llguidance")
 ENGINES = {"decoder": Engine(writing(), BYTES), "encoder-decoder": Engine(writing(has_source=True), BYTES)}

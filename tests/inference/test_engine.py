@@ -9,11 +9,11 @@ from hypothesis import strategies as st
 from plain_step import plain_step
 from writing_models import BYTES, letters, writing
 
+from miniformer.decoding.beam_search import Beams
+from miniformer.decoding.sampling import Allowed, LogitBias, Sampling
 from miniformer.inference.engine import Answer, Engine
 from miniformer.inference.load import load
 from miniformer.kernel import UserError
-from miniformer.model.beams import Beams
-from miniformer.model.sampling import Allowed, LogitBias, Sampling
 
 GREEDY = Sampling(temperature=0)
 BOLD = Sampling(temperature=1.5, top_p=0.95)

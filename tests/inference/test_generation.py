@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from token_streams import generate, stream
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.decoding.sampling import Sampling, Text
 from miniformer.kernel.errors import SpecError, UserError
-from miniformer.model.sampling import Sampling, Text
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 

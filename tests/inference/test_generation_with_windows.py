@@ -4,14 +4,14 @@ import pytest
 import torch
 from writing_models import BYTES, writing
 
+from miniformer.decoding.beam_search import Beams
+from miniformer.decoding.loop import start_rows
+from miniformer.decoding.sampling import Sampling
+from miniformer.decoding.speculative import speculate
+from miniformer.decoding.window_state import REACH, WindowState
 from miniformer.inference.engine import Engine
 from miniformer.kernel import Layout, UserError
 from miniformer.model.attention import KeyValueState, MultiHeadAttention
-from miniformer.model.beams import Beams
-from miniformer.model.decoding import start_rows
-from miniformer.model.sampling import Sampling
-from miniformer.model.speculative import speculate
-from miniformer.model.window_state import REACH, WindowState
 
 N = 150  # more than any window here, and the columns that go with it
 NARROW, WIDE = {"name": "mha", "window": 3}, {"name": "mha", "window": 40, "n_kv_heads": 1}

@@ -10,13 +10,13 @@ from hypothesis import strategies as st
 from plain_step import plain_step
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.decoding import compiled as static
+from miniformer.decoding.compiled import StaticFeed
+from miniformer.decoding.loop import decode, start_rows
+from miniformer.decoding.sampling import Sampling
+from miniformer.decoding.state import BufferState
 from miniformer.kernel import Layout, SpecError, StateError, current_registry
-from miniformer.model import static
 from miniformer.model.assemblies import assembly_for
-from miniformer.model.decoding import decode, start_rows
-from miniformer.model.sampling import Sampling
-from miniformer.model.state import BufferState
-from miniformer.model.static import StaticFeed
 
 V = 13
 ATTENTIONS, POSITIONS = ([entry.name for entry in current_registry().entries(kind)] for kind in ("attention", "position"))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from miniformer.contracts.drawing import layouts
+from miniformer.contracts.kit.drawing import layouts
 from miniformer.kernel import Attention, Context, FeedForward, Head, Layout, PositionEncoding, StateError
 
 

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracles import places
 
-from miniformer.contracts.drawing import LEFT, PACKED, RIGHT, documents, layouts
+from miniformer.contracts.kit.drawing import LEFT, PACKED, RIGHT, documents, layouts
 from miniformer.kernel import Layout
 
 lengths = st.lists(st.integers(0, 6), min_size=1, max_size=4).filter(any)

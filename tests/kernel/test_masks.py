@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniformer.contracts.drawing import FULL, LEFT, PACKED, RIGHT, layouts, seeds
+from miniformer.contracts.kit.drawing import FULL, LEFT, PACKED, RIGHT, layouts, seeds
 from miniformer.kernel import Causal, Layout, MaskRule, SameDocument, Window
 from miniformer.kernel.masks import prepare
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.contracts.drawing import layouts, seeds
+from miniformer.contracts.kit.drawing import layouts, seeds
 from miniformer.kernel import (
     Attention,
     ComponentSpec,

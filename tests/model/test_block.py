@@ -126,7 +126,7 @@ def test_layers_with_equal_rules_share_one_mask():
 @pytest.mark.slow
 @pytest.mark.parametrize("documents", [[[1] * 6, [1] * 6], [[1, 1, 2, 2, 2, 3], [1, 1, 1, 1, 2, 2]]])
 def test_compiled_blocks_compute_what_they_did(documents, monkeypatch):
-    monkeypatch.setattr("miniformer.model.kernels.sdpa", None)  # blocks of queries are taken, whatever a mask's values are
+    monkeypatch.setattr("miniformer.ops.attention_kernels.sdpa", None)  # so blocks of queries are taken, whatever the mask
     config = TransformerConfig(vocab_size=7, d_model=8, n_heads=2, n_layers=1, causal=True)
     torch.manual_seed(0)
     torch._dynamo.utils.counters.clear()

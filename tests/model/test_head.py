@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from torch import nn
 
-from miniformer.contracts.drawing import layouts
+from miniformer.contracts.kit.drawing import layouts
 from miniformer.kernel import Head, Layout, SpecError, build
 from miniformer.model.head import (
     ClassificationHead,

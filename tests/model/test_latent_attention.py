@@ -4,7 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniformer.contracts.drawing import layouts, seeds
+from miniformer.contracts.kit.drawing import layouts, seeds
 from miniformer.kernel import Context, Layout, Memory, PositionEncoding
 from miniformer.kernel.context import Signal
 from miniformer.model.latent_attention import LatentAttention

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from miniformer.contracts.drawing import layouts, seeds
+from miniformer.contracts.kit.drawing import layouts, seeds
 from miniformer.kernel import Context, Layout, PositionEncoding, StateError
 from miniformer.kernel.context import Signal
 from miniformer.model import linear_attention

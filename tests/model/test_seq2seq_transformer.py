@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.contracts.drawing import FULL, LEFT, RIGHT, layouts, seeds
+from miniformer.contracts.kit.drawing import FULL, LEFT, RIGHT, layouts, seeds
 from miniformer.kernel import (
     Attention,
     Context,

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from torch._dynamo.testing import CompileCounter
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.contracts.drawing import layouts, seeds
+from miniformer.contracts.kit.drawing import layouts, seeds
 from miniformer.kernel import (
     Context,
     Entry,

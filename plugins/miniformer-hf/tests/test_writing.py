@@ -11,9 +11,9 @@ import torch
 from checkpoints import MAKERS, ids_of, saved
 from miniformer_hf import import_model
 
-from miniformer.model.beams import Beams, search
-from miniformer.model.decoding import Finish
-from miniformer.model.sampling import Sampling, Text
+from miniformer.decoding.beam_search import Beams, search
+from miniformer.decoding.loop import Finish
+from miniformer.decoding.sampling import Sampling, Text
 
 DRAWS = 20_000
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
+from miniformer.decoding.beam_search import Beams
+from miniformer.decoding.sampling import Sampling
 from miniformer.inference.engine import Answer, Engine
 from miniformer.inference.pipeline import Pipeline
 from miniformer.kernel import Batch, Layout, Source
 from miniformer.kernel.errors import UserError, did_you_mean
-from miniformer.model.beams import Beams
-from miniformer.model.sampling import Sampling
 
 log = logging.getLogger(__name__)
 HARNESS_DEVICE = "cuda:0"

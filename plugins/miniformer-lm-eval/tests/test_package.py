@@ -10,7 +10,7 @@ from pathlib import Path
 import miniformer_lm_eval
 
 PUBLIC = {"miniformer.kernel", "miniformer.kernel.errors", "miniformer.checkpoint.store", "miniformer.inference.engine",
-          "miniformer.inference.pipeline", "miniformer.model.beams", "miniformer.model.sampling"}
+          "miniformer.inference.pipeline", "miniformer.decoding.beam_search", "miniformer.decoding.sampling"}
 OTHERS = {"torch", "click", "tqdm", "datasets", "lm_eval", "lazy_loader"}
 
 

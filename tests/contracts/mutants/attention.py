@@ -9,7 +9,7 @@ from torch import nn
 
 from miniformer.kernel import Attention, State, StateError, Window
 from miniformer.kernel.layout import latest
-from miniformer.model.kernels import KernelName
+from miniformer.ops.attention_kernels import KernelName
 
 
 class Cache(State):

@@ -1,0 +1,68 @@
+"""What a feed-forward promises: to work on each position by itself, and to record its losses properly."""
+
+from __future__ import annotations
+
+import torch
+
+from miniformer.contracts.kit import drawing
+from miniformer.contracts.kit.case import Case, require, same
+from miniformer.contracts.kit.module_runner import draws_in_training, set_mode
+from miniformer.contracts.kit.properties import contract
+from miniformer.kernel.context import Context
+
+
+@contract("ffn")
+def acts_on_each_position(case: Case) -> None:
+    """A token's output hangs on that token alone.
+
+    In training: what looks at other positions looks at later ones too, and the model learns to cheat.
+
+    Seen: expert-choice routing (Zhou 2022, arXiv:2202.09368), in which experts pick tokens of the whole sequence.
+    """
+    module = case.component()
+    set_mode(case, module)
+    T = case.length(6)
+    x, order = case.tensor(2, T, module.d_model), case.order(T)
+    with torch.no_grad():
+        out = module(x)
+        same(module(x[:, order]), out[:, order], f"{T} positions in another order")
+        for t in case.some("positions", T):
+            same(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
+
+
+@contract("ffn")
+def padding_changes_nothing(case: Case) -> None:
+    """What real tokens give, and the losses that are recorded, do not hang on padding.
+
+    In training: a balance loss that counts padding pushes experts to serve it.
+
+    Seen: transformers#28505: Mixtral's load-balancing loss counted padding.
+    """
+    module = case.component()
+    if draws_in_training(case, module):
+        module.eval()
+    layout = case.layout(kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES])
+    x = case.tensor(*layout.shape, module.d_model)
+    changed = torch.where(layout.real[..., None], x, x + 3)
+    with torch.no_grad():
+        one, other = Context(layout), Context(layout)
+        same(module(changed, other)[layout.real], module(x, one)[layout.real], "real tokens beside other padding")
+        for first, second in zip(one.records, other.records, strict=True):
+            same(second.value, first.value, f"recorded {first.name} beside other padding")
+
+
+@contract("ffn")
+def records_losses_that_train(case: Case) -> None:
+    """What it records as a loss is one finite number with a gradient, in training and for a batch without tokens.
+
+    In training: the auxiliary loss is shown and does nothing, or makes the whole loss NaN.
+    """
+    module = case.component().train()
+    for layout in (drawing.whole(2, 5), drawing.whole(2, 5, padding=True)):
+        context = Context(layout)
+        module(case.tensor(2, 5, module.d_model), context)
+        for record in context.records:
+            if record.loss:
+                require(record.value.ndim == 0, f"{record.name} has shape {list(record.value.shape)}; expected one number")
+                require(bool(record.value.isfinite()), f"{record.name} is {float(record.value.detach())}")
+                require(record.value.requires_grad, f"{record.name} has no gradient")

@@ -1,0 +1,1 @@
+"""How a model remembers and writes: decoding states, the loop, sampling, beam search, speculative and compiled steps."""
