@@ -12,7 +12,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-ELSEWHERE = torch.device("meta")
+FAKE = torch.device("meta")
 MOVES = {torch.ops.aten._to_copy.default, torch.ops.aten.copy_.default}
 INDEXES = {torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.ops.aten.index_put_.default}
 
@@ -24,7 +24,7 @@ class Away(torch.Tensor):
     def __new__(cls, held):
         if held.dtype == torch.float64:
             raise TypeError("this device has no float64")
-        return torch.Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype, device=ELSEWHERE, strides=held.stride(),
+        return torch.Tensor._make_wrapper_subclass(cls, held.shape, dtype=held.dtype, device=FAKE, strides=held.stride(),
                                                    storage_offset=held.storage_offset())
 
     def __init__(self, held):
@@ -51,7 +51,7 @@ def computed(func, args, kwargs):
     if func is torch.ops.aten.copy_.default:
         there = isinstance(args[0], Away)
     else:
-        there = bool(away) if made is None else torch.device(made) == ELSEWHERE
+        there = bool(away) if made is None else torch.device(made) == FAKE
     if made is not None:
         kwargs = {**kwargs, "device": "cpu"}
     here, named = tree_map_only(Away, lambda t: t.held, (args, kwargs))
@@ -75,7 +75,7 @@ class _Functions(TorchFunctionMode):
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") is not None:
             return func(*args, **{**kwargs, "device": None}).to(kwargs["device"])
         if func is torch.Tensor.new_tensor and isinstance(args[0], Away):
-            return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs}).to(ELSEWHERE)
+            return torch.tensor(*args[1:], **{"dtype": args[0].dtype, **kwargs}).to(FAKE)
         if func is torch.Tensor.tolist and isinstance(args[0], Away):
             return args[0].held.tolist()
         return func(*args, **kwargs)
@@ -86,7 +86,7 @@ def device():
     """The device, for as long as it is needed."""
     asked = torch.is_autocast_enabled  # which does not know the name
     with _Dispatch(), _Functions(), patch.object(torch, "is_autocast_enabled", lambda name: name != "meta" and asked(name)):
-        yield ELSEWHERE
+        yield FAKE
 
 
 def move(model):
@@ -96,7 +96,7 @@ def move(model):
         for tensors in (module._parameters, module._buffers):
             for name, tensor in tensors.items():
                 if tensor is not None:
-                    there = moved.setdefault(id(tensor), tensor.detach().to(ELSEWHERE))
+                    there = moved.setdefault(id(tensor), tensor.detach().to(FAKE))
                     tensors[name] = moved[id(tensor)] = (
                         torch.nn.Parameter(there, tensor.requires_grad)
                         if isinstance(tensor, torch.nn.Parameter) and not isinstance(there, torch.nn.Parameter) else there)

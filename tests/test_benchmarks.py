@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from channel import Channel
-from elsewhere import device
+from fake_device import device
+from fake_pipe import Channel
 from plain_step import plain_step
 
 ROOT = Path(__file__).parents[1]

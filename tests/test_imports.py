@@ -8,8 +8,8 @@ import pytest
 import miniformer
 
 PACKAGE = Path(miniformer.__file__).parent
-FLOORS = [{"kernel"}, {"config"}, {"checkpoint"}, {"model", "visualization"}, {"data"}, {"tasks"}, {"train", "inference"},
-          {"contracts", "bench"}, {"cli"}]
+FLOORS = [{"kernel"}, {"config", "ops"}, {"checkpoint"}, {"decoding"}, {"model", "visualization"}, {"data"}, {"tasks"},
+          {"train", "inference"}, {"contracts", "bench"}, {"cli"}]
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 FILES = sorted(PACKAGE.glob("*/**/*.py"))
 

@@ -10,7 +10,7 @@ from functools import cache
 
 import pytest
 import torch
-from covering import covering
+from covering_array import covering
 
 from miniformer.config.matrix import DIRECTIONS, names, refusal, refused_pairs
 from miniformer.config.model_config import LAYER_SLOTS, TransformerConfig
@@ -198,6 +198,6 @@ def test_the_matrix_is_printed(cli):
 def test_shorthands_are_covered_by_what_they_stand_for():
     for entry in current_registry().entries("attention"):
         cls = current_registry().load("attention", entry.name)
-        if cls.stands_for:
+        if cls.shorthand_for:
             config = TransformerConfig(**SIZES, attention=entry.name)
             assert config.attention.name in KINDS["attention"]

@@ -1,8 +1,8 @@
-"""On another device than the CPU models write the same texts and train by the same gradients; see `elsewhere`."""
+"""On another device than the CPU models write the same texts and train by the same gradients; see `fake_device`."""
 
 import pytest
 import torch
-from elsewhere import device, move
+from fake_device import device, move
 from plain_step import plain_step
 from writing_models import BYTES, writing
 

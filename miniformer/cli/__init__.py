@@ -66,17 +66,17 @@ class Commands(click.Group):
 
 def _plugin_commands() -> list[importlib.metadata.EntryPoint]:
     """Those of the plugins that are welcome."""
-    from miniformer.kernel.registry import normal, welcome
+    from miniformer.kernel.registry import allowed_distributions, normalise_distribution
 
-    names = welcome()
+    names = allowed_distributions()
     return [point for point in importlib.metadata.entry_points(group=PLUGIN_COMMANDS)
-            if names is None or (point.dist is not None and normal(point.dist.name) in names)]
+            if names is None or (point.dist is not None and normalise_distribution(point.dist.name) in names)]
 
 
 def broken_commands(load: bool) -> list[Entry]:
     """The commands of plugins that cannot be called, and why; those that have to be imported to tell only with `load`."""
     from miniformer.kernel.errors import UnavailableComponent
-    from miniformer.kernel.registry import OURS, State
+    from miniformer.kernel.registry import OURS, Availability
 
     owners, broken = dict.fromkeys(COMMANDS, OURS), []
     for point in _plugin_commands():
@@ -90,14 +90,14 @@ def broken_commands(load: bool) -> list[Entry]:
             except UnavailableComponent as error:
                 reason = str(error).partition(" is broken: ")[2]
         if reason:
-            broken.append(replace(entry, state=State.BROKEN, reason=reason))
+            broken.append(replace(entry, state=Availability.BROKEN, reason=reason))
     return broken
 
 
 def _entry(point: importlib.metadata.EntryPoint) -> Entry:
-    from miniformer.kernel.registry import COMMAND, Entry, normal
+    from miniformer.kernel.registry import COMMAND, Entry, normalise_distribution
 
-    name, version = (normal(point.dist.name), point.dist.version) if point.dist else ("unknown", "?")
+    name, version = (normalise_distribution(point.dist.name), point.dist.version) if point.dist else ("unknown", "?")
     return Entry(COMMAND, _dashed(point.name), point.value, name, version)
 
 
@@ -145,11 +145,11 @@ def cli(strict_plugins: bool, debug: bool) -> None:
     """
     if strict_plugins:
         from miniformer.kernel.errors import UnavailableComponent
-        from miniformer.kernel.registry import State, current_registry
+        from miniformer.kernel.registry import Availability, current_registry
 
         registry = current_registry()
         registry.load_all()
-        unusable = [e for e in registry.entries() if e.state in (State.BROKEN, State.INCOMPATIBLE)]
+        unusable = [e for e in registry.entries() if e.state in (Availability.BROKEN, Availability.INCOMPATIBLE)]
         if broken := [*unusable, *broken_commands(load=True)]:
             raise UnavailableComponent("\n  ".join(["plugins are broken:", *(
                 f"{e.kind} {e.name} of {e.provider}: {e.reason}" for e in broken)]))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from miniformer.cli.shared.loading import checked, opened
+from miniformer.cli.shared.loading import load_for_use, read_saved
 from miniformer.cli.shared.text_input import SEED, checked_text, read_line, unescaped
 
 
@@ -25,13 +25,13 @@ def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k
 
     Ctrl-C cuts an answer short, Ctrl-D ends. RUN is a run folder, or a folder with a saved model.
     """
-    saved = checked(run)
+    saved = read_saved(run)
     ends = [unescaped(checked_text("--stop", stop))]
 
     from miniformer.decoding.sampling import Sampling
     from miniformer.inference.engine import Engine
 
-    trained = opened(saved)
+    trained = load_for_use(saved)
     engine = Engine(trained.model, trained.tokenizer, encode=trained.prompt)
     sampling, said = Sampling(temperature, top_k, top_p), ""
     for number in itertools.count(1):

@@ -11,8 +11,8 @@ import click
 
 from miniformer.cli.shared.text_input import SEED
 from miniformer.kernel.errors import UserError, did_you_mean
-from miniformer.kernel.kinds import KINDS, known
-from miniformer.kernel.registry import Entry, State, canonical, current_registry
+from miniformer.kernel.kinds import KINDS, check_kind
+from miniformer.kernel.registry import Availability, Entry, canonical, current_registry
 
 if TYPE_CHECKING:
     from miniformer.contracts.kit.report import Report, Result
@@ -44,14 +44,14 @@ def command(what: Sequence[str], everything: bool, settings: Sequence[str], thor
         check_file(data)
 
     from miniformer.contracts.kit.check import FAST, THOROUGH, Suite
-    from miniformer.contracts.kit.component_under_test import Subject
+    from miniformer.contracts.kit.component_under_test import ComponentUnderTest
     from miniformer.contracts.kit.report import Report
 
     if options and len(entries) > 1:
         raise UserError("--set goes with one component")
     reports: list[Report] = []
     for entry in entries:
-        subject = Subject.of(entry.kind, {"name": entry.qualified, **options}, None if data is None else str(data))
+        subject = ComponentUnderTest.of(entry.kind, {"name": entry.qualified, **options}, None if data is None else str(data))
         suite = Suite(subject, examples or (THOROUGH if thorough else FAST), thorough, seed)
         if not as_json:
             click.secho(f"{entry.kind} {entry.name} ({entry.provider})", bold=True)
@@ -100,11 +100,11 @@ def _entries(what: Sequence[str], everything: bool) -> list[Entry]:
         raise click.UsageError(f"expected [KIND] NAME; found {' '.join(what)}")
     if len(what) == 2:
         kind, name = what
-        return [registry.find(known(kind), name)]
+        return [registry.find(check_kind(kind), name)]
     kind_only = what[0] if what and (everything or what[0] in KINDS) else None
     if everything or kind_only:
         if kind_only is not None:
-            known(kind_only)
+            check_kind(kind_only)
         from miniformer.contracts.kit.suite import usable
 
         return usable(kind_only)
@@ -112,7 +112,7 @@ def _entries(what: Sequence[str], everything: bool) -> list[Entry]:
         raise click.UsageError("which component? Give [KIND] NAME, or --all; `miniformer list-components` lists them")
     name = canonical(what[0])
     found = [entry for entry in registry.entries() if name in (entry.name, entry.qualified) and entry.kind in KINDS
-             and entry.state is not State.BLOCKED]
+             and entry.state is not Availability.BLOCKED]
     kinds = list(dict.fromkeys(entry.kind for entry in found))
     if len(kinds) > 1:
         choices = " or ".join(f"{kind} {name}" for kind in kinds)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import click
 
 from miniformer.kernel.errors import UnknownComponent, did_you_mean
-from miniformer.kernel.kinds import KINDS, known
+from miniformer.kernel.kinds import KINDS, check_kind
 from miniformer.kernel.registry import Entry, canonical, current_registry
 
 
@@ -25,7 +25,7 @@ def command(what: Sequence[str], kind: str | None, as_json: bool) -> None:
     if len(what) > 2 or (len(what) == 2 and kind is not None):
         raise click.UsageError(f"expected [KIND] NAME; found {' '.join(what)}{f' and --kind {kind}' if kind else ''}")
     if len(what) == 2:
-        kind = known(what[0])
+        kind = check_kind(what[0])
     entries = _matches(what[-1], kind)
 
     from miniformer.kernel.options import OptionsSchema, options_of

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from miniformer.cli.shared.loading import checked, opened
+from miniformer.cli.shared.loading import load_for_use, read_saved
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -28,13 +28,13 @@ def command(run: Path, source: Path, batch_size: int, as_json: bool) -> None:
 
     RUN is a run folder, or a folder with a saved model.
     """
-    saved = checked(run, source)
+    saved = read_saved(run, source)
 
     from miniformer.cli.shared.progress import reading
     from miniformer.inference.evaluate import evaluate
     from miniformer.tasks.metrics import finite
 
-    trained = opened(saved)
+    trained = load_for_use(saved)
     count = 0
 
     def counted(line: Line) -> None:

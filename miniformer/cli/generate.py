@@ -14,7 +14,7 @@ import click
 from click.core import ParameterSource
 
 from miniformer.checkpoint.store import TOKENIZER
-from miniformer.cli.shared.loading import checked, opened
+from miniformer.cli.shared.loading import load_for_use, read_saved
 from miniformer.cli.shared.text_input import SEED, checked_text, decoded, unescaped
 from miniformer.kernel.errors import UserError
 
@@ -68,7 +68,7 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
 
     RUN is a run folder, or a folder with a saved model.
     """
-    saved = checked(run)
+    saved = read_saved(run)
     for option, given in (("--prompt", texts), ("--stop", stop), ("--regex", () if regex is None else (regex,))):
         for text in given:
             checked_text(option, text)
@@ -80,7 +80,7 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
     if draft and beams:
         raise click.UsageError("--draft helps drawing and greedy decoding; leave out --beams")
     schema = _schema(json_schema) if json_schema else None
-    saved_draft = checked(draft) if draft else None
+    saved_draft = read_saved(draft) if draft else None
     if n_best > (beams or 1):
         raise click.UsageError(f"--n-best {n_best}: give --beams {n_best} or more")
     _no_effect(context, beams)
@@ -89,8 +89,8 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
     from miniformer.decoding.sampling import Sampling
     from miniformer.inference.engine import Engine
 
-    trained = opened(saved)
-    small = opened(saved_draft) if saved_draft else None
+    trained = load_for_use(saved)
+    small = load_for_use(saved_draft) if saved_draft else None
     if small and small.tokenizer.to_json() != trained.tokenizer.to_json():
         raise UserError(f"--draft {draft}: its tokenizer is another; train it with --tokenizer "
                         + shlex.quote(str(saved.folder / TOKENIZER)))

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 import click
 
 from miniformer.kernel.kinds import KINDS
-from miniformer.kernel.registry import Entry, State, current_registry
+from miniformer.kernel.registry import Availability, Entry, current_registry
 
 from . import broken_commands
 
@@ -42,13 +42,13 @@ def command(kind: str | None, load: bool, matrix: bool, as_json: bool) -> None:
         words = [entry.state.value, *filter(None, (" ".join(entry.reason.split()), summary))]
         rows.append((entry.kind, entry.name, entry.provider, ": ".join(words)))
     click.echo("\n".join(_table(rows, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)))
-    if broken := sum(e.state is not State.AVAILABLE for e in entries):
+    if broken := sum(e.state is not Availability.AVAILABLE for e in entries):
         click.echo(f"\n{broken} of {len(entries)} cannot be used as they are.")
 
 
 def _summary(entry: Entry) -> str:
     """The first line of a component's docstring, where it can be used."""
-    if entry.state not in (State.AVAILABLE, State.AMBIGUOUS):
+    if entry.state not in (Availability.AVAILABLE, Availability.AMBIGUOUS):
         return ""
     doc = current_registry().load(entry.kind, entry.qualified).__doc__ or "(no description)"
     return inspect.cleandoc(doc).partition("\n")[0]

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from miniformer.cli.shared.loading import checked, opened
+from miniformer.cli.shared.loading import load_for_use, read_saved
 
 
 @click.command("predict")
@@ -23,13 +23,13 @@ def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int
 
     RUN is a run folder, or a folder with a saved model.
     """
-    saved = checked(run, source)
+    saved = read_saved(run, source)
 
     from miniformer.cli.shared.progress import reading
     from miniformer.inference.predict_file import STDOUT, check_output, predict_file
 
     check_output(output, resume=resume)
-    trained = opened(saved)
+    trained = load_for_use(saved)
     started = time.monotonic()
     with reading(source, "predicting", hidden=output == STDOUT) as advance:
         count = predict_file(trained, source, output, resume=resume, batch_size=batch_size, written=advance)

@@ -27,7 +27,7 @@ from .model_config import KIND_OF, TransformerConfig
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PartCount:
     """A part of a model: what it is made of, and its parameters (shared ones are the first part's)."""
 
     name: str
@@ -95,13 +95,13 @@ class Skeleton:
             del outputs
         return sum(size for key, size in kept.items() if key not in own)
 
-    def rows(self) -> Iterator[Row]:
+    def rows(self) -> Iterator[PartCount]:
         """The model's account: embeddings, each layer, last norms, head."""
         seen: set[int] = set()
         for name, slots, modules in self.model.parts():
             new = {id(p): p.numel() for module in modules for p in module.parameters() if id(p) not in seen}
             seen.update(new)
-            yield Row(name, ", ".join(_named(slot, spec) for slot, spec in slots.items()), sum(new.values()))
+            yield PartCount(name, ", ".join(_named(slot, spec) for slot, spec in slots.items()), sum(new.values()))
 
     def _batch(self, rows: int, length: int, source_length: int) -> Batch:
         """A batch of nothing; features are the source's, where the model has one."""

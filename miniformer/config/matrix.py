@@ -10,7 +10,7 @@ from itertools import combinations
 from typing import Any
 
 from miniformer.kernel.errors import UserError
-from miniformer.kernel.registry import State, current_registry
+from miniformer.kernel.registry import Availability, current_registry
 
 from .model_config import LAYER_SLOTS, TransformerConfig
 
@@ -24,8 +24,8 @@ def names(kind: str) -> list[str]:
     found = []
     for entry in registry.entries(kind):
         try:
-            if entry.state in (State.AVAILABLE, State.AMBIGUOUS) and not getattr(
-                    registry.load(kind, entry.qualified), "stands_for", None):
+            if entry.state in (Availability.AVAILABLE, Availability.AMBIGUOUS) and not getattr(
+                    registry.load(kind, entry.qualified), "shorthand_for", None):
                 found.append(entry.saved)
         except UserError:  # it turned out to be broken
             continue

@@ -276,7 +276,7 @@ def _slots(fields: dict[str, Any]) -> dict[str, Any]:
     slots = {kind: fields[kind] for kind in LAYER_SLOTS if fields.get(kind) is not None}
     for kind, value in list(slots.items()):
         if isinstance(_name(value), str):
-            meaning = getattr(registry.load(kind, _name(value)), "stands_for", None)
+            meaning = getattr(registry.load(kind, _name(value)), "shorthand_for", None)
             for slot, meant in (meaning or {}).items():
                 spec = ComponentSpec.model_validate(meant)
                 if slot == kind:

@@ -49,7 +49,7 @@ class PreparedData:
         return {name: getattr(self, name) for name in self.lines}
 
 
-def prepare(task_spec: ComponentSpec, train_path: str, val_path: str | None = None, test_path: str | None = None, *,
+def prepare_data(task_spec: ComponentSpec, train_path: str, val_path: str | None = None, test_path: str | None = None, *,
             val_fraction: float = 0.05, tokenizer: Tokenizer | None = None, vocab_size: int = 4096,
             max_len: int | None = None) -> PreparedData:
     """Read and encode a run's data.

@@ -125,7 +125,7 @@ class StaticFeed(Feed):
         logits_BV = self._run()
         for layer in state.layers:
             if layer is not None:
-                layer.stepped()
+                layer.advance_static()
         state.layout = self._keys.columns(state.length + 1)
         return logits_BV if len(rows) == len(logits_BV) else logits_BV[rows]
 
@@ -162,7 +162,7 @@ class StaticFeed(Feed):
         positions, documents = (torch.zeros(B, columns, dtype=torch.long, device=device) for _ in range(2))
         positions[:, :state.length], documents[:, :state.length] = layout.positions, layout.documents
         self._keys = Layout(positions, documents, aligned=False)
-        following = layout.following()
+        following = layout.next_position()
         here = replace(self._keys, positions=following.positions.clone(), documents=following.documents.clone())
         layers = _static(state, column, columns)
         self._run = self.step(self.run, state.memory, self._latest, here, self._keys, column, *layers)
@@ -171,7 +171,7 @@ class StaticFeed(Feed):
 def _static(state: DecodingState, column: Tensor, columns: int) -> tuple[list[State | None], list[State | None]]:
     """The states of the layers as a step has them, and of the cross-attentions, if there are any."""
     cross: list[State | None] = getattr(state, "cross", [])
-    layers, others = ([layer and layer.static(column, columns) for layer in some] for some in (state.layers, cross))
+    layers, others = ([layer and layer.as_static(column, columns) for layer in some] for some in (state.layers, cross))
     return layers, others
 
 

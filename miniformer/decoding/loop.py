@@ -15,7 +15,7 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout, latest
 
 from .sampling import Sampling, Text
-from .state import DecodingState, beside, rows_of
+from .state import DecodingState, rows_of, stack_memories
 
 Run = Callable[[Memory | None, Tensor, Context, DecodingState | None, Callable[[Tensor, Head], Tensor]], Tensor]
 """A causal model: from a memory, tokens `[B, T]`, their context, a state and a readout to what the readout returns."""
@@ -107,14 +107,14 @@ class Feed:
         columns = max(one.shape[1] - int(one.first().min()) for one in (self.layout, other.layout))
         starts = max(self.start.shape[1], other.start.shape[1])
         self.start = torch.cat([latest(one.start, 1, starts) for one in (self, other)])
-        self.start_layout = self.start_layout.beside(other.start_layout, starts)
+        self.start_layout = self.start_layout.stack_rows(other.start_layout, starts)
         if self.state is not None and other.state is not None:
             self.state.join(other.state, columns, columns + steps)
             return
         self._tokens = torch.cat([latest(one._tokens, 1, columns) for one in (self, other)])
-        self._layout = self.layout.beside(other.layout, columns)
+        self._layout = self.layout.stack_rows(other.layout, columns)
         if self._memory is not None and other._memory is not None:
-            self._memory = beside(self._memory, other._memory)
+            self._memory = stack_memories(self._memory, other._memory)
 
     def truncate(self, length: int) -> None:
         """Forget all but the first `length` columns.
@@ -131,7 +131,7 @@ class Feed:
         """The layout of the next columns."""
         if self.layout is None:
             return self.start_layout
-        follow = self.layout.following()
+        follow = self.layout.next_position()
         if length == 1:
             return follow
         return replace(follow, positions=follow.positions + torch.arange(length, device=follow.positions.device),
@@ -140,7 +140,7 @@ class Feed:
     def _read(self, tokens: Tensor, layout: Layout, readout: Callable[[Tensor, Head], Tensor]) -> Tensor:
         if self.state is None:
             self._tokens = tokens = torch.cat([self._tokens, tokens], dim=1)
-            self._layout = layout = layout if self._layout is None else self._layout.then(layout)
+            self._layout = layout = layout if self._layout is None else self._layout.append_columns(layout)
         memory = self._memory if self.state is None else self.state.memory
         return self.run(memory, tokens, Context(layout), self.state, readout)
 

@@ -36,9 +36,9 @@ def speculate(feed: Feed, draft: Feed, row: Row, sampling: Sampling, ahead: int 
             if state is not None and not state.truncates:
                 raise UserError(f"a draft's tokens may have to be taken back, and {type(state).__name__} cannot go back; write "
                                 "without a draft, or without state")
-            if state is not None and state.reach is not None and state.reach < ahead:
-                raise UserError(f"ahead: at most {state.reach} tokens, by which {type(state).__name__} can go back; found "
-                                f"{ahead}")
+            if state is not None and state.rewind_limit is not None and state.rewind_limit < ahead:
+                raise UserError(f"ahead: at most {state.rewind_limit} tokens, by which {type(state).__name__} can go back; "
+                                f"found {ahead}")
     row.finish = "length" if row.limit == 0 else row.finish
     start = feed.start.shape[1]
     while row.finish is None:

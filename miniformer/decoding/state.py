@@ -32,7 +32,7 @@ class DecodingState(State):
         if (length := self.length + layout.shape[1]) > self.capacity:
             raise StateError(f"the state holds {self.capacity} tokens, and {length} were given; make it with a larger "
                              "capacity")
-        self.layout = layout if self.layout is None else self.layout.then(layout)
+        self.layout = layout if self.layout is None else self.layout.append_columns(layout)
         return self.layout
 
     @property
@@ -51,7 +51,7 @@ class DecodingState(State):
 
     def truncate(self, length: int) -> None:
         for state in self.layers:  # first, so that no layer is ahead of another
-            if state is not None and length < state.shortest:
+            if state is not None and length < state.min_length:
                 raise StateError(f"{type(state).__name__} cannot go back from {state.length} tokens to {length}; start again "
                                  "with an empty state")
         self.layout = None if self.layout is None or length == 0 else self.layout.columns(length)
@@ -69,7 +69,7 @@ class DecodingState(State):
         for state, theirs in zip(self.layers, other.layers, strict=True):
             if state is not None and theirs is not None:
                 state.join(theirs, columns, capacity)
-        self.layout, self.capacity = self.layout.beside(other.layout, columns), capacity
+        self.layout, self.capacity = self.layout.stack_rows(other.layout, columns), capacity
 
 
 class BufferState(State):
@@ -102,11 +102,11 @@ class BufferState(State):
     def nbytes(self) -> int:
         return self.buffer.nbytes
 
-    def static(self, column: Tensor, columns: int) -> StaticBuffer:
+    def as_static(self, column: Tensor, columns: int) -> StaticBuffer:
         self.buffer[:, :, :, self._length:columns] = 0
         return StaticBuffer(self.buffer[:, :, :, :columns].unbind(0), column)
 
-    def stepped(self) -> None:
+    def advance_static(self) -> None:
         self._length += 1
 
     def reorder(self, index: Tensor) -> None:
@@ -165,7 +165,7 @@ class EncoderDecoderState(DecodingState):
     def join(self, other: Self, columns: int, capacity: int) -> None:
         super().join(other, columns, capacity)
         assert self.memory is not None and other.memory is not None
-        self.memory = beside(self.memory, other.memory)
+        self.memory = stack_memories(self.memory, other.memory)
         for state, theirs in zip(self.cross, other.cross, strict=True):
             if state is not None and theirs is not None:
                 state.join(theirs, self.memory.layout.shape[1], self.memory.layout.shape[1])
@@ -176,11 +176,11 @@ def rows_of(memory: Memory, index: Tensor) -> Memory:
     return Memory(memory.hidden[index], memory.layout.rows(index))
 
 
-def beside(memory: Memory, other: Memory) -> Memory:
+def stack_memories(memory: Memory, other: Memory) -> Memory:
     """The rows of both, the shorter after padding."""
     columns = max(memory.layout.shape[1], other.layout.shape[1])
     hidden = torch.cat([latest(one.hidden, 1, columns) for one in (memory, other)])
-    return Memory(hidden, memory.layout.beside(other.layout, columns))
+    return Memory(hidden, memory.layout.stack_rows(other.layout, columns))
 
 
 class MemoryState(State):
@@ -199,7 +199,7 @@ class MemoryState(State):
     def nbytes(self) -> int:
         return self.keys.nbytes + self.values.nbytes
 
-    def static(self, column: Tensor, columns: int) -> MemoryState:
+    def as_static(self, column: Tensor, columns: int) -> MemoryState:
         return self
 
     def reorder(self, index: Tensor) -> None:

@@ -68,13 +68,13 @@ class WindowState(State):
     """
 
     joins: ClassVar[bool] = True
-    reach: ClassVar[int | None] = REACH
+    rewind_limit: ClassVar[int | None] = REACH
 
     def __init__(self, buffer: Tensor, window: int, capacity: int) -> None:
         self.slots, self.window, self.capacity = BufferState(buffer), window, capacity
         self.columns = buffer.new_zeros(buffer.shape[1], buffer.shape[3], dtype=torch.long)
         self.ragged = False  # the slots hold the columns that `columns` says; otherwise the latest
-        self._length = self._shortest = 0
+        self._length = self._min_length = 0
 
     def append(self, keys: Layout, *parts_BKTE: Tensor) -> tuple[tuple[Tensor, ...], Held]:
         """Remember T more columns; returns M columns of each of the N tensors, `[B, K, M, E]`, and which they are.
@@ -130,15 +130,15 @@ class WindowState(State):
             self.ragged = True
         self.slots.truncate(0)
         self.slots.append(*kept)
-        self._shortest = max(self._shortest, self._length - REACH)
+        self._min_length = max(self._min_length, self._length - REACH)
 
     @property
     def length(self) -> int:
         return self._length
 
     @property
-    def shortest(self) -> int:
-        return self._shortest
+    def min_length(self) -> int:
+        return self._min_length
 
     @property
     def nbytes(self) -> int:
@@ -149,9 +149,9 @@ class WindowState(State):
         self.columns = self.columns[index]
 
     def truncate(self, length: int) -> None:
-        if length < self._shortest:
+        if length < self._min_length:
             raise StateError(f"what a window of {self.window} reaches from {length} of {self._length} tokens was dropped; go "
-                             f"back to {self._shortest} at least, or start again with an empty state")
+                             f"back to {self._min_length} at least, or start again with an empty state")
         if length < self._length:
             self.slots.truncate(self.slots.length - (self._length - length))
             self._length = length
@@ -164,7 +164,7 @@ class WindowState(State):
         if ragged:  # counted from 1, so that what a row lacks is column -1
             numbers = [latest(one._columns(one._length) + columns - one._length + 1, 1, count) for one in both]
             held[:, :count] = torch.cat(numbers) - 1
-        back = min([count, *(one._length - one._shortest for one in both if one._shortest)])
+        back = min([count, *(one._length - one._min_length for one in both if one._min_length)])
         self.slots.join(other.slots, count, slots)
         self.columns, self.ragged, self.capacity = held, ragged, capacity
-        self._length, self._shortest = columns, columns - back
+        self._length, self._min_length = columns, columns - back

@@ -30,7 +30,7 @@ def sizes_of(cls: type) -> tuple[str, ...]:
     return tuple(p.name for p in parameters if p.kind in positional)
 
 
-def fault(kind: Kind, loaded: object) -> str:
+def why_not_a_component(kind: Kind, loaded: object) -> str:
     """Why `loaded` is no component of `kind`, quoting what was found; "" if it is one."""
     base = kind.base()
     article = f"a component of kind {kind.name}"
@@ -43,10 +43,10 @@ def fault(kind: Kind, loaded: object) -> str:
     if sizes_of(loaded) != kind.sizes:
         return (f"the constructor of {article} takes (self{''.join(', ' + s for s in kind.sizes)}, *, options); "
                 f"{loaded.__qualname__} has {inspect.signature(loaded.__init__)}; {_mend(sizes_of(loaded), kind.sizes)}")
-    from .options import misfit, options_of  # a fault in an annotation shows here, not in the middle of a run
+    from .options import options_of, unserialisable_option  # a fault in an annotation shows here, not in the middle of a run
 
     options_of(cast(type, loaded))
-    return misfit(cast(type, loaded))
+    return unserialisable_option(cast(type, loaded))
 
 
 def _mend(found: tuple[str, ...], sizes: tuple[str, ...]) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 from torch import Tensor
 
 from .layout import Layout
-from .masks import CAUSAL, SAME_DOCUMENT, Mask, MaskRule, prepare
+from .masks import CAUSAL, SAME_DOCUMENT, Mask, MaskRule, build_mask
 
 if TYPE_CHECKING:
     from .interfaces import PositionEncoding
@@ -78,7 +78,7 @@ class Context:
         """Who may look at whom: same document, not later if `causal`, and the component's own `rule`."""
         if rule not in self.masks:
             base: MaskRule = SAME_DOCUMENT & CAUSAL if self.causal else SAME_DOCUMENT
-            self.masks[rule] = prepare(base if rule is None else base & rule, self.layout,
+            self.masks[rule] = build_mask(base if rule is None else base & rule, self.layout,
                                        self.keys or self.layout, latest=self.memory is None)
         return self.masks[rule]
 
@@ -105,9 +105,9 @@ class Context:
         queries, keys = self.layout.positions, (self.keys or self.layout).positions
         if queries is keys and self.layout.aligned and not self.layout.padded:
             queries = keys = queries[:1]  # all rows are alike, so one bias serves them
-        return [Signal(encoding, encoding.prepare(self.layout.positions),
+        return [Signal(encoding, encoding.precompute(self.layout.positions),
                        (encoding.causal_bias if self.causal else encoding.bias)(queries, keys)) for encoding in encodings]
 
-    def reading(self, memory: Memory) -> Context:
+    def for_memory(self, memory: Memory) -> Context:
         """The context of a cross-attention to `memory`, which sees all of its own document there."""
         return replace(self, causal=False, keys=memory.layout, memory=memory, signal=None, masks={})

@@ -28,14 +28,14 @@ class Component(nn.Module, ABC):
     """Base of all parts of a model.
 
     Class data:
-        stands_for: makes the class a shorthand: a spec that names it is stored as these slots instead, each a name or a
+        shorthand_for: makes the class a shorthand: a spec that names it is stored as these slots instead, each a name or a
             spec with options: `{"attention": {"name": "mha", "n_kv_heads": 1}, "position": "rope"}`. Its options are
             those of what it stands for in its own slot, and those that the user gives win over those given here.
         breaks: promises of its kind that it does not keep, by the name of the contract's property, and why.
     """
 
-    stands_for: ClassVar[Mapping[str, Any] | None] = None
-    breaks: ClassVar[Mapping[str, str]] = {}
+    shorthand_for: ClassVar[Mapping[str, Any] | None] = None
+    known_violations: ClassVar[Mapping[str, str]] = {}
 
 
 class Attention(Component):
@@ -109,7 +109,7 @@ class PositionEncoding(Component):
         """Embeddings `[B, T, D]` at `positions` `[B, T]`, before the first layer."""
         return x
 
-    def prepare(self, positions: Tensor) -> Any:
+    def precompute(self, positions: Tensor) -> Any:
         """What `rotate` needs of `positions` `[B, T]`, computed once per forward; the positions unless overridden."""
         return positions
 

@@ -50,7 +50,7 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (
 )}
 
 
-def known(kind: str) -> str:
+def check_kind(kind: str) -> str:
     """The kind, if there is one of that name.
 
     Raises:

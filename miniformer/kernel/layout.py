@@ -82,19 +82,19 @@ class Layout:
         """`[B]`, the column of each row's last token that is not padding."""
         return self.shape[1] - 1 - self.real.long().flip(1).argmax(dim=1)
 
-    def following(self) -> Layout:
+    def next_position(self) -> Layout:
         """`[B, 1]`, where the next token of each row's last document goes."""
         document = self.documents.amax(dim=1, keepdim=True)
         position = torch.where(self.documents == document, self.positions, -1).amax(dim=1, keepdim=True) + 1
         return Layout(position, document, self.padded, packed=False, aligned=False)
 
-    def then(self, later: Layout) -> Layout:
+    def append_columns(self, later: Layout) -> Layout:
         """The columns of `later` put after these."""
         return Layout(torch.cat([self.positions, later.positions], dim=1),
                       torch.cat([self.documents, later.documents], dim=1),
                       self.padded or later.padded, self.packed or later.packed, aligned=False)
 
-    def beside(self, other: Layout, columns: int) -> Layout:
+    def stack_rows(self, other: Layout, columns: int) -> Layout:
         """The rows of both, of each the latest `columns` columns, after padding where there are fewer."""
         parts = [(latest(one.positions, 1, columns), latest(one.documents, 1, columns)) for one in (self, other)]
         positions, documents = (torch.cat(both) for both in zip(*parts, strict=True))

@@ -91,7 +91,7 @@ class Mask:
     causal: bool = False
 
 
-def prepare(rule: MaskRule, queries: Layout, keys: Layout, *, latest: bool = True) -> Mask:
+def build_mask(rule: MaskRule, queries: Layout, keys: Layout, *, latest: bool = True) -> Mask:
     """The mask of `rule`, in the cheapest form that the layouts' facts allow.
 
     Args:

@@ -54,7 +54,7 @@ def options_of(cls: type) -> type[BaseModel]:
     return _model(cls, _declared(cls))
 
 
-def misfit(cls: type) -> str:
+def unserialisable_option(cls: type) -> str:
     """Which option of component class `cls` cannot be saved as JSON data and read again, and why; "" if all can.
 
     Components that are the defaults of slots are not looked up.

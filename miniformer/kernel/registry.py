@@ -17,7 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from enum import Enum
 
-from .conformance import fault
+from .conformance import why_not_a_component
 from .errors import AmbiguousComponent, UnavailableComponent, UnknownComponent, did_you_mean, nearest
 from .kinds import KINDS
 
@@ -29,7 +29,7 @@ ELSEWHERE = {("ffn", "moe"): "miniformer-moe", ("position", "bert-embeddings"): 
 """Components of first-party plugins, so that a missing one says what to install."""
 
 
-class State(str, Enum):
+class Availability(str, Enum):
     """Whether an entry can be used."""
 
     AVAILABLE = "available"
@@ -55,7 +55,7 @@ class Entry:
     target: str
     distribution: str
     version: str
-    state: State = State.AVAILABLE
+    state: Availability = Availability.AVAILABLE
     reason: str = ""
 
     @property
@@ -77,21 +77,21 @@ class Entry:
 def canonical(name: str) -> str:
     """Names are lower-case with dashes; an underscore is read as a dash. A distribution before it is as indexes compare it."""
     distribution, colon, short = name.strip().rpartition(":")
-    return normal(distribution) + colon + short.lower().replace("_", "-")
+    return normalise_distribution(distribution) + colon + short.lower().replace("_", "-")
 
 
-def normal(distribution: str) -> str:
+def normalise_distribution(distribution: str) -> str:
     """The name of a distribution as package indexes compare it."""
     return re.sub(r"[-_.]+", "-", distribution).strip().lower()
 
 
-def welcome(plugins: str | None = None) -> set[str] | None:
+def allowed_distributions(plugins: str | None = None) -> set[str] | None:
     """Distributions whose plugins may be used: those of `plugins`, by default of the environment variable MINIFORMER_PLUGINS.
 
     None: all. `none` is the name of none.
     """
     allowed = os.environ.get("MINIFORMER_PLUGINS") if plugins is None else plugins
-    return {normal(name) for name in allowed.split(",")} if allowed else None
+    return {normalise_distribution(name) for name in allowed.split(",")} if allowed else None
 
 
 class Registry:
@@ -123,14 +123,14 @@ class Registry:
             found = [e for e in self._entries.values() if (e.kind, e.name) == (kind, wanted)]
             entry = next((e for e in found if e.distribution == OURS), None)
             if entry is None:
-                usable = [e for e in found if e.state is State.AVAILABLE] or found
+                usable = [e for e in found if e.state is Availability.AVAILABLE] or found
                 if len(usable) > 1:
                     choices = " or ".join(e.qualified for e in usable)
                     raise AmbiguousComponent(f"{kind} {wanted!r} is registered by {len(usable)} packages; say {choices}")
                 entry = usable[0] if usable else None
         if entry is None:
             raise UnknownComponent(self._unknown(kind, name, wanted))
-        if entry.state is not State.AVAILABLE:
+        if entry.state is not Availability.AVAILABLE:
             raise UnavailableComponent(f"{kind} {entry.name!r} of {entry.provider} is {entry.state.value}: {entry.reason}")
         return entry
 
@@ -146,13 +146,13 @@ class Registry:
                 for part in attribute.split("."):
                     loaded = getattr(loaded, part)
                 stage = "conformance"
-                problem = fault(KINDS[kind], loaded)
+                problem = why_not_a_component(KINDS[kind], loaded)
             except (KeyboardInterrupt, GeneratorExit):
                 raise
             except BaseException as error:  # any failure of a plugin is a row in the list, not a crash
                 problem = f"{type(error).__name__}: {error}"
             if problem:
-                self._entries[key] = replace(entry, state=State.BROKEN, reason=f"{stage}: {problem}")
+                self._entries[key] = replace(entry, state=Availability.BROKEN, reason=f"{stage}: {problem}")
                 return self.load(kind, entry.qualified)  # raises what `find` says of a broken entry
             assert isinstance(loaded, type)
             self._classes[key] = loaded
@@ -161,7 +161,7 @@ class Registry:
     def load_all(self, kind: str | None = None) -> None:
         """Import every entry that can be, or those of a kind, so that `entries` tells which are broken and why."""
         for entry in list(self._entries.values()):
-            if entry.state is State.AVAILABLE and entry.kind in KINDS and kind in (None, entry.kind):
+            if entry.state is Availability.AVAILABLE and entry.kind in KINDS and kind in (None, entry.kind):
                 try:
                     self.load(entry.kind, entry.qualified)
                 except UnavailableComponent:
@@ -170,17 +170,17 @@ class Registry:
     def _described(self, entry: Entry) -> Entry:
         """The entry, marked ambiguous where its short name has another third-party owner."""
         rivals = [e for e in self._entries.values() if (e.kind, e.name) == (entry.kind, entry.name) and e is not entry
-                  and (e.distribution == OURS or e.state is State.AVAILABLE)]
-        if entry.state is not State.AVAILABLE or entry.distribution == OURS or not rivals:
+                  and (e.distribution == OURS or e.state is Availability.AVAILABLE)]
+        if entry.state is not Availability.AVAILABLE or entry.distribution == OURS or not rivals:
             return entry
         if any(e.distribution == OURS for e in rivals):
             return replace(entry, reason=f"the short name is miniformer's own; say {entry.qualified}")
-        return replace(entry, state=State.AMBIGUOUS, reason=f"say {entry.qualified}")
+        return replace(entry, state=Availability.AMBIGUOUS, reason=f"say {entry.qualified}")
 
     def _unknown(self, kind: str, name: str, wanted: str) -> str:
         """What was asked, what is near, where else the name exists, what there is, what could have provided it."""
         here = [e for e in self._entries.values() if e.kind == kind]
-        usable = sorted({e.name for e in here if e.state is State.AVAILABLE})
+        usable = sorted({e.name for e in here if e.state is Availability.AVAILABLE})
         lines = [f"there is no {kind} named {name!r}"]
         distribution, _, short = wanted.rpartition(":")
         close = nearest(short, usable)
@@ -193,7 +193,7 @@ class Registry:
             lines.append(f"  to get it: pip install {package}")
         lines.append(f"  installed: {', '.join(usable) or 'none'}")
         lines += [f"  {e.state.value}: {e.name} of {e.provider} ({e.reason})" for e in self._entries.values()
-                  if e.state is not State.AVAILABLE and (e.kind == kind or e.kind not in KINDS)]
+                  if e.state is not Availability.AVAILABLE and (e.kind == kind or e.kind not in KINDS)]
         return "\n".join(lines)
 
 
@@ -205,7 +205,7 @@ def discover(path: list[str] | None = None, plugins: str | None = None) -> list[
         plugins: `none`, or a comma-separated list of distributions: third parties that are not in it are blocked.
             Unless given, the environment variable MINIFORMER_PLUGINS says it; without that, all are welcome.
     """
-    names = welcome(plugins)
+    names = allowed_distributions(plugins)
     found: list[Entry] = []
     seen: set[str] = set()
     find = importlib.metadata.distributions
@@ -214,24 +214,24 @@ def discover(path: list[str] | None = None, plugins: str | None = None) -> list[
             text = distribution.read_text("entry_points.txt") or ""
             if "[miniformer." not in text:
                 continue
-            name = normal(distribution.metadata["Name"])
+            name = normalise_distribution(distribution.metadata["Name"])
             if name not in seen:  # the first on the path is the one that Python imports
                 found += _declared(distribution, name, names)
             seen.add(name)
         except (Exception, SystemExit) as error:
             name = str(getattr(distribution, "_path", "unknown")).rpartition("/")[2]
-            found.append(Entry("distribution", name, "", name, "?", State.BROKEN,
+            found.append(Entry("distribution", name, "", name, "?", Availability.BROKEN,
                                f"metadata: {type(error).__name__}: {error}"))
     return found
 
 
 def _declared(distribution: importlib.metadata.Distribution, name: str, names: set[str] | None) -> Iterator[Entry]:
-    state, reason = State.AVAILABLE, ""
+    state, reason = Availability.AVAILABLE, ""
     if name != OURS:
         if names is not None and name not in names:
-            state, reason = State.BLOCKED, "third-party plugins are restricted (MINIFORMER_PLUGINS, --no-plugins)"
+            state, reason = Availability.BLOCKED, "third-party plugins are restricted (MINIFORMER_PLUGINS, --no-plugins)"
         elif needs := _unmet(distribution.requires or []):
-            state, reason = State.INCOMPATIBLE, needs
+            state, reason = Availability.INCOMPATIBLE, needs
     for point in distribution.entry_points:
         kind = point.group.removeprefix("miniformer.")
         if point.group.startswith("miniformer.") and kind != COMMAND:
@@ -240,9 +240,9 @@ def _declared(distribution: importlib.metadata.Distribution, name: str, names: s
                 problem = f"there is no kind {kind!r}{did_you_mean(kind, [*KINDS, COMMAND])}"
             elif re.search(r"[\s:]", short):  # a colon ends the distribution in a spec's name
                 short, problem = point.name, f"a name has no space and no colon; found {point.name!r}"
-            fine = state is not State.AVAILABLE or not problem
+            fine = state is not Availability.AVAILABLE or not problem
             yield Entry(kind, short, point.value, name, distribution.version, *(
-                (state, reason) if fine else (State.BROKEN, f"metadata: {problem}")))
+                (state, reason) if fine else (Availability.BROKEN, f"metadata: {problem}")))
 
 
 def _unmet(requirements: list[str]) -> str:

@@ -23,7 +23,7 @@ class State(ABC):
     """
 
     truncates: ClassVar[bool] = True
-    reach: ClassVar[int | None] = None
+    rewind_limit: ClassVar[int | None] = None
     joins: ClassVar[bool] = False
 
     @property
@@ -32,7 +32,7 @@ class State(ABC):
         """Columns seen so far, padding included."""
 
     @property
-    def shortest(self) -> int:
+    def min_length(self) -> int:
         """The least length that it can go back to now."""
         return 0 if self.truncates else self.length
 
@@ -53,7 +53,7 @@ class State(ABC):
             StateError: this state cannot go back so far; it stays as it was.
         """
 
-    def static(self, column: Tensor, columns: int) -> State:
+    def as_static(self, column: Tensor, columns: int) -> State:
         """This memory as a compiled step of one token uses it: no tensor changes shape from step to step.
 
         A step writes its token's entry into slot `column` `[1]` and is given the first `columns` slots, filled or not. The
@@ -65,8 +65,8 @@ class State(ABC):
         """
         raise StateError(f"{type(self).__name__} changes its shapes from step to step")
 
-    def stepped(self) -> None:
-        """Note that a step in which `static` was used has filled a column; overridden with `static`."""
+    def advance_static(self) -> None:
+        """Note that a step in which `as_static` was used has filled a column; overridden with `as_static`."""
         raise StateError(f"{type(self).__name__} changes its shapes from step to step")
 
     def join(self, other: Self, columns: int, capacity: int) -> None:

@@ -122,7 +122,7 @@ class Assembly(kernel.Assembly):
                  causal: bool) -> Context:
         """The caller's context, completed with what only the model knows."""
         if state is not None and context is None and state.layout is not None:
-            follow = state.layout.following()
+            follow = state.layout.next_position()
             steps = torch.arange(inputs.shape[1], device=inputs.device)
             context = Context(replace(follow, positions=follow.positions + steps,
                                       documents=follow.documents.expand(-1, inputs.shape[1])))

@@ -119,13 +119,13 @@ class KeyValueState(BufferState):
 class RotaryMultiHeadAttention(MultiHeadAttention):
     """`mha` whose position encoding, unless another is named, is `rope` (Su 2021)."""
 
-    stands_for: ClassVar[Mapping[str, Any] | None] = {"attention": "mha", "position": "rope"}
+    shorthand_for: ClassVar[Mapping[str, Any] | None] = {"attention": "mha", "position": "rope"}
 
 
 class MultiQueryAttention(MultiHeadAttention):
     """`mha` whose heads all share one head of keys and values (Shazeer 2019, arXiv:1911.02150)."""
 
-    stands_for: ClassVar[Mapping[str, Any] | None] = {"attention": {"name": "mha", "n_kv_heads": 1}}
+    shorthand_for: ClassVar[Mapping[str, Any] | None] = {"attention": {"name": "mha", "n_kv_heads": 1}}
 
     def __init__(self, d_model: int, n_heads: int, *, n_kv_heads: Annotated[int | None, Field(ge=1)] = 1,
                  **options: Any) -> None:
@@ -135,7 +135,7 @@ class MultiQueryAttention(MultiHeadAttention):
 class GroupedQueryAttention(MultiHeadAttention):
     """`mha` with two heads of keys and values unless told otherwise (Ainslie 2023, arXiv:2305.13245)."""
 
-    stands_for: ClassVar[Mapping[str, Any] | None] = {"attention": {"name": "mha", "n_kv_heads": 2}}
+    shorthand_for: ClassVar[Mapping[str, Any] | None] = {"attention": {"name": "mha", "n_kv_heads": 2}}
 
     def __init__(self, d_model: int, n_heads: int, *, n_kv_heads: Annotated[int | None, Field(ge=1)] = 2,
                  **options: Any) -> None:
@@ -145,7 +145,7 @@ class GroupedQueryAttention(MultiHeadAttention):
 class SlidingWindowAttention(MultiHeadAttention):
     """`mha` that sees 128 positions on each side unless told otherwise (Beltagy 2020, arXiv:2004.05150)."""
 
-    stands_for: ClassVar[Mapping[str, Any] | None] = {"attention": {"name": "mha", "window": 128}}
+    shorthand_for: ClassVar[Mapping[str, Any] | None] = {"attention": {"name": "mha", "window": 128}}
 
     def __init__(self, d_model: int, n_heads: int, *, window: Annotated[int | None, Field(ge=1)] = 128,
                  **options: Any) -> None:

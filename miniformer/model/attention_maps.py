@@ -39,7 +39,8 @@ def attention_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
     """What is run inside notes its weights `[B, H, T, S]`, by the name of the module; the latest forward counts.
 
     Every module whose `kernel` is one of `ops/attention_kernels.py` takes part. One that weighs nothing by softmax (`linear`),
-    or that computes it by itself, is left out. What other threads run meanwhile on the same model is not noted, and computed as ever.
+    or that computes it by itself, is left out. What other threads run meanwhile on the same model is not noted, and is
+    computed as ever.
     """
     found: dict[str, Tensor] = {}
     names = {module: name for name, module in model.named_modules() if isinstance(getattr(module, "kernel", None), Kernel)}

@@ -38,7 +38,7 @@ class Block(nn.Module):
     Args:
         attention, ffn: what its branches compute.
         norm: makes a fresh norm, as often as the arrangement has one.
-        cross: looks at the memory of the context `reading` (`Context.reading`), between the two.
+        cross: looks at the memory of the context `reading` (`Context.for_memory`), between the two.
         dropout: on each branch, in training.
         norm_placement, parallel: the arrangement; see the module.
     """
@@ -139,7 +139,7 @@ class Stack(nn.Module):
     def forward(self, x: Tensor, context: Context, states: Sequence[State | None] | None = None,
                 memory: Memory | None = None, cross_states: Sequence[State | None] | None = None) -> Tensor:
         """`[B, T, D] -> [B, T, D]`; `states` and `cross_states` hold one for each block, which look at `memory`."""
-        reading = None if memory is None else context.reading(memory)
+        reading = None if memory is None else context.for_memory(memory)
         signals = context.signals(self.encodings)
         x = signals[0].encoding.embed(x, context.layout.positions)
         for block in self.layers:  # before the blocks, so that a recomputed block finds what it found at first

@@ -53,7 +53,7 @@ class Rotary(PositionEncoding):
         if scaling == "none" and factor != 1:
             raise ValueError(f"factor {factor} needs a scaling: linear, ntk, yarn or llama3")
 
-    def prepare(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def precompute(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         angles_B1TW = (positions[..., None] * self.frequencies(positions.device))[:, None]
         scale = 0.1 * math.log(self.factor) + 1 if self.scaling == "yarn" else 1.0
         return angles_B1TW.cos() * scale, angles_B1TW.sin() * scale

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.cache import Cache, Settings
 from miniformer.data.packing import PackedRows
-from miniformer.data.prepare import PreparedData, prepare, token_lengths
+from miniformer.data.prepare import PreparedData, prepare_data, token_lengths
 from miniformer.data.sampler import Drawn, DrawnBatches, EpochBatches
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel.errors import SpecError
@@ -53,7 +53,7 @@ class JSONLinesDataset(Dataset[Example]):
         if isinstance(task, JSONLinesDataset):
             tokenizer = tokenizer if tokenizer is not None or task.task.input_dim is not None else task.tokenizer
             task = task.task_spec
-        data = prepare(resolve("task", task), path, path, tokenizer=tokenizer and Tokenizer.of(tokenizer))
+        data = prepare_data(resolve("task", task), path, path, tokenizer=tokenizer and Tokenizer.of(tokenizer))
         self.task: Task = data.task
         self.task_spec: ComponentSpec = data.task_spec
         self.tokenizer: Tokenizer = data.tokenizer
@@ -96,7 +96,7 @@ class MiniFormerDataModule(pl.LightningDataModule):
             self._data = None if self._cache is None else self._cache.load()
             self.from_cache = self._data is not None
             if self._data is None:
-                self._data = prepare(settings.task, *settings.paths, val_fraction=settings.val_fraction,
+                self._data = prepare_data(settings.task, *settings.paths, val_fraction=settings.val_fraction,
                                      tokenizer=settings.tokenizer, vocab_size=settings.vocab_size, max_len=self.row_length)
         return self._data
 

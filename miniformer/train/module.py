@@ -28,7 +28,7 @@ from miniformer.model.block import compile_blocks
 from miniformer.tasks.metrics import LossRatio, placed, widest
 
 from .datamodule import MiniFormerDataModule
-from .specs import model_class, model_spec, resolved, task_spec
+from .specs import model_class, model_spec, task_spec, with_data_decisions
 from .train_config import TrainConfig
 
 
@@ -36,8 +36,8 @@ class MiniFormerLitModule(pl.LightningModule):
     """The model that a config describes, with its task.
 
     With a `MiniFormerDataModule`, a trainer gives it what the data decide: the task as it was fitted to them, their tokenizer,
-    and sizes of the model that the config leaves open. With other loaders, `resolved(config, data)` of `train/specs.py` makes a
-    config that says all that.
+    and sizes of the model that the config leaves open. With other loaders,
+    `with_data_decisions(config, data)` of `train/specs.py` makes a config that says all that.
 
     Args:
         config: the run, or the same as plain data, as `load_from_checkpoint` has it.
@@ -76,7 +76,8 @@ class MiniFormerLitModule(pl.LightningModule):
         if "vocab_size" not in config.architecture and data.task.input_dim is None and (
                 built.vocab_size >= data.tokenizer.vocab_size):  # more tokens than there are do no harm, other weights would
             config = config.with_fields(model_config={**config.architecture, "vocab_size": built.vocab_size})
-        self.config = resolved(config, data).with_fields(precision=config.precision)  # which is the trainer's own to choose
+        # the precision is the trainer's own to choose
+        self.config = with_data_decisions(config, data).with_fields(precision=config.precision)
         self.hparams["config"] = self.config.to_data()
         self.task, self.tokenizer = data.task, data.tokenizer
         spec = model_spec(self.config, self.task)
@@ -90,7 +91,7 @@ class MiniFormerLitModule(pl.LightningModule):
     def _check_task(self, data: PreparedData) -> None:
         """Refuse data that were encoded for another task than the one that this module was made, or trained, for."""
         spec, theirs = task_spec(self.config), data.task_spec
-        hint = "give module and data module one config; resolved(config, data) makes one of a config and its data"
+        hint = "give module and data module one config; with_data_decisions(config, data) makes one of a config and its data"
         if spec.name != theirs.name:
             raise SpecError(f"the module's task is {spec.name!r}, and the data module's {theirs.name!r}; {hint}")
         unfitted = resolve("task", spec.name).options
@@ -181,7 +182,7 @@ class MiniFormerLitModule(pl.LightningModule):
             return {"loss": LossRatio(), **({} if self.tokenizer is None else self.task.metrics(self.tokenizer))}
         except ValueError as error:
             raise SpecError(f"task {self.config.task.name!r} cannot be measured before it was fitted to data ({error}); train "
-                            "with a MiniFormerDataModule, or make the module of resolved(config, data)") from None
+                            "with a MiniFormerDataModule, or make the module of with_data_decisions(config, data)") from None
 
     def _start_measuring(self) -> None:
         self.held_out = {name: placed(metric, self.device) for name, metric in self.measures().items()}

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from miniformer.checkpoint.store import BEST, CONFIG
 from miniformer.kernel.errors import SpecError, UserError
-from miniformer.kernel.registry import State, current_registry
+from miniformer.kernel.registry import Availability, current_registry
 
 from .train_config import TrainConfig
 
@@ -91,7 +91,7 @@ def _task_for(config: TransformerConfig, assembly: str) -> str:
 
     registry, has_source = current_registry(), assembly_of(assembly).has_source
     for entry in registry.entries("task"):
-        if entry.state is State.AVAILABLE:
+        if entry.state is Availability.AVAILABLE:
             task = cast("type[Task]", registry.load("task", entry.qualified))
             if (task.has_source, task.causal, task.head) == (has_source, config.causal, config.head.name):
                 return entry.qualified

@@ -10,7 +10,7 @@ from miniformer.config.model_config import TransformerConfig
 from miniformer.data.prepare import PreparedData
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.hooks import resolve_extensions
-from miniformer.kernel.registry import State, current_registry
+from miniformer.kernel.registry import Availability, current_registry
 from miniformer.kernel.spec import ComponentSpec, resolve
 from miniformer.kernel.task import Task
 from miniformer.model.assemblies import assembly_for, assembly_of
@@ -34,7 +34,7 @@ def task_spec(config: TrainConfig) -> ComponentSpec:
         raise SpecError(f"model is {config.model!r}, and task {spec.name!r} has a source for an encoder and a target for a "
                         f"decoder; it trains model {assembly_for(True).assembly!r}")
     if task.with_source is None:
-        able = [entry.name for entry in current_registry().entries("task") if entry.state is State.AVAILABLE
+        able = [entry.name for entry in current_registry().entries("task") if entry.state is Availability.AVAILABLE
                 and ((cls := _class_of(entry.qualified)).has_source or cls.with_source)]
         raise SpecError(f"model is {config.model!r}, and task {spec.name!r} has no source for its encoder; tasks that have "
                         f"one: {', '.join(able)}")
@@ -55,7 +55,7 @@ def model_spec(config: TrainConfig, task: Task) -> TransformerConfig:
     return TransformerConfig.model_validate({"causal": task.causal, "head": task.head, **config.architecture})
 
 
-def resolved(config: TrainConfig, data: PreparedData) -> TrainConfig:
+def with_data_decisions(config: TrainConfig, data: PreparedData) -> TrainConfig:
     """The config with what the data and the machine decide filled in.
 
     Raises:

@@ -36,7 +36,7 @@ from .datamodule import MiniFormerDataModule
 from .module import MiniFormerLitModule
 from .processes import is_first, launched
 from .progress import RunProgress
-from .specs import model_class, model_spec, resolved, task_spec
+from .specs import model_class, model_spec, task_spec, with_data_decisions
 from .train_config import TrainConfig
 
 PRECISIONS: dict[Any, Any] = {16: "16-mixed", 32: "32-true", 64: "64-true", "bf16": "bf16-mixed"}
@@ -84,7 +84,7 @@ def train(config: TrainConfig, tokenizer: Any = None, console: Console | None = 
         pl.seed_everything(config.seed, verbose=False)
         datamodule = MiniFormerDataModule(config, tokenizer)
         data = datamodule.data
-        config = resolved(config, data)
+        config = with_data_decisions(config, data)
         counts = token_counts(data.train.examples)
         unit, inputs = (("tokens", f"vocabulary: {data.tokenizer.vocab_size:,}") if data.task.input_dim is None
                         else ("steps", f"features: {data.task.input_dim}"))

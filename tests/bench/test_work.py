@@ -1,7 +1,7 @@
 """What a process measures when it is asked, here in this one."""
 
 import pytest
-from channel import Channel
+from fake_pipe import Channel
 
 from miniformer.bench import work as module
 from miniformer.bench.contestant import Setting, completed

@@ -24,7 +24,7 @@ import torch
 from miniformer.data import stdlib
 from miniformer.data.cache import SETTLED, Cache, Settings
 from miniformer.data.packing import PackedRows
-from miniformer.data.prepare import prepare
+from miniformer.data.prepare import prepare_data
 from miniformer.data.sampler import EpochBatches
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import resolve
@@ -46,7 +46,7 @@ def measure(megabytes: float = 50, rounds: int = 3) -> dict[str, Any]:
         encoding = tokenizer.fast.encoding
 
         def ours() -> None:
-            rows = PackedRows(prepare(task, str(path), tokenizer=tokenizer).train.examples, ROW)
+            rows = PackedRows(prepare_data(task, str(path), tokenizer=tokenizer).train.examples, ROW)
             assert len(rows[0].tokens) == ROW
 
         contestants: dict[str, Callable[[], Any]] = {
@@ -89,7 +89,7 @@ def write_texts(path: Path, megabytes: float) -> list[str]:
 
 def cached_and_collated(path: Path, settings: Settings, root: Path) -> dict[str, float]:
     """Milliseconds from a key to usable rows, and from rows to a batch; and the share of padding in packed rows."""
-    data = prepare(settings.task, str(path), tokenizer=settings.tokenizer)
+    data = prepare_data(settings.task, str(path), tokenizer=settings.tokenizer)
     time.sleep(SETTLED)
     cache = Cache(root, settings)
     cache.store(data)

@@ -4,7 +4,7 @@ import re
 
 import pytest
 import torch
-from covering import covering
+from covering_array import covering
 
 from miniformer.config.matrix import names
 from miniformer.config.model_config import TransformerConfig

@@ -24,7 +24,7 @@ from miniformer.kernel import (
     discover,
     use_registry,
 )
-from miniformer.kernel.registry import State
+from miniformer.kernel.registry import Availability
 from miniformer.model.attention import MultiHeadAttention
 
 SMALL = {"d_model": 16, "n_heads": 2, "vocab_size": 11}
@@ -43,7 +43,7 @@ class LooksBack(Attention):
 
 
 class Narrow(MultiHeadAttention):
-    stands_for = {"attention": {"name": "mha", "window": 2}, "position": {"name": "rope", "base": 500.0}}
+    shorthand_for = {"attention": {"name": "mha", "window": 2}, "position": {"name": "rope", "base": 500.0}}
 
     def __init__(self, d_model, n_heads, **options):
         super().__init__(d_model, n_heads, **options)
@@ -363,7 +363,7 @@ def test_parts_of_a_layer_must_fit_too(with_own_parts):
 
 
 def test_a_component_that_is_blocked_is_told():
-    blocked = Entry("ffn", "fine", "x:Y", "acme", "1.0", State.BLOCKED, "restricted")
+    blocked = Entry("ffn", "fine", "x:Y", "acme", "1.0", Availability.BLOCKED, "restricted")
     with use_registry(Registry([*discover(plugins="none"), blocked])), pytest.raises(UnavailableComponent):
         config(ffn="fine")
 

@@ -6,7 +6,7 @@ import torch
 
 from miniformer.contracts import Outcome, check_component
 from miniformer.contracts.kit.check import Suite
-from miniformer.contracts.kit.component_under_test import Subject
+from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 
 from .adapters import TorchAttention, XTransformers, allowed
 
@@ -46,7 +46,7 @@ class TurnedRound(TorchAttention):
 
 
 def test_a_mask_of_the_other_polarity_is_told():
-    result = Suite(Subject.of("attention", TurnedRound)).result("hears-what-it-may")
+    result = Suite(ComponentUnderTest.of("attention", TurnedRound)).result("hears-what-it-may")
     assert result.outcome is Outcome.FAILED
 
 

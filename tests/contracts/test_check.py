@@ -10,7 +10,7 @@ from pydantic import Field
 
 from miniformer.contracts import Outcome, check_component
 from miniformer.contracts.kit.check import ABILITIES, Suite
-from miniformer.contracts.kit.component_under_test import Subject
+from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.kernel import FeedForward, Norm, RunError, SpecError, UnknownComponent
 
 from .mutants.attention import ForgetsToMaskTheFuture, MixesDocuments
@@ -19,13 +19,13 @@ from .mutants.position import AbilityWithoutProof
 
 
 def result(cls, name, kind="ffn", **how):
-    return Suite(Subject.of(kind, cls), **how).result(name)
+    return Suite(ComponentUnderTest.of(kind, cls), **how).result(name)
 
 
 def test_a_report_has_one_result_a_property_in_order_and_is_json_data():
     report = check_component("ffn", Plain, examples=2)
     names = [r.property for r in report.results]
-    assert names == Suite(Subject.of("ffn", Plain)).names
+    assert names == Suite(ComponentUnderTest.of("ffn", Plain)).names
     assert len(set(names)) == len(names) > 10
     assert report.ok
     assert report.explain() == ""
@@ -72,7 +72,7 @@ def test_an_ability_that_nothing_proved_is_a_failure():
 class Tanh(Norm):
     """A norm that bounds and does not measure."""
 
-    breaks: ClassVar = {"brings-to-scale": "a tanh bounds its input"}
+    known_violations: ClassVar = {"brings-to-scale": "a tanh bounds its input"}
 
     def forward(self, x):
         return torch.tanh(x)
@@ -86,7 +86,7 @@ def test_a_declared_breach_is_told_as_that_and_fails_nothing():
 
 
 class Misspelt(Tanh):
-    breaks: ClassVar = {**Tanh.breaks, "brings-to-scales": "no such promise"}
+    known_violations: ClassVar = {**Tanh.known_violations, "brings-to-scales": "no such promise"}
 
 
 def test_a_declared_breach_of_nothing_is_a_failure():

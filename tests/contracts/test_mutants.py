@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from miniformer.contracts.kit.check import Suite
-from miniformer.contracts.kit.component_under_test import Subject
+from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.report import Outcome
 
 from . import mutants
@@ -33,7 +33,7 @@ def name(cls):
 
 @pytest.mark.parametrize("cls", MUTANTS, ids=name)
 def test_mutants_are_caught_by_the_property_that_names_their_fault(cls):
-    result = Suite(Subject.of(cls.kind, cls)).result(cls.caught_by)
+    result = Suite(ComponentUnderTest.of(cls.kind, cls)).result(cls.caught_by)
     assert result.outcome is Outcome.FAILED, f"{cls.__name__}: {result}"
     assert result.why
     assert result.consequence
@@ -50,6 +50,6 @@ def test_how_many_mutants_are_caught_is_printed(capsys):
 @pytest.mark.parametrize("seed", range(20))
 def test_mutants_parents_raise_no_false_alarm(seed):
     for cls in HEALTHY:
-        failed = [result for result in Suite(Subject.of(cls.kind, cls), examples=5, seed=seed).results()
+        failed = [result for result in Suite(ComponentUnderTest.of(cls.kind, cls), examples=5, seed=seed).results()
                   if result.outcome is Outcome.FAILED]
         assert failed == [], f"{cls.__name__} with seed {seed}"

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from miniformer.contracts import Outcome, check_component
 from miniformer.contracts.kit.case import Case
-from miniformer.contracts.kit.component_under_test import Subject
-from miniformer.contracts.kit.task_harness import CUT, LIMIT, RECORDS, Tasking, near, records_of
+from miniformer.contracts.kit.component_under_test import ComponentUnderTest
+from miniformer.contracts.kit.task_harness import CUT, LIMIT, RECORDS, TaskHarness, near, records_of
 from miniformer.kernel.task import Task
 
 from .mutants import task as tasks
@@ -95,13 +95,13 @@ def test_few_and_short_records_are_used_from_all_over(tmp_path):
 
 
 def test_a_given_option_is_kept_and_others_are_drawn():
-    subject = Subject("task", "matching", tasks.Matching, {"size": 8})
+    subject = ComponentUnderTest("task", "matching", tasks.Matching, {"size": 8})
     seen = set()
 
     @settings(max_examples=20)
     @given(st.data())
     def examples(data):
-        one = Tasking.drawn(Case(subject, data))
+        one = TaskHarness.drawn(Case(subject, data))
         seen.add((one.task.size, one.task.temperature))
 
     examples()

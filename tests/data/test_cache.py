@@ -11,7 +11,7 @@ import pytest
 from miniformer.data import cache as module
 from miniformer.data.cache import Cache, RecordsOfFile, Settings, key_of
 from miniformer.data.packing import Documents
-from miniformer.data.prepare import PreparedData, prepare
+from miniformer.data.prepare import PreparedData, prepare_data
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import DataError, resolve
 from miniformer.kernel.spec import build
@@ -49,7 +49,7 @@ def settings(path, *others, task="language-modeling", val_fraction=0.1, tokenize
 
 
 def prepared(given):
-    return prepare(given.task, *given.paths, val_fraction=given.val_fraction, tokenizer=given.tokenizer,
+    return prepare_data(given.task, *given.paths, val_fraction=given.val_fraction, tokenizer=given.tokenizer,
                    vocab_size=given.vocab_size, max_len=16)
 
 

@@ -50,7 +50,7 @@ class Writer:
         places = torch.tensor([[(position, document) for document, position in row] for row in rows])
         documents = places[..., 1]
         piece = Layout(places[..., 0], documents, not bool(documents.all()), kind == "packed")
-        self.layout = piece if self.layout is None else self.layout.then(piece)
+        self.layout = piece if self.layout is None else self.layout.append_columns(piece)
         return piece
 
     def pick(self, index: list[int]) -> None:
@@ -58,7 +58,7 @@ class Writer:
 
     def cut(self, length: int) -> None:
         self.layout = self.layout.columns(length)
-        ends = self.layout.following()
+        ends = self.layout.next_position()
         self.last = list(zip(ends.documents[:, 0].tolist(), (ends.positions[:, 0] - 1).tolist(), strict=True))
         self.last = [(max(1, document), position if document else -1) for document, position in self.last]
 
@@ -88,7 +88,7 @@ class Decoding:
         if check_whole:
             close(found[piece.real], self.module(self.x, self.context(self.write.layout))[:, -length:][piece.real])
         self.most = max(self.most, self.x.shape[1])
-        assert self.state.length == self.x.shape[1] and self.state.shortest <= max(0, self.most - REACH)
+        assert self.state.length == self.x.shape[1] and self.state.min_length <= max(0, self.most - REACH)
         assert self.state.slots.length <= room(self.module.rule.size, 10**6)
 
     def reorder(self, index):
@@ -109,7 +109,7 @@ class Decoding:
             mine.join(theirs, columns, columns + capacity)
         self.most = columns + max(one.most - one.x.shape[1] for one in (self, other))
         self.x = torch.cat([latest(one.x, 1, columns) for one in (self, other)])
-        self.write.layout = self.write.layout.beside(other.write.layout, columns)
+        self.write.layout = self.write.layout.stack_rows(other.write.layout, columns)
         self.write.last += other.write.last
 
 
@@ -144,7 +144,7 @@ def test_it_gives_what_a_state_that_holds_everything_gives_and_what_is_computed_
         elif step == "reorder":
             one.reorder([draw.randrange(len(one.x)) for _ in range(draw.randint(1, 3))])
         elif step == "truncate":
-            one.truncate(draw.randint(max(1, one.state.shortest), one.x.shape[1]))
+            one.truncate(draw.randint(max(1, one.state.min_length), one.x.shape[1]))
         elif len(one.x) < 6:
             one.join(start(draw.choice(KINDS)), 4000)
 
@@ -168,11 +168,11 @@ def test_joined_rows_go_back_only_as_far_as_each_could():
     one.feed(room(5, 4000), "full", True)
     other.write.layout, other.write.last = Layout.from_lengths([200, 4]), [(1, 199), (1, 3)]
     other.read(other.write.layout, True)
-    other.truncate(other.state.shortest)
+    other.truncate(other.state.min_length)
     one.join(other, 4000)
-    assert one.state.shortest == one.state.length
+    assert one.state.min_length == one.state.length
     one.feed(1, "full", True)
-    one.truncate(one.state.shortest)
+    one.truncate(one.state.min_length)
     one.feed(40, "full", True)
 
 
@@ -187,9 +187,9 @@ def test_it_does_not_grow_however_rows_are_padded(side, T):
     held = state.nbytes
     assert held == 2 * 2 * K * room(W, 4000) * E * 8 + 2 * room(W, 4000) * 8, "keys and values, and the column of each"
     while state.length + T < 2000:
-        follow = keys.following()
+        follow = keys.next_position()
         piece = Layout(follow.positions + torch.arange(T), follow.documents.expand(-1, T), packed=False)
-        keys = keys.then(piece)
+        keys = keys.append_columns(piece)
         module(torch.randn(2, T, D, dtype=torch.float64), Context(piece, True, keys), state)
     assert state.nbytes == held and state.slots.length <= W - 1 + 2 * REACH
 
@@ -207,13 +207,13 @@ def fed(columns, capacity=1000, window=5):
 
 def test_it_goes_back_by_its_reach_and_refuses_what_was_dropped():
     state = fed(200)
-    assert state.shortest == 200 - REACH
+    assert state.min_length == 200 - REACH
     with pytest.raises(StateError, match=f"what a window of 5 reaches from {199 - REACH} of 200 tokens was dropped; go back to "
                                          f"{200 - REACH} at least"):
         state.truncate(199 - REACH)
     assert state.length == 200
     state.truncate(200 - REACH)
-    assert state.length == state.shortest == 200 - REACH
+    assert state.length == state.min_length == 200 - REACH
     state.truncate(300)
     assert state.length == 200 - REACH
 
@@ -222,7 +222,7 @@ def test_it_goes_back_by_its_reach_and_refuses_what_was_dropped():
 def test_before_anything_was_dropped_it_goes_back_to_any_length(columns):
     state = fed(columns)
     state.truncate(0)
-    assert state.length == state.shortest == 0
+    assert state.length == state.min_length == 0
 
 
 def test_it_refuses_more_than_its_capacity_and_a_layout_of_other_columns():

@@ -71,26 +71,26 @@ def test_contexts_of_different_forwards_share_no_records():
 def test_reading_a_memory_sees_all_of_its_document_there():
     context = Context(Layout.from_documents(torch.tensor([[1, 2]])), causal=True)
     memory = Memory(torch.zeros(1, 3, 4), Layout.from_documents(torch.tensor([[1, 1, 2]])))
-    assert context.reading(memory).mask().allowed[0, 0].tolist() == [[True, True, False], [False, False, True]]
+    assert context.for_memory(memory).mask().allowed[0, 0].tolist() == [[True, True, False], [False, False, True]]
 
 
 def test_reading_a_memory_leaves_the_masks_of_self_attention_alone():
     context = Context(Layout.full(1, 2), causal=True)
     own = context.mask()
-    reading = context.reading(Memory(torch.zeros(1, 3, 4), Layout.from_lengths([2], 3)))
+    reading = context.for_memory(Memory(torch.zeros(1, 3, 4), Layout.from_lengths([2], 3)))
     assert reading.mask().allowed.shape == (1, 1, 2, 3)
     assert context.mask() is own
 
 
 def test_reading_a_memory_records_to_the_same_list():
     context = Context(Layout.full(1, 2))
-    context.reading(Memory(torch.zeros(1, 3, 4), Layout.full(1, 3))).record("a", torch.tensor(1.0), loss=True)
+    context.for_memory(Memory(torch.zeros(1, 3, 4), Layout.full(1, 3))).record("a", torch.tensor(1.0), loss=True)
     assert context.auxiliary_loss() == 1.0
 
 
 def test_a_query_that_finds_nothing_in_the_memory_is_not_left_empty():
     """Its softmax would be undefined, and its gradient would spoil everyone's."""
-    context = Context(Layout.from_lengths([1], 2)).reading(Memory(torch.zeros(1, 2, 4), Layout.full(1, 2)))
+    context = Context(Layout.from_lengths([1], 2)).for_memory(Memory(torch.zeros(1, 2, 4), Layout.full(1, 2)))
     assert context.mask().allowed[0, 0].any(dim=-1).all()
 
 
@@ -106,7 +106,7 @@ def test_a_signal_rotates_by_the_positions_of_this_call():
     encoding, x = Rotary(8, 2, 16), torch.randn(1, 2, 3, 4)
     [signal] = Context(layout).signals([encoding])
     rotated = Context(layout, signal=signal).rotate(x, "q")
-    assert torch.equal(rotated, encoding.rotate(x, encoding.prepare(layout.positions), "q"))
+    assert torch.equal(rotated, encoding.rotate(x, encoding.precompute(layout.positions), "q"))
     assert not torch.equal(rotated, x)
 
 

@@ -78,7 +78,7 @@ def test_the_base_of_position_encodings_does_nothing():
     encoding, x = PositionEncoding(4, 2, 8), torch.randn(1, 2, 3, 2)
     positions = torch.arange(3)[None]
     assert encoding.embed(x, positions) is x
-    assert encoding.rotate(x, encoding.prepare(positions), "q") is x
+    assert encoding.rotate(x, encoding.precompute(positions), "q") is x
     assert encoding.bias(positions, positions) is None
 
 

@@ -70,7 +70,7 @@ def test_real_first_and_last_are_of_tokens_that_are_not_padding(layout):
 
 @given(layouts())
 def test_following_goes_on_with_the_last_document_of_each_row(layout):
-    follow = layout.following()
+    follow = layout.next_position()
     for row, after in zip(places(layout), places(follow)):
         position, document = [token for token in row if token[1]][-1]
         assert after == [(position + 1, document)]
@@ -78,7 +78,7 @@ def test_following_goes_on_with_the_last_document_of_each_row(layout):
 
 @given(layouts(rows=2), layouts(rows=2))
 def test_then_puts_the_columns_behind(layout, later):
-    joined = layout.then(later)
+    joined = layout.append_columns(later)
     assert places(joined) == [a + b for a, b in zip(places(layout), places(later))]
     assert joined.padded >= (layout.padded or later.padded)
     assert joined.packed >= (layout.packed or later.packed)
@@ -109,7 +109,7 @@ some = st.lists(st.integers(1, 5), min_size=1, max_size=3)
 def test_rows_beside_others_keep_their_latest_columns_after_padding(first, second, more):
     one, other = (Layout.from_lengths(lengths, side="left") for lengths in (first, second))
     columns = max(first + second) + more
-    both = one.beside(other, columns)
+    both = one.stack_rows(other, columns)
     assert both.shape == (len(first) + len(second), columns)
     for row, length in enumerate(first + second):
         assert both.documents[row].tolist() == [0] * (columns - length) + [1] * length
@@ -118,5 +118,5 @@ def test_rows_beside_others_keep_their_latest_columns_after_padding(first, secon
 
 
 def test_rows_beside_others_lose_their_first_columns_where_fewer_are_wanted():
-    both = Layout.full(1, 5).beside(Layout.full(1, 2), 3)
+    both = Layout.full(1, 5).stack_rows(Layout.full(1, 2), 3)
     assert both.positions.tolist() == [[2, 3, 4], [0, 0, 1]] and both.documents.tolist() == [[1, 1, 1], [0, 1, 1]]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from miniformer.contracts.kit.drawing import FULL, LEFT, PACKED, RIGHT, layouts, seeds
 from miniformer.kernel import Causal, Layout, MaskRule, SameDocument, Window
-from miniformer.kernel.masks import prepare
+from miniformer.kernel.masks import build_mask
 
 windows = st.none() | st.integers(1, 4)
 
@@ -37,24 +37,24 @@ def test_rules_are_predicates_over_position_and_document(queries, keys, causal, 
 
 @given(layouts(), st.booleans(), windows, seeds)
 def test_a_prepared_mask_gives_every_real_token_what_the_rule_gives(layout, causal, window, seed):
-    fast, slow = attend(layout, layout, prepare(rule_of(causal, window), layout, layout), seed)
+    fast, slow = attend(layout, layout, build_mask(rule_of(causal, window), layout, layout), seed)
     torch.testing.assert_close(fast[:, 0][layout.real], slow(causal=causal, window=window)[:, 0][layout.real])
     assert fast.isfinite().all()
 
 
 @given(layouts(), st.integers(1, 3), windows, seeds)
 def test_a_mask_for_decoding_steps_gives_what_the_rule_gives(layout, steps, window, seed):
-    follow = layout.following()
+    follow = layout.next_position()
     positions = follow.positions + torch.arange(steps)
     step = Layout(positions, follow.documents.expand_as(positions), padded=False, packed=False)
-    keys = layout.then(step)
-    fast, slow = attend(step, keys, prepare(rule_of(True, window), step, keys), seed)
+    keys = layout.append_columns(step)
+    fast, slow = attend(step, keys, build_mask(rule_of(True, window), step, keys), seed)
     torch.testing.assert_close(fast, slow(causal=True, window=window))
 
 
 @given(layouts(rows=2), layouts(rows=2), seeds)
 def test_a_mask_over_memory_gives_what_the_rule_gives(queries, memory, seed):
-    fast, slow = attend(queries, memory, prepare(SameDocument(), queries, memory, latest=False), seed)
+    fast, slow = attend(queries, memory, build_mask(SameDocument(), queries, memory, latest=False), seed)
     served = queries.real & torch.tensor([[any(row) for row in rows] for rows in oracles.allowed(queries, memory)])
     torch.testing.assert_close(fast[:, 0][served], slow()[:, 0][served])
     assert fast.isfinite().all()
@@ -69,15 +69,15 @@ def test_a_mask_over_memory_gives_what_the_rule_gives(queries, memory, seed):
     (Layout.from_documents(torch.tensor([[1, 1, 2]])), True, True),
 ])
 def test_a_tensor_is_made_only_where_the_facts_do_not_spare_it(layout, causal, dense):
-    mask = prepare(rule_of(causal, None), layout, layout)
+    mask = build_mask(rule_of(causal, None), layout, layout)
     assert (mask.allowed is not None) == dense
     assert mask.causal == (causal and not dense)
 
 
 def test_one_step_over_unpadded_keys_needs_no_tensor():
     layout = Layout.full(2, 3)
-    step = layout.following()
-    mask = prepare(rule_of(True, None), step, layout.then(step))
+    step = layout.next_position()
+    mask = build_mask(rule_of(True, None), step, layout.append_columns(step))
     assert mask.allowed is None
     assert not mask.causal
 
@@ -107,5 +107,5 @@ def test_a_rule_of_a_third_party_joins_the_built_in_ones():
             return (queries.positions[:, :, None] - keys.positions[:, None, :]) % 2 == 0
 
     layout = Layout.full(1, 3)
-    mask = prepare(SameDocument() & Causal() & Even(), layout, layout)
+    mask = build_mask(SameDocument() & Causal() & Even(), layout, layout)
     assert mask.allowed.tolist() == [[[[True, False, False], [False, True, False], [True, False, True]]]]

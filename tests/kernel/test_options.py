@@ -7,7 +7,7 @@ from pydantic import Field
 from torch import nn
 
 from miniformer.kernel import ComponentSpec, FeedForward, SpecError, options_of
-from miniformer.kernel.options import OptionsSchema, arguments, complete, misfit
+from miniformer.kernel.options import OptionsSchema, arguments, complete, unserialisable_option
 from miniformer.kernel.spec import Slot
 
 
@@ -175,17 +175,17 @@ def test_a_value_that_is_no_json_data_is_refused():
     (with_option(Slot[FeedForward], 3), "option 'given' does not take its default: "),
 ])
 def test_an_option_that_cannot_be_saved_is_a_misfit(made, told):
-    assert misfit(made).startswith(told)
+    assert unserialisable_option(made).startswith(told)
 
 
 @pytest.mark.parametrize("cls", [Gate, Child, Closed, nn.Identity, Untyped, Grouped, Mixture])
 def test_what_can_be_saved_is_no_misfit(cls):
-    assert misfit(cls) == ""
+    assert unserialisable_option(cls) == ""
 
 
 def test_a_default_of_a_slot_is_not_looked_up_before_it_is_used():
     made = with_option(Slot[FeedForward], "of a package that is not installed")
-    assert misfit(made) == ""
+    assert unserialisable_option(made) == ""
     assert "there is no ffn named 'of a package that is not installed'" in message(made)
 
 

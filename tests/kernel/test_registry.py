@@ -14,8 +14,8 @@ from miniformer.kernel import (
     discover,
     use_registry,
 )
-from miniformer.kernel.conformance import fault
-from miniformer.kernel.registry import State
+from miniformer.kernel.conformance import why_not_a_component
+from miniformer.kernel.registry import Availability
 from miniformer.model.attention import MultiHeadAttention
 from miniformer.model.feedforward import GELU, SwiGLU
 
@@ -75,7 +75,7 @@ def test_the_first_of_two_equal_declarations_counts():
     assert Registry([FINE, again]).load("ffn", "fine") is GELU
 
 
-@pytest.mark.parametrize("state", [State.BLOCKED, State.BROKEN, State.INCOMPATIBLE])
+@pytest.mark.parametrize("state", [Availability.BLOCKED, Availability.BROKEN, Availability.INCOMPATIBLE])
 def test_what_cannot_be_used_says_why(state):
     registry = Registry([Entry("ffn", "fine", "x:Y", "acme", "1.0", state, "because of the weather")])
     with pytest.raises(UnavailableComponent, match=rf"'fine' of acme 1.0 is {state.value}: because of the weather"):
@@ -126,7 +126,7 @@ def test_the_list_says_which_names_are_ambiguous_and_what_to_say():
 
 
 def test_a_rival_that_cannot_be_used_makes_nothing_ambiguous():
-    blocked = Entry("ffn", "fine", "x:Y", "other", "1.0", State.BLOCKED, "restricted")
+    blocked = Entry("ffn", "fine", "x:Y", "other", "1.0", Availability.BLOCKED, "restricted")
     registry = Registry([FINE, blocked])
     assert registry.find("ffn", "fine") == FINE
     assert state_of(registry, "ffn", "fine", "acme") == ("available", "")
@@ -158,7 +158,7 @@ def declared(folder, entry_points):
 
 def test_a_kind_that_there_is_not_is_a_row_in_the_list(tmp_path):
     [entry] = declared(tmp_path, "[miniformer.ffnn]\nf = acme:F\n[other.thing]\ng = acme:G\n")
-    assert (entry.kind, entry.name, entry.state) == ("ffnn", "f", State.BROKEN)
+    assert (entry.kind, entry.name, entry.state) == ("ffnn", "f", Availability.BROKEN)
     assert entry.reason == "metadata: there is no kind 'ffnn'; did you mean 'ffn'?"
     assert "broken: f of acme 1.0 (metadata: there is no kind 'ffnn'" in unknown(Registry([FINE, entry]), "ffn", "f")
 
@@ -170,7 +170,7 @@ def test_commands_are_no_components(tmp_path):
 @pytest.mark.parametrize("name", ["a:b", "With Space"])
 def test_a_name_that_no_spec_could_say_is_broken(tmp_path, name):
     [entry] = declared(tmp_path, f"[miniformer.ffn]\n{name} = acme:F\n")
-    assert (entry.name, entry.state) == (name, State.BROKEN)
+    assert (entry.name, entry.state) == (name, Availability.BROKEN)
     assert entry.reason == f"metadata: a name has no space and no colon; found {name!r}"
 
 
@@ -205,7 +205,7 @@ def test_metadata_that_cannot_be_read_is_a_row_in_the_list(fakes):
 
 @pytest.mark.parametrize("plugins", ["none", "fine-parts", "Fine.Parts, twin_one"])
 def test_third_parties_can_be_restricted(plugins):
-    usable = {e.distribution for e in discover([FAKES], plugins) if e.state is State.AVAILABLE}
+    usable = {e.distribution for e in discover([FAKES], plugins) if e.state is Availability.AVAILABLE}
     assert usable == {"none": set(), "fine-parts": {"fine-parts"},
                       "Fine.Parts, twin_one": {"fine-parts", "twin-one"}}[plugins]
 
@@ -223,7 +223,7 @@ def test_the_environment_can_restrict_third_parties(monkeypatch):
 
 
 def test_restricting_third_parties_leaves_the_built_in_components():
-    assert Registry(discover(plugins="none")).find("ffn", "swiglu").state is State.AVAILABLE
+    assert Registry(discover(plugins="none")).find("ffn", "swiglu").state is Availability.AVAILABLE
 
 
 # --- loading what others wrote
@@ -256,14 +256,14 @@ def test_a_component_that_cannot_be_loaded_is_broken_with_stage_and_cause(fakes,
 
 def test_sizes_in_another_order_are_told_so():
     swapped = type("Swapped", (GELU,), {"__init__": lambda self, d_ff, d_model: None})
-    assert fault(KINDS["ffn"], swapped).endswith("; put them in this order")
+    assert why_not_a_component(KINDS["ffn"], swapped).endswith("; put them in this order")
 
 
 def test_loading_all_marks_the_broken_and_only_those(monkeypatch):
     monkeypatch.syspath_prepend(FAKES)
     registry = Registry(discover([FAKES]))
     registry.load_all()
-    broken = {(e.kind, e.name) for e in registry.entries() if e.state is State.BROKEN}
+    broken = {(e.kind, e.name) for e in registry.entries() if e.state is Availability.BROKEN}
     assert broken == {(kind, name) for kind, name, _ in BROKEN} | {("distribution", "nameless-0.1.dist-info"),
                                                                 ("unheard-of", "thing")}
 

@@ -66,7 +66,7 @@ def test_it_reads_a_memory(layout, memory, n_kv_heads, seed):
     x, hidden = (torch.randn(*which.shape, D, dtype=torch.float64) for which in (layout, memory))
     allowed = oracles.allowed(layout, memory)
     served = layout.real & torch.tensor([[any(row) for row in rows] for rows in allowed])
-    found = module(x, Context(layout, causal=True).reading(Memory(hidden, memory)))
+    found = module(x, Context(layout, causal=True).for_memory(Memory(hidden, memory)))
     close(found[served], by_hand(module, x, allowed, hidden)[served])
 
 
@@ -107,7 +107,7 @@ def test_it_turns_queries_and_keys_by_their_positions(layout, n_kv_heads, seed):
         return out
 
     expected = by_hand(module, x, oracles.allowed(layout, layout), turned=turned)
-    found = module(x, Context(layout, signal=Signal(encoding, encoding.prepare(layout.positions), None)))
+    found = module(x, Context(layout, signal=Signal(encoding, encoding.precompute(layout.positions), None)))
     torch.testing.assert_close(found[layout.real], expected[layout.real], rtol=0, atol=1e-5)  # angles are float32
 
 
@@ -151,13 +151,13 @@ def test_shared_heads_save_parameters_and_state(n_kv_heads):
 
 
 SHORTHANDS = [entry.name for entry in current_registry().entries("attention")
-              if current_registry().load("attention", entry.name).stands_for]
+              if current_registry().load("attention", entry.name).shorthand_for]
 
 
 @pytest.mark.parametrize("name", SHORTHANDS)
 def test_a_shorthand_is_what_it_stands_for_under_another_name(name):
     cls, x = current_registry().load("attention", name), torch.randn(1, 3, D)
-    meant = ComponentSpec.model_validate(cls.stands_for["attention"])
+    meant = ComponentSpec.model_validate(cls.shorthand_for["attention"])
     module, other = build(Attention, meant, D, H), cls(D, H)
     other.load_state_dict(module.state_dict())
     assert torch.equal(module(x), other(x))
@@ -171,7 +171,7 @@ def test_queries_and_keys_are_normalised_before_they_are_turned(layout, n_kv_hea
     torch.nn.init.normal_(module.q_norm.weight)
     torch.nn.init.normal_(module.k_norm.weight)
     encoding = Rotary(D, H, 16)
-    where = encoding.prepare(layout.positions)
+    where = encoding.precompute(layout.positions)
     K, kv = n_kv_heads, module.kv(x).unflatten(-1, (2 * n_kv_heads, E)).transpose(1, 2)
     q, k = module.q_norm(module.q(x).unflatten(-1, (H, E)).transpose(1, 2)), module.k_norm(kv[:, :K])
     if turn:
@@ -218,8 +218,8 @@ def feed(module, x, layout, cuts, state, *, encoding=None):
     out, keys = [], None
     for start, stop in zip([0, *cuts], [*cuts, x.shape[1]]):
         piece = Layout(layout.positions[:, start:stop], layout.documents[:, start:stop], layout.padded, layout.packed)
-        keys = piece if keys is None else keys.then(piece)
-        signal = encoding and Signal(encoding, encoding.prepare(piece.positions), None)
+        keys = piece if keys is None else keys.append_columns(piece)
+        signal = encoding and Signal(encoding, encoding.precompute(piece.positions), None)
         out.append(module(x[:, start:stop], Context(piece, causal=True, keys=keys, signal=signal), state))
     return torch.cat(out, dim=1)
 
@@ -230,7 +230,7 @@ def test_fed_in_pieces_it_gives_what_it_gives_at_once(layout, cuts, n_kv_heads, 
     module, encoding = mha(seed, n_kv_heads=n_kv_heads, window=window), Rotary(D, H, 16)
     (B, T), cuts = layout.shape, sorted(cut for cut in cuts if cut < layout.shape[1])
     x = torch.randn(B, T, D, dtype=torch.float64)
-    whole = module(x, Context(layout, causal=True, signal=Signal(encoding, encoding.prepare(layout.positions), None)))
+    whole = module(x, Context(layout, causal=True, signal=Signal(encoding, encoding.precompute(layout.positions), None)))
     state = module.init_state(B, T)
     close(feed(module, x, layout, cuts, state, encoding=encoding)[layout.real], whole[layout.real])
     assert state.length == T

@@ -108,8 +108,8 @@ def test_every_parameter_is_trained(combination):
 @torch.no_grad()
 def test_fed_in_pieces_it_gives_what_it_gives_at_once(combination, layout, cuts):
     model, row = build(combination), tokens(2, T + 2)
-    whole, state = layout.then(layout.following()), model.init_state(2, T + 2)
-    whole = whole.then(whole.following())
+    whole, state = layout.append_columns(layout.next_position()), model.init_state(2, T + 2)
+    whole = whole.append_columns(whole.next_position())
     out = [model(row[:, a:b], Context(Layout(layout.positions[:, a:b], layout.documents[:, a:b])), state)
            for a, b in pairwise([0, *cuts, T])]
     out += [model(row[:, t:t + 1], state=state) for t in (T, T + 1)]
@@ -124,7 +124,7 @@ def test_a_reordered_state_goes_on_with_the_rows_that_were_kept(combination):
     layout, state = Layout.from_lengths([4, 2], side="left"), model.init_state(2, 5)
     model(row[:, :4], Context(layout), state)
     state.reorder(index)
-    close(model(row[index, 4:], state=state), model(row, Context(layout.then(layout.following())))[index, 4:])
+    close(model(row[index, 4:], state=state), model(row, Context(layout.append_columns(layout.next_position())))[index, 4:])
 
 
 @decoders

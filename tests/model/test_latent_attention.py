@@ -47,7 +47,7 @@ def test_it_is_attention_over_keys_and_values_made_from_latents(layout, d_query_
     module, (B, T) = mla(seed, d_query_latent=d_query_latent), layout.shape
     x = torch.randn(B, T, D, dtype=torch.float64)
     encoding, bias = Rotary(R * H, H, 16), torch.randn(B, H, T, T, dtype=torch.float64)
-    where = encoding.prepare(layout.positions)
+    where = encoding.precompute(layout.positions)
     encoding_used = encoding if turn else PositionEncoding(D, H, 16)
     expected = by_hand(module, x, x, oracles.allowed(layout, layout, causal=causal), bias,
                        lambda y: encoding_used.rotate(y, where, "q"))
@@ -62,7 +62,7 @@ def test_it_reads_a_memory(layout, memory, seed):
     x, hidden = (torch.randn(*which.shape, D, dtype=torch.float64) for which in (layout, memory))
     allowed = oracles.allowed(layout, memory)
     served = layout.real & torch.tensor([[any(row) for row in rows] for rows in allowed])
-    found = module(x, Context(layout).reading(Memory(hidden, memory)))
+    found = module(x, Context(layout).for_memory(Memory(hidden, memory)))
     close(found[served], by_hand(module, x, hidden, allowed)[served])
 
 
@@ -80,13 +80,13 @@ def test_fed_in_pieces_it_gives_what_it_gives_at_once(layout, cuts, adapted, see
     if adapted:
         module.up = Adapted(L, 2 * D, bias=False).double()
     x, bias = torch.randn(B, T, D, dtype=torch.float64), torch.randn(B, H, T, T, dtype=torch.float64)
-    whole = module(x, Context(layout, True, signal=Signal(encoding, encoding.prepare(layout.positions), bias)))
+    whole = module(x, Context(layout, True, signal=Signal(encoding, encoding.precompute(layout.positions), bias)))
     state, out, keys = module.init_state(B, T), [], None
     cuts = sorted(cut for cut in cuts if cut < T)
     for start, stop in zip([0, *cuts], [*cuts, T]):
         piece = Layout(layout.positions[:, start:stop], layout.documents[:, start:stop])
-        keys = piece if keys is None else keys.then(piece)
-        signal = Signal(encoding, encoding.prepare(piece.positions), bias[:, :, start:stop, :stop])
+        keys = piece if keys is None else keys.append_columns(piece)
+        signal = Signal(encoding, encoding.precompute(piece.positions), bias[:, :, start:stop, :stop])
         out.append(module(x[:, start:stop], Context(piece, True, keys, signal=signal), state))
     close(torch.cat(out, dim=1)[layout.real], whole[layout.real])
 

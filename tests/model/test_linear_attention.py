@@ -53,7 +53,7 @@ def test_it_weighs_values_by_products_of_features(layout, chunk, causal, turn, b
     with pytest.MonkeyPatch.context() as patch:
         chunked(patch, chunk)
         module, encoding = linear(seed, bias=bias), Rotary(D, H, 16) if turn else PositionEncoding(D, H, 16)
-        x, where = torch.randn(*layout.shape, D, dtype=torch.float64), encoding.prepare(layout.positions)
+        x, where = torch.randn(*layout.shape, D, dtype=torch.float64), encoding.precompute(layout.positions)
         found = module(x, Context(layout, causal, signal=Signal(encoding, where, None)))
         expected = by_hand(module, x, layout, causal, lambda y: encoding.rotate(y, where, "q"))
         close(found[layout.real], expected[layout.real])
@@ -66,13 +66,13 @@ def test_fed_in_pieces_it_gives_what_it_gives_at_once(layout, cuts, chunk, seed)
         chunked(patch, chunk)
         module, encoding, (B, T) = linear(seed), Rotary(D, H, 16), layout.shape
         x = torch.randn(B, T, D, dtype=torch.float64)
-        whole = module(x, Context(layout, True, signal=Signal(encoding, encoding.prepare(layout.positions), None)))
+        whole = module(x, Context(layout, True, signal=Signal(encoding, encoding.precompute(layout.positions), None)))
         state, out, keys = module.init_state(B, T), [], None
         cuts = sorted(cut for cut in cuts if cut < T)
         for start, stop in zip([0, *cuts], [*cuts, T]):
             piece = Layout(layout.positions[:, start:stop], layout.documents[:, start:stop])
-            keys = piece if keys is None else keys.then(piece)
-            signal = Signal(encoding, encoding.prepare(piece.positions), None)
+            keys = piece if keys is None else keys.append_columns(piece)
+            signal = Signal(encoding, encoding.precompute(piece.positions), None)
             out.append(module(x[:, start:stop], Context(piece, True, keys, signal=signal), state))
         close(torch.cat(out, dim=1)[layout.real], whole[layout.real])
         assert state.length == T

@@ -119,4 +119,4 @@ def test_an_encoding_keeps_the_dtype(cls):
     x = torch.randn(2, T, D, dtype=torch.bfloat16)
     assert encoding.embed(x, POSITIONS).dtype == torch.bfloat16
     q = torch.randn(2, H, T, E, dtype=torch.bfloat16)
-    assert encoding.rotate(q, encoding.prepare(POSITIONS), "q").dtype == torch.bfloat16
+    assert encoding.rotate(q, encoding.precompute(POSITIONS), "q").dtype == torch.bfloat16

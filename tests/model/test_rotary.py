@@ -13,7 +13,7 @@ POSITIONS = torch.tensor([[0, 1, 2, 3, 4, 5], [0, 0, 7, 8, 1, 2]])
 
 
 def rotate(encoding, x, positions, role="q"):
-    return encoding.rotate(x, encoding.prepare(positions), role)
+    return encoding.rotate(x, encoding.precompute(positions), role)
 
 
 def test_rope_turns_pairs_like_complex_numbers():

@@ -214,8 +214,8 @@ def test_what_padding_holds_changes_nothing():
 def test_fed_in_pieces_it_gives_what_it_gives_at_once(fields, source, target, cuts, extra, seed):
     torch.manual_seed(seed)
     model, (B, T) = build(**fields), target.shape
-    follow = target.following()
-    whole = target.then(Layout(follow.positions + torch.arange(extra), follow.documents.expand(-1, extra)))
+    follow = target.next_position()
+    whole = target.append_columns(Layout(follow.positions + torch.arange(extra), follow.documents.expand(-1, extra)))
     x, y = tokens(*source.shape), tokens(B, T + extra)
     state = model.init_state(model.encode(x, source), T + extra)
     out = [model(state.memory, y[:, :T], Context(target), state)[0]]

@@ -155,9 +155,9 @@ def test_a_layer_without_positions_is_not_rotated():
 def test_fed_in_pieces_it_gives_what_it_gives_at_once(fields, layout, cuts, extra, seed):
     torch.manual_seed(seed)
     model, (B, T) = build(causal=True, **fields), layout.shape
-    follow = layout.following()
+    follow = layout.next_position()
     later = Layout(follow.positions + torch.arange(extra), follow.documents.expand(-1, extra))
-    whole = layout.then(later)
+    whole = layout.append_columns(later)
     row, state = tokens(B, T + extra), model.init_state(B, T + extra)
     out = [model(row[:, :T], Context(layout), state)]
     cuts = [T, *sorted(T + cut for cut in cuts if cut < extra), T + extra]
@@ -184,7 +184,7 @@ def test_a_reordered_state_goes_on_with_the_rows_that_were_kept(fields):
     model(row[:, :4], Context(layout), state)
     state.reorder(index)
     found = model(row[index, 4:], state=state)
-    expected = model(row, Context(layout.then(layout.following())))
+    expected = model(row, Context(layout.append_columns(layout.next_position())))
     close(found, expected[index, 4:])
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from task_models import model_for
 
-from miniformer.data.prepare import prepare
+from miniformer.data.prepare import prepare_data
 from miniformer.inference.load import Trained
 from miniformer.inference.predict import predict
 from miniformer.kernel import current_registry, resolve
@@ -29,7 +29,7 @@ def blocks(section, language):
 def trained(task, block, folder):
     """A model with random weights for a task that has learnt from the lines of a block."""
     (folder / "block.jsonl").write_text(block, encoding="utf-8")
-    data = prepare(resolve("task", task), str(folder / "block.jsonl"), str(folder / "block.jsonl"), vocab_size=300)
+    data = prepare_data(resolve("task", task), str(folder / "block.jsonl"), str(folder / "block.jsonl"), vocab_size=300)
     return Trained(model_for(data.task, data.tokenizer.vocab_size or 1), data.tokenizer, data.task)
 
 

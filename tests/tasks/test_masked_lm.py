@@ -9,7 +9,7 @@ import torch
 from task_models import loss_of, measured, model_for, predictions_of
 
 from miniformer.data.packing import PackedRows
-from miniformer.data.prepare import prepare
+from miniformer.data.prepare import prepare_data
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import DataError, resolve
 from miniformer.kernel.task import Example, Split
@@ -48,8 +48,9 @@ def test_a_tokenizer_without_mask_token_is_told(tmp_path):
 
     path = tmp_path / "texts.jsonl"
     path.write_text('{"text": "a"}\n{"text": "b"}\n')
+    tokenizer = Tokenizer.of(Backend(models.WordLevel({"a": 0, "b": 1})))
     with pytest.raises(DataError, match="tokenizer: the tokenizer has no mask token"):
-        prepare(resolve("task", "masked-lm"), str(path), tokenizer=Tokenizer.of(Backend(models.WordLevel({"a": 0, "b": 1}))))
+        prepare_data(resolve("task", "masked-lm"), str(path), tokenizer=tokenizer)
 
 
 def test_of_the_hidden_tokens_eight_in_ten_are_masked_one_is_another_and_one_stays():

@@ -23,7 +23,7 @@ from miniformer.kernel import (
 )
 from miniformer.train.datamodule import MiniFormerDataModule
 from miniformer.train.module import MiniFormerLitModule
-from miniformer.train.specs import resolved
+from miniformer.train.specs import with_data_decisions
 from miniformer.train.train_config import TrainConfig
 
 MODEL = {"vocab_size": 30, "d_model": 16, "n_heads": 2, "n_layers": 2, "max_seq_len": 16}
@@ -302,7 +302,7 @@ def test_without_a_tokenizer_or_a_data_module_the_loss_is_measured(tmp_path):
 def test_a_task_that_learnt_nothing_is_told_how_it_is_fitted(labelled, pair_of):
     module, data = pair_of(labelled, "classification")
     module.tokenizer = data.data.tokenizer
-    with pytest.raises(SpecError, match=r"task 'classification' cannot be measured before.*resolved\(config, data\)"):
+    with pytest.raises(SpecError, match=r"'classification' cannot be measured before.*with_data_decisions\(config, data\)"):
         module.measures()
 
 
@@ -329,7 +329,7 @@ def test_a_module_of_something_else_than_the_data_is_refused(tmp_path, labelled,
 
 def test_a_resolved_config_decides_the_same(tmp_path, labelled, pair_of):
     _, data = pair_of(labelled, "classification")
-    module = MiniFormerLitModule(resolved(data.config, data.data))
+    module = MiniFormerLitModule(with_data_decisions(data.config, data.data))
     built = module.model
     by_hand(tmp_path).fit(module, datamodule=data)
     assert module.model is built

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from miniformer.inference.load import Trained
 
 
-def checked(run: Path, source: Path | None = None) -> SavedModel:
+def read_saved(run: Path, source: Path | None = None) -> SavedModel:
     """The saved model of a folder, and where one is given a file that can be read: what is wrong with them is told at once.
 
     Raises:
@@ -27,7 +27,7 @@ def checked(run: Path, source: Path | None = None) -> SavedModel:
     return saved
 
 
-def opened(saved: SavedModel) -> Trained:
+def load_for_use(saved: SavedModel) -> Trained:
     """The model, ready to use, on a GPU if there is one."""
     from miniformer.inference.load import load_on_best_device
 

@@ -39,7 +39,7 @@ class Leaning(PositionEncoding):
 ENCODINGS = {"rotate": Turning, "bias": Leaning}
 
 
-class Attending:
+class AttentionHarness:
     """An attention in a direction and under a position encoding: `attend(x, layout)` is the whole pass.
 
     Attributes:
@@ -53,7 +53,7 @@ class Attending:
 
     @classmethod
     def drawn(cls, case: Case, *, causal: bool | None = None, encoded: bool = True, dtype: torch.dtype = torch.float64,
-              training: bool = True, **component: Any) -> Attending:
+              training: bool = True, **component: Any) -> AttentionHarness:
         """An attention with drawn options, in a direction that it serves, under an encoding whose hooks it applies.
 
         Args:
@@ -90,14 +90,14 @@ class Attending:
         out, keys = [], layout.columns(start) if start else None
         for end in ends:
             piece = Layout(layout.positions[:, start:end], layout.documents[:, start:end], layout.padded, layout.packed)
-            keys = piece if keys is None else keys.then(piece)
+            keys = piece if keys is None else keys.append_columns(piece)
             out.append(self.module(x[:, start:end], self.context(piece, keys), state))
             start = end
         return torch.cat(out, dim=1)
 
-    def reading(self, x: Tensor, layout: Layout, memory: Memory, state: State | None = None) -> Tensor:
+    def for_memory(self, x: Tensor, layout: Layout, memory: Memory, state: State | None = None) -> Tensor:
         """A cross-attention to `memory`."""
-        return self.module(x, Context(layout, self.causal).reading(memory), state)
+        return self.module(x, Context(layout, self.causal).for_memory(memory), state)
 
     def may_see(self, layout: Layout) -> Tensor:
         """`[B, T, T]` bool by the rules: same document, not later where causal, and the attention's own rule."""

@@ -23,7 +23,7 @@ from miniformer.kernel.kinds import KINDS
 from miniformer.kernel.layout import Layout
 
 from . import drawing
-from .component_under_test import Subject
+from .component_under_test import ComponentUnderTest
 from .properties import Broken
 
 SIZES: Mapping[str, st.SearchStrategy[int]] = {
@@ -41,7 +41,7 @@ class Case:
         data: draws from hypothesis.
     """
 
-    def __init__(self, subject: Subject, data: st.DataObject) -> None:
+    def __init__(self, subject: ComponentUnderTest, data: st.DataObject) -> None:
         self.subject, self.data, self.story = subject, data, dict[str, Any]()
         self.chosen: dict[str, Any] = {}
         self.last_sizes: dict[str, int] = {}

@@ -19,7 +19,7 @@ from hypothesis.errors import Flaky, HypothesisWarning, Unsatisfiable
 from miniformer.kernel.errors import RunError
 
 from .case import Case
-from .component_under_test import Subject
+from .component_under_test import ComponentUnderTest
 from .properties import Broken, Property, Skip, properties_of
 from .report import Outcome, Report, Result
 
@@ -39,7 +39,7 @@ class Suite:
         seed: of the draws.
     """
 
-    subject: Subject
+    subject: ComponentUnderTest
     examples: int = FAST
     thorough: bool = False
     seed: int = 0
@@ -70,7 +70,7 @@ class Suite:
     def _checked(self, prop: Property) -> Result:
         started = time.perf_counter()
         ran, outcome, why, story = _run(prop, self.subject, self)
-        declared = self.subject.breaks.get(prop.name)
+        declared = self.subject.known_violations.get(prop.name)
         if declared is not None and outcome is Outcome.FAILED:
             outcome, why = Outcome.EXPECTED, f"{declared} (seen: {why})"
         elif declared is not None and outcome is Outcome.HELD:
@@ -92,9 +92,9 @@ class Suite:
             proofs = [p.name for p in self.properties() if ability in p.proves]
             if not any(self.result(name).outcome is not Outcome.SKIPPED for name in proofs):
                 unproved.append(ability)
-        unknown = sorted(self.subject.breaks.keys() - {p.name for p in self.properties()})
+        unknown = sorted(self.subject.known_violations.keys() - {p.name for p in self.properties()})
         why = "; ".join([*(f"`{ability}` is declared, and nothing that was checked proves it" for ability in unproved),
-                         *(f"`breaks` names {name!r}, which is no property" for name in unknown)])
+                         *(f"`known_violations` names {name!r}, which is no property" for name in unknown)])
         return Result(self.subject.kind, self.subject.name, ABILITIES, Outcome.FAILED if why else Outcome.HELD,
                       promise, len(self.subject.abilities), 0.0, why, "",
                       "the framework relies on what was never shown" if why else "")
@@ -115,12 +115,12 @@ def check_component(kind: str, target: Any, *, thorough: bool = False, examples:
     Raises:
         UserError: there is no such component, or it cannot be one of this kind.
     """
-    subject = Subject.of(kind, target, data)
+    subject = ComponentUnderTest.of(kind, target, data)
     suite = Suite(subject, examples or (THOROUGH if thorough else FAST), thorough, seed)
     return Report(kind, subject.name, list(suite.results()))
 
 
-def _run(prop: Property, subject: Subject, suite: Suite) -> tuple[int, Outcome, str, str]:
+def _run(prop: Property, subject: ComponentUnderTest, suite: Suite) -> tuple[int, Outcome, str, str]:
     """How many examples ran, what came of them, why, and the story of the smallest that failed."""
     if reason := prop.skip(subject):
         return 0, Outcome.SKIPPED, reason, ""

@@ -7,16 +7,16 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from miniformer.kernel.conformance import fault
+from miniformer.kernel.conformance import why_not_a_component
 from miniformer.kernel.errors import SpecError, StateError
-from miniformer.kernel.kinds import KINDS, known
+from miniformer.kernel.kinds import KINDS, check_kind
 from miniformer.kernel.options import arguments, complete
 from miniformer.kernel.registry import current_registry
 from miniformer.kernel.spec import ComponentSpec
 
 
 @dataclass(frozen=True)
-class Subject:
+class ComponentUnderTest:
     """A component that is checked.
 
     Attributes:
@@ -34,18 +34,18 @@ class Subject:
     data: str | None = None
 
     @classmethod
-    def of(cls, kind: str, target: Any, data: str | None = None) -> Subject:
+    def of(cls, kind: str, target: Any, data: str | None = None) -> ComponentUnderTest:
         """From a name, a spec with options, or a class that need not be registered.
 
         Raises:
             UserError: there is no such component, it cannot be a component of this kind, or its options are wrong.
         """
         if isinstance(target, type):
-            if problem := fault(KINDS[known(kind)], target):
+            if problem := why_not_a_component(KINDS[check_kind(kind)], target):
                 raise SpecError(problem)
             return cls(kind, target.__name__, target, data=data)
         spec = ComponentSpec.model_validate(target)
-        entry, loaded = current_registry().find(known(kind), spec.name), current_registry().load(kind, spec.name)
+        entry, loaded = current_registry().find(check_kind(kind), spec.name), current_registry().load(kind, spec.name)
         complete(loaded, spec.options, f"{kind} {entry.name}")
         return cls(kind, entry.saved, loaded, spec.options, data)
 
@@ -62,9 +62,9 @@ class Subject:
         return self.cls(*(sizes[name] for name in KINDS[self.kind].sizes), **chosen)
 
     @property
-    def breaks(self) -> Mapping[str, str]:
+    def known_violations(self) -> Mapping[str, str]:
         """The promises that the component says it does not keep, and why."""
-        declared: Mapping[str, str] = getattr(self.cls, "breaks", {})
+        declared: Mapping[str, str] = getattr(self.cls, "known_violations", {})
         return declared
 
     def _state(self) -> Any:
@@ -87,7 +87,7 @@ class Subject:
 
         state = self._state() if self.has_state else None
         try:
-            return state is not None and state.static(torch.zeros(1, dtype=torch.long), 0) is not None
+            return state is not None and state.as_static(torch.zeros(1, dtype=torch.long), 0) is not None
         except StateError:
             return False
 

@@ -16,7 +16,7 @@ from pydantic_core import PydanticUndefined
 from miniformer.kernel.kinds import kind_of
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.options import options_of
-from miniformer.kernel.registry import State, current_registry
+from miniformer.kernel.registry import Availability, current_registry
 from miniformer.kernel.spec import ComponentSpec, resolve
 from miniformer.ops.attention_kernels import KERNELS, KernelName
 
@@ -173,4 +173,4 @@ def _usable(interface: type) -> list[ComponentSpec]:
     """The components that can fill a slot, with their defaults."""
     kind, registry = kind_of(interface), current_registry()
     return [resolve(kind, entry.qualified) for entry in registry.entries(kind)
-            if entry.state is State.AVAILABLE and entry.distribution == "miniformer"]
+            if entry.state is Availability.AVAILABLE and entry.distribution == "miniformer"]

@@ -19,7 +19,7 @@ MODULES = ("attention", "position", "ffn", "norm", "head")
 
 
 @dataclass
-class Probe:
+class ModuleRunner:
     """A module with an input `[B, T, D]` and what its kind's methods make of it.
 
     Attributes:
@@ -37,7 +37,7 @@ class Probe:
 
     @classmethod
     def drawn(cls, case: Case, *, batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64,
-              options: Mapping[str, Any] | None = None, training: bool = False, long: bool = False) -> Probe:
+              options: Mapping[str, Any] | None = None, training: bool = False, long: bool = False) -> ModuleRunner:
         """A component with drawn options, and numbers for it.
 
         Args:
@@ -54,7 +54,7 @@ class Probe:
         return cls.of(case, module, case.tensor(batch, length, module.d_model, dtype=dtype))
 
     @classmethod
-    def of(cls, case: Case, module: Any, x: Tensor) -> Probe:
+    def of(cls, case: Case, module: Any, x: Tensor) -> ModuleRunner:
         """A probe of a component that is there already."""
         return cls(module, x, case.subject.kind, bool(getattr(module, "causal_only", False)), [])
 
@@ -84,7 +84,7 @@ def draws_in_training(case: Case, module: nn.Module) -> bool:
     module.train()
     with seeded(0), torch.no_grad():
         width = case.last_sizes["d_model"]
-        probe = Probe.of(case, module, torch.randn(1, 20, width, dtype=torch.float64).to(_dtype(module)))
+        probe = ModuleRunner.of(case, module, torch.randn(1, 20, width, dtype=torch.float64).to(_dtype(module)))
         state = torch.get_rng_state()
         probe.outputs()
         return not torch.equal(torch.get_rng_state(), state)
@@ -99,7 +99,7 @@ def _position(module: Any, x: Tensor, context: Context) -> dict[str, Tensor | No
     positions = context.layout.positions
     heads = x.view(*x.shape[:2], module.n_heads, -1).transpose(1, 2)
     found: dict[str, Tensor | None] = {"embed": module.embed(x, positions),
-                                       "rotate": module.rotate(heads, module.prepare(positions), "q")}
+                                       "rotate": module.rotate(heads, module.precompute(positions), "q")}
     for name in ("bias", "causal_bias"):
         bias = getattr(module, name)(positions, positions)
         found[name] = None if bias is None else bias.expand(x.shape[0], -1, -1, -1)

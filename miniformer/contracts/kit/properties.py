@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .component_under_test import Subject
+    from .component_under_test import ComponentUnderTest
 
-MODULES = ("every", "running", "hearing", "attention", "decoding", "position", "feedforward", "norm", "head",
-           "task", "batching", "recipes", "extension")
+MODULES = ("construction", "module", "attention_visibility", "attention", "decoding", "position", "feedforward", "norm", "head",
+           "task", "task_data", "recipes", "extension")
 """The modules of this package that hold properties, in the order in which they are shown."""
 
 Check = Callable[[Any], None]
@@ -37,7 +37,7 @@ class Property:
     """A promise and its check.
 
     Attributes:
-        name: what reports, `breaks` and test ids call it.
+        name: what reports, `known_violations` and test ids call it.
         kinds: the kinds of component that make the promise.
         check: raises where one example breaks it.
         proves: the declared abilities that it is the proof of.
@@ -51,7 +51,7 @@ class Property:
     kinds: frozenset[str]
     check: Check
     proves: frozenset[str] = frozenset()
-    skip: Callable[[Subject], str] = lambda subject: ""
+    skip: Callable[[ComponentUnderTest], str] = lambda subject: ""
     examples: float = 1.0
     thorough: bool = False
     note: bool = False
@@ -82,7 +82,7 @@ class Property:
 PROPERTIES: list[Property] = []
 
 
-def contract(*kinds: str, proves: Iterable[str] = (), skip: Callable[[Subject], str] = lambda subject: "",
+def contract(*kinds: str, proves: Iterable[str] = (), skip: Callable[[ComponentUnderTest], str] = lambda subject: "",
              examples: float = 1.0, thorough: bool = False, note: bool = False) -> Callable[[Check], Check]:
     """Register a check as a property of some kinds, under its own name with dashes."""
 
@@ -97,6 +97,6 @@ def contract(*kinds: str, proves: Iterable[str] = (), skip: Callable[[Subject], 
 def properties_of(kind: str) -> list[Property]:
     """The properties of a kind, in the order of their modules."""
     for module in MODULES:
-        importlib.import_module(f"{__package__}.{module}")
-    order = [f"{__package__}.{module}" for module in MODULES]
+        importlib.import_module(f"miniformer.contracts.promises.{module}")
+    order = [f"miniformer.contracts.promises.{module}" for module in MODULES]
     return sorted((p for p in PROPERTIES if kind in p.kinds), key=lambda p: order.index(p.check.__module__))

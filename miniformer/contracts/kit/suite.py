@@ -15,10 +15,10 @@ from typing import Any
 
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.kinds import KINDS
-from miniformer.kernel.registry import Entry, State, current_registry
+from miniformer.kernel.registry import Availability, Entry, current_registry
 
 from .check import FAST, THOROUGH, Suite
-from .component_under_test import Subject
+from .component_under_test import ComponentUnderTest
 from .report import Outcome, sentences
 
 
@@ -36,7 +36,7 @@ def contract_suite(kind: str | None = None, target: Any = None, *, distribution:
     """
     import pytest
 
-    suites = [Suite(Subject.of(kind_, target_, data), examples or (THOROUGH if thorough else FAST), thorough, seed)
+    suites = [Suite(ComponentUnderTest.of(kind_, target_, data), examples or (THOROUGH if thorough else FAST), thorough, seed)
               for kind_, target_ in _targets(kind, target, distribution)]
     parameters = [pytest.param(suite, name, id=f"{suite.subject.kind}-{suite.subject.name}-{name}")
                   for suite in suites for name in suite.names]
@@ -72,4 +72,4 @@ def usable(kind: str | None = None) -> list[Entry]:
     registry = current_registry()
     registry.load_all()
     return [entry for entry in registry.entries(kind)
-            if entry.kind in KINDS and entry.state in (State.AVAILABLE, State.AMBIGUOUS)]
+            if entry.kind in KINDS and entry.state in (Availability.AVAILABLE, Availability.AMBIGUOUS)]

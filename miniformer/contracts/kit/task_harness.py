@@ -43,7 +43,7 @@ def exact(loss: Tensor) -> float:
 
 
 @dataclass(frozen=True)
-class Tasking:
+class TaskHarness:
     """A task that has learnt from its records.
 
     Attributes:
@@ -62,7 +62,7 @@ class Tasking:
     model: Assembly
 
     @classmethod
-    def drawn(cls, case: Case, options: Mapping[str, Any] | None = None) -> Tasking:
+    def drawn(cls, case: Case, options: Mapping[str, Any] | None = None) -> TaskHarness:
         """The task with drawn options, or with some; a set of them that it refuses is no example."""
         subject = case.subject
         fixed = json.dumps(to_jsonable_python(subject.fixed), sort_keys=True)
@@ -188,7 +188,7 @@ def records_of(cls: type[Task], data: str | None) -> list[Any]:
 
 
 @cache
-def _prepared(cls: type[Task], options: str, data: str | None) -> Tasking:
+def _prepared(cls: type[Task], options: str, data: str | None) -> TaskHarness:
     """What a run does before its first step, for a class that need not be registered."""
     records, given = records_of(cls, data), json.loads(options)
     learnt = json.loads(json.dumps(dict(made(cls, given).fit(records))))
@@ -199,7 +199,7 @@ def _prepared(cls: type[Task], options: str, data: str | None) -> Tasking:
     limit = None if task.packs else LIMIT
     examples = [example for record in records for example in task.examples(record, tokenizer, limit)]
     model = model_for(task, tokenizer.vocab_size, max_seq_len=LIMIT)
-    return Tasking(task, given, learnt, tokenizer, Split(records, examples), model)
+    return TaskHarness(task, given, learnt, tokenizer, Split(records, examples), model)
 
 
 def made(cls: type[Task], options: Mapping[str, Any]) -> Task:

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from miniformer.contracts.kit import drawing
-from miniformer.contracts.kit.attention_harness import Attending, alone
+from miniformer.contracts.kit.attention_harness import AttentionHarness, alone
 from miniformer.contracts.kit.case import Case, picture, require, same, seeded
-from miniformer.contracts.kit.component_under_test import Subject
+from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.properties import Skip, contract
-from miniformer.decoding.state import beside, rows_of
+from miniformer.decoding.state import rows_of, stack_memories
 from miniformer.kernel.context import Context, Memory, Signal
 from miniformer.kernel.interfaces import PositionEncoding
 from miniformer.kernel.layout import Layout
@@ -23,7 +23,7 @@ from miniformer.kernel.options import options_of
 from .attention_visibility import HEARD, heard
 
 
-def _reads_no_memory(subject: Subject) -> str:
+def _reads_no_memory(subject: ComponentUnderTest) -> str:
     return "" if subject.cls.cross else "it does not declare `cross`"
 
 
@@ -35,7 +35,7 @@ def rows_without_texts_are_finite(case: Case) -> None:
 
     Seen: pytorch#103749 and #163997, NaN for rows in which everything is masked.
     """
-    attend = Attending.drawn(case)
+    attend = AttentionHarness.drawn(case)
     lengths = case.draw("lengths", st.lists(st.integers(0, 4), min_size=2, max_size=3).filter(lambda n: 0 in n and max(n)))
     layout = Layout.from_lengths(lengths, 4, case.choose("padding", ["right", "left"]))
     x = case.tensor(*layout.shape, attend.module.d_model).requires_grad_()
@@ -54,7 +54,7 @@ def a_bias_counts(case: Case) -> None:
 
     Seen: transformers#47014: T5's bias was added to the mask, which fast kernels could not take.
     """
-    attend = Attending.drawn(case, causal=None, encoded=False)
+    attend = AttentionHarness.drawn(case, causal=None, encoded=False)
     T = case.draw("tokens", st.integers(2, 6))
     hidden = case.draw("hidden key", st.integers(0, T - 1))
     layout = Layout.full(1, T)
@@ -82,7 +82,7 @@ def queries_and_keys_are_rotated(case: Case) -> None:
 
     Seen: unsloth#4078, where left-padded rows shared the positions of one row.
     """
-    attend = Attending.drawn(case, encoded=False)
+    attend = AttentionHarness.drawn(case, encoded=False)
     layout = case.layout(kinds=[drawing.FULL, drawing.LEFT])
     x = case.tensor(*layout.shape, attend.module.d_model)
     watching = Watching(attend.module.d_model, attend.module.n_heads, 64)
@@ -118,7 +118,7 @@ def reads_a_memory(case: Case) -> None:
 
     Seen: transformers#10552, padding in front of a decoder's inputs that changed what it wrote.
     """
-    attend = Attending.drawn(case, causal=False, encoded=False)
+    attend = AttentionHarness.drawn(case, causal=False, encoded=False)
     if attend.module.rule is not None:  # no model uses one that hides places across sequences
         reject()
     D, queries = attend.module.d_model, case.layout(kinds=[drawing.FULL], max_rows=2, max_length=3)
@@ -126,18 +126,18 @@ def reads_a_memory(case: Case) -> None:
                                                        rows=queries.shape[0]))
     x, hidden = case.tensor(*queries.shape, D), case.tensor(*keys.shape, D)
     with torch.no_grad():
-        out = attend.reading(x, queries, Memory(hidden, keys))
+        out = attend.for_memory(x, queries, Memory(hidden, keys))
         kept = attend.module.remember(Memory(hidden, keys))
-        same(attend.reading(x, queries, Memory(hidden, keys), kept), out, "with what it keeps of the memory and without")
+        same(attend.for_memory(x, queries, Memory(hidden, keys), kept), out, "with what it keeps of the memory and without")
         for b, columns, tokens in alone(hidden, keys):
             full = Layout.full(1, len(columns))
             for t in range(queries.shape[1]):
-                one = attend.reading(x[b:b + 1, t:t + 1], Layout.full(1, 1), Memory(tokens, full))
+                one = attend.for_memory(x[b:b + 1, t:t + 1], Layout.full(1, 1), Memory(tokens, full))
                 same(out[b, t], one[0, 0], "a token beside others with a padded memory, and alone with its own")
         for s in range(keys.shape[1]):
             changed = hidden.clone()
             changed[:, s] += 1 + torch.arange(D) / D
-            moved = (attend.reading(x, queries, Memory(changed, keys)) - out).abs().amax(dim=-1) > HEARD
+            moved = (attend.for_memory(x, queries, Memory(changed, keys)) - out).abs().amax(dim=-1) > HEARD
             for b, row in enumerate(moved.tolist()):
                 token = bool(keys.real[b, s])
                 what = "a token, is not heard" if token else "padding, is heard"
@@ -151,7 +151,7 @@ def remembered_rows_go_on(case: Case) -> None:
 
     In training: nothing shows; in use, beam search and batches that texts leave and join answer with another text's source.
     """
-    attend = Attending.drawn(case, causal=False, encoded=False, training=False)
+    attend = AttentionHarness.drawn(case, causal=False, encoded=False, training=False)
     if attend.module.rule is not None:
         reject()
     D, padding = attend.module.d_model, [drawing.FULL, drawing.LEFT, drawing.RIGHT]
@@ -163,7 +163,7 @@ def remembered_rows_go_on(case: Case) -> None:
     def compare(memory: Memory, what: str) -> None:
         queries = Layout.full(len(memory.hidden), 2)
         x = case.tensor(*queries.shape, D)
-        same(attend.reading(x, queries, memory, kept), attend.reading(x, queries, memory), what)
+        same(attend.for_memory(x, queries, memory, kept), attend.for_memory(x, queries, memory), what)
 
     with torch.no_grad():
         kept, theirs = attend.module.remember(one), attend.module.remember(other)
@@ -172,7 +172,7 @@ def remembered_rows_go_on(case: Case) -> None:
         kept.reorder(index)
         compare(one := rows_of(one, index), f"with what it keeps of a memory and without, after keeping rows {index.tolist()}")
         if kept.joins and theirs is not None:
-            both = beside(one, other)
+            both = stack_memories(one, other)
             kept.join(theirs, both.layout.shape[1], both.layout.shape[1])
             compare(both, "with what it keeps of a memory and without, after it took in another")
 
@@ -188,7 +188,7 @@ def starts_spread_out(case: Case) -> None:
     """
     module = case.component(options={}, moved=False, d_model=256, n_heads=2)
     x, full = case.tensor(4, 64, 256), Layout.full(4, 64)
-    visible = int(Attending(module, True, None).may_see(full)[0, -1].sum())
+    visible = int(AttentionHarness(module, True, None).may_see(full)[0, -1].sum())
     if visible < 32:
         raise Skip(f"its rule lets a token see {visible} tokens only")
     with torch.no_grad():
@@ -208,7 +208,7 @@ def kernels_agree(case: Case) -> None:
     """
     names = _kernel_options(case.subject.cls)
     name, kernels = case.choose("option", sorted(names)), names
-    attend = Attending.drawn(case, training=False)
+    attend = AttentionHarness.drawn(case, training=False)
     layout = case.layout()
     x = case.tensor(*layout.shape, attend.module.d_model)
     weights, found = attend.module.state_dict(), {}
@@ -222,7 +222,7 @@ def kernels_agree(case: Case) -> None:
             continue
         module.load_state_dict(weights)
         with torch.no_grad():
-            found[kernel] = Attending(module, attend.causal, attend.encoding)(x, layout)[layout.real]
+            found[kernel] = AttentionHarness(module, attend.causal, attend.encoding)(x, layout)[layout.real]
     first = next(iter(found))
     for kernel, out in found.items():
         same(out, found[first], f"kernels {kernel} and {first}", 1e-6)
@@ -243,7 +243,7 @@ def extreme_inputs_are_finite(case: Case) -> None:
     In training: a spike of activations becomes NaN and the run is lost.
     """
     dtype = case.choose("dtype", [torch.float32, torch.bfloat16])
-    attend = Attending.drawn(case, dtype=dtype, encoded=False)
+    attend = AttentionHarness.drawn(case, dtype=dtype, encoded=False)
     scale = case.choose("scale", [0.0, 1e4, 1e-4])
     x = case.tensor(2, 5, attend.module.d_model, dtype=dtype) * scale
     x[0] = x[0, :1]

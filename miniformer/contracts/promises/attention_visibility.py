@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from miniformer.contracts.kit import drawing
-from miniformer.contracts.kit.attention_harness import Attending, alone
+from miniformer.contracts.kit.attention_harness import AttentionHarness, alone
 from miniformer.contracts.kit.case import Case, same
 from miniformer.contracts.kit.properties import Broken, contract
 from miniformer.kernel.layout import Layout
@@ -19,7 +19,7 @@ NEAR = 8
 """Places across which a token that may be heard is heard; further on, what fades with distance may be less than rounding."""
 
 
-def heard(attend: Attending, x_TD: Tensor, layout: Layout, columns: Sequence[int] | None = None) -> Tensor:
+def heard(attend: AttentionHarness, x_TD: Tensor, layout: Layout, columns: Sequence[int] | None = None) -> Tensor:
     """`[T, C]` bool: the output of column t changes when the token of `columns[c]` does, or without `columns` that of column c;
     `layout` has one row."""
     T, moved = len(x_TD), []
@@ -32,7 +32,7 @@ def heard(attend: Attending, x_TD: Tensor, layout: Layout, columns: Sequence[int
     return torch.stack(moved, dim=1)
 
 
-def _unheard(case: Case, attend: Attending, layout: Layout, forbidden: Tensor, who: str) -> None:
+def _unheard(case: Case, attend: AttentionHarness, layout: Layout, forbidden: Tensor, who: str) -> None:
     """No real token hears of a column where `forbidden` `[T, T]`, by change and by gradient."""
     x, columns = case.tensor(*layout.shape, attend.module.d_model), case.some("columns", layout.shape[1])
     leak = heard(attend, x[0], layout, columns) & forbidden[:, columns]
@@ -58,7 +58,7 @@ def no_look_ahead(case: Case) -> None:
 
     Seen: transformers#45811, where registering an attention without a mask function dropped the causal mask.
     """
-    attend = Attending.drawn(case, causal=True)
+    attend = AttentionHarness.drawn(case, causal=True)
     layout = case.layout(rows=1, long=True)
     real = layout.real[0]
     later = layout.positions[0][None, :] > layout.positions[0][:, None]
@@ -74,7 +74,7 @@ def documents_do_not_mix(case: Case) -> None:
 
     Seen: transformers#46634, where a mask of ones silently turned off the detection of packed rows.
     """
-    attend = Attending.drawn(case)
+    attend = AttentionHarness.drawn(case)
     layout = case.layout(rows=1, kinds=[drawing.PACKED], long=True)
     documents = layout.documents[0]
     other = (documents[None, :] != documents[:, None]) & layout.real[0][:, None] & layout.real[0][None, :]
@@ -89,7 +89,7 @@ def padding_is_not_heard(case: Case) -> None:
 
     Seen: TransformerLens#1005, where padding was not masked in generation.
     """
-    attend = Attending.drawn(case)
+    attend = AttentionHarness.drawn(case)
     layout = case.layout(rows=1, kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES], long=True)
     padding = ~layout.real[0][None, :] & layout.real[0][:, None]
     _unheard(case, attend, layout, padding, "which is padding")
@@ -103,7 +103,7 @@ def hears_what_it_may(case: Case) -> None:
 
     Seen: pytorch#108108, a causal mask aligned to the wrong corner where there were more keys than queries.
     """
-    attend = Attending.drawn(case)
+    attend = AttentionHarness.drawn(case)
     layout = case.layout(rows=1, long=True)
     x, columns = case.tensor(*layout.shape, attend.module.d_model), case.some("columns", layout.shape[1])
     hears, may_see, where = heard(attend, x[0], layout, columns), attend.may_see(layout)[0][:, columns], layout.positions[0]
@@ -124,7 +124,7 @@ def packed_is_separate(case: Case) -> None:
 
     Seen: nanoVLM#204, where restarting positions was not enough.
     """
-    attend = Attending.drawn(case)
+    attend = AttentionHarness.drawn(case)
     layout = case.layout(kinds=[drawing.PACKED], long=True)
     _as_alone(case, attend, layout)
 
@@ -137,12 +137,12 @@ def padded_is_alone(case: Case) -> None:
 
     Seen: transformers#22707 and unsloth#4078, where rotary positions of left-padded rows were shared over the batch.
     """
-    attend = Attending.drawn(case)
+    attend = AttentionHarness.drawn(case)
     layout = case.layout(kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES], long=True)
     _as_alone(case, attend, layout)
 
 
-def _as_alone(case: Case, attend: Attending, layout: Layout) -> None:
+def _as_alone(case: Case, attend: AttentionHarness, layout: Layout) -> None:
     x = case.tensor(*layout.shape, attend.module.d_model)
     with torch.no_grad():
         together = attend(x, layout)

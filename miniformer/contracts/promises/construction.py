@@ -17,7 +17,7 @@ from torch import nn
 from miniformer.config.model_config import TransformerConfig
 from miniformer.contracts.kit import drawing
 from miniformer.contracts.kit.case import Case, require, seeded, undisturbed
-from miniformer.contracts.kit.module_runner import MODULES, Probe
+from miniformer.contracts.kit.module_runner import MODULES, ModuleRunner
 from miniformer.contracts.kit.properties import Broken, contract
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.kinds import KINDS
@@ -108,7 +108,7 @@ def _fingerprint(case: Case, options: Mapping[str, Any]) -> bytes | None:
     with seeded(1), torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1)
-        probe = Probe.of(case, module, torch.randn(2, 40, ORDINARY["d_model"], dtype=torch.float64))
+        probe = ModuleRunner.of(case, module, torch.randn(2, 40, ORDINARY["d_model"], dtype=torch.float64))
         seen: list[Any] = [shapes(module), probe.joined().numpy().tobytes(),
                            [(r.name, float(r.value.sum())) for r in probe.records]]
         if case.subject.kind == "attention" and case.subject.has_state:
@@ -128,7 +128,7 @@ def is_saved_and_loaded(case: Case) -> None:
 
     Seen: parts kept in a Python list, which nn.ModuleList is made for.
     """
-    probe = Probe.drawn(case)
+    probe = ModuleRunner.drawn(case)
     file = io.BytesIO()
     torch.save(probe.module.state_dict(), file)
     with seeded(12345):
@@ -137,12 +137,13 @@ def is_saved_and_loaded(case: Case) -> None:
     fresh.load_state_dict(torch.load(file, weights_only=True), strict=True)
     with torch.no_grad():
         out = probe.joined()
-        require(torch.equal(Probe.of(case, fresh, probe.x).joined(), out), "loaded into a fresh one it gives other outputs")
+        loaded = ModuleRunner.of(case, fresh, probe.x).joined()
+        require(torch.equal(loaded, out), "loaded into a fresh one it gives other outputs")
         try:
             copy = pickle.loads(pickle.dumps(probe.module))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise Broken(f"it cannot be pickled for another process: {error}") from None
-        require(torch.equal(Probe.of(case, copy, probe.x).joined(), out), "pickled it gives other outputs")
+        require(torch.equal(ModuleRunner.of(case, copy, probe.x).joined(), out), "pickled it gives other outputs")
 
 
 @contract(*MODULES, examples=0.5)
@@ -162,7 +163,7 @@ def leaves_the_process_alone(case: Case) -> None:
                 module = case.built(sizes, options).double().eval()
                 after_seed.append(torch.get_rng_state())
     require(not torch.equal(*after_seed), "building it sets torch's seed")
-    probe = Probe.of(case, module, case.tensor(2, 4, module.d_model))
+    probe = ModuleRunner.of(case, module, case.tensor(2, 4, module.d_model))
     state = torch.get_rng_state()
     with undisturbed("running it"), torch.no_grad():
         probe.outputs()

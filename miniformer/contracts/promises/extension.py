@@ -11,7 +11,7 @@ import torch
 from pydantic_core import to_jsonable_python
 
 from miniformer.contracts.kit.case import Case, require, undisturbed
-from miniformer.contracts.kit.component_under_test import Subject
+from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.properties import Broken, Skip, contract
 from miniformer.contracts.kit.rehearsal import Runs, rehearse
 from miniformer.kernel.hooks import PROJECT, RunHooks
@@ -89,7 +89,7 @@ def a_run_leaves_no_trace(case: Case) -> None:
     require(runs.after == runs.imported, "after a run that named it, one that does not has other weights")
 
 
-def _runs(subject: Subject) -> Runs:
+def _runs(subject: ComponentUnderTest) -> Runs:
     if "<locals>" in subject.cls.__qualname__:
         raise Skip("it is defined inside a function, where no other process can import it")
     runs = _rehearsed(subject.cls, json.dumps(to_jsonable_python(subject.fixed), sort_keys=True))

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from miniformer.config.counting import looks_at_values
 from miniformer.contracts.kit.case import Case, require, same, seeded
-from miniformer.contracts.kit.module_runner import MODULES, Probe
+from miniformer.contracts.kit.module_runner import MODULES, ModuleRunner
 from miniformer.contracts.kit.properties import Broken, contract
 
 
@@ -24,12 +24,12 @@ def keeps_dtype_and_device(case: Case) -> None:
     Seen: transformers#24262, rotary positions that returned float32 in half precision.
     """
     dtype = case.choose("dtype", [torch.float32, torch.bfloat16, torch.float64])
-    probe = Probe.drawn(case, dtype=dtype)
+    probe = ModuleRunner.drawn(case, dtype=dtype)
     with torch.no_grad():
         for name, out in probe.outputs().items():
             if "bias" not in name:  # made from positions, which have no such dtype
                 require(out.dtype == dtype, f"{name} gives {out.dtype} for {dtype}")
-        ghost = Probe.of(case, probe.module.to("meta"), probe.x.to("meta"))
+        ghost = ModuleRunner.of(case, probe.module.to("meta"), probe.x.to("meta"))
         try:
             for name, out in ghost.outputs().items():
                 require(out.is_meta, f"{name} gives a tensor on {out.device} for one on another device")
@@ -49,11 +49,11 @@ def is_the_same_twice_in_eval(case: Case) -> None:
     Seen: pytorch#124464: scaled_dot_product_attention drops out in evaluation unless it is told not to; so did nanoGPT, timm
     and others.
     """
-    probe = Probe.drawn(case)
+    probe = ModuleRunner.drawn(case)
 
     def outputs(training: bool, seed: int) -> Tensor:  # of a copy each, since what a pass changes is told by another property
         with seeded(seed), torch.no_grad():
-            return Probe.of(case, copy.deepcopy(probe.module).train(training), probe.x).joined()
+            return ModuleRunner.of(case, copy.deepcopy(probe.module).train(training), probe.x).joined()
 
     require(torch.equal(outputs(False, 1), outputs(False, 2)), "in eval mode two runs differ")
     require(torch.equal(outputs(True, 3), outputs(True, 3)), "in training mode two runs under one seed differ")
@@ -66,7 +66,7 @@ def a_pass_leaves_it_as_it_was(case: Case) -> None:
     In training: activation checkpointing, which makes a pass twice, trains another model; so does gradient accumulation, and
     the processes of data parallelism go apart.
     """
-    probe, found = Probe.drawn(case), []
+    probe, found = ModuleRunner.drawn(case), []
     buffers = dict(probe.module.named_buffers())
     before = {name: buffer.clone() for name, buffer in buffers.items()}
     with torch.no_grad():
@@ -86,7 +86,7 @@ def runs_under_autocast(case: Case) -> None:
 
     In training: a run with `precision` bf16 ends at its first step, or learns from noise.
     """
-    probe = Probe.drawn(case, dtype=torch.float32, training=True)
+    probe = ModuleRunner.drawn(case, dtype=torch.float32, training=True)
     x, parameters = probe.x.requires_grad_(), dict(probe.module.named_parameters())
     weights = torch.linspace(-1.0, 1.0, (fine := probe.joined(x))[0].numel(), dtype=fine.dtype)
     given = {name: one for name, one in {"its input": x, **parameters}.items() if one.requires_grad}
@@ -113,7 +113,7 @@ def leaves_its_inputs_alone(case: Case) -> None:
 
     In training: the residual stream, which others still need, is overwritten, and autograd fails or is wrong.
     """
-    probe = Probe.drawn(case, training=True)
+    probe = ModuleRunner.drawn(case, training=True)
     before, version = probe.x.clone(), probe.x._version
     with torch.no_grad():
         probe.outputs()
@@ -128,7 +128,7 @@ def rows_stand_alone(case: Case) -> None:
 
     Seen: transformers#47394, where a loss leaked targets across the rows of a batch.
     """
-    probe = Probe.drawn(case, batch=3, training=True, long=True)
+    probe = ModuleRunner.drawn(case, batch=3, training=True, long=True)
     order = case.draw("order", st.permutations(range(3)))
     with torch.no_grad():
         out = probe.outputs()
@@ -148,7 +148,7 @@ def trains_every_parameter(case: Case) -> None:
     Seen: the error `Expected to have finished reduction in the prior iteration` of DistributedDataParallel.
     """
     default = case.flip("defaults")
-    probe = Probe.drawn(case, batch=4, length=16, options={} if default else None)
+    probe = ModuleRunner.drawn(case, batch=4, length=16, options={} if default else None)
     probe.module.train()
     frozen = [name for name, p in probe.module.named_parameters() if not p.requires_grad]
     require(not frozen, f"{', '.join(frozen)} takes no gradient")
@@ -179,7 +179,7 @@ def gradients_are_right(case: Case) -> None:
 
     In training: a detached tensor or a backward pass of one's own that is a little wrong still learns, but less.
     """
-    probe = Probe.drawn(case, batch=1, length=3)
+    probe = ModuleRunner.drawn(case, batch=1, length=3)
 
     def outputs(x: Tensor) -> Tensor:
         return probe.joined(x)
@@ -202,7 +202,7 @@ def compiles(case: Case) -> None:
 
     In training: it runs, but slower than it could.
     """
-    probe = Probe.drawn(case, dtype=torch.float32)
+    probe = ModuleRunner.drawn(case, dtype=torch.float32)
     with torch.no_grad():
         expected = probe.joined()
         found = torch.compile(probe.joined, backend="eager", fullgraph=True, dynamic=False)(probe.x)
@@ -217,14 +217,14 @@ def exports(case: Case) -> None:
 
     Seen: pytorch#153955, which asks for dynamic shapes.
     """
-    probe = Probe.drawn(case, dtype=torch.float32)
+    probe = ModuleRunner.drawn(case, dtype=torch.float32)
     torch.export.export(_Whole(probe), (probe.x,))
 
 
 class _Whole(nn.Module):
     """All methods of a component's kind as one forward."""
 
-    def __init__(self, probe: Probe) -> None:
+    def __init__(self, probe: ModuleRunner) -> None:
         super().__init__()
         self.module, self.probe = probe.module, probe
 

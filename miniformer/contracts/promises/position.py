@@ -10,7 +10,7 @@ from torch import Tensor
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.contracts.kit.case import Case, require, same, seeded
-from miniformer.contracts.kit.component_under_test import Subject
+from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.module_runner import set_mode
 from miniformer.contracts.kit.properties import Broken, Skip, contract
 from miniformer.kernel.errors import SpecError
@@ -19,10 +19,10 @@ from miniformer.kernel.registry import current_registry
 from miniformer.model.transformer import Transformer
 
 
-def _needs(*hooks: str, relative: bool = False) -> Callable[[Subject], str]:
+def _needs(*hooks: str, relative: bool = False) -> Callable[[ComponentUnderTest], str]:
     """A skip where none of the hooks is filled, or where it is not declared to be relative."""
 
-    def skip(subject: Subject) -> str:
+    def skip(subject: ComponentUnderTest) -> str:
         filled: frozenset[str] = subject.cls.hooks()
         if not filled & set(hooks):
             return f"it has no {' and no '.join(hooks)}"
@@ -42,8 +42,8 @@ def hooked(encoding: PositionEncoding, x_BTD: Tensor, q_BHTE: Tensor, positions:
     if "embed" in filled:
         found["embed"] = encoding.embed(x_BTD, positions)
     if "rotate" in filled:
-        found["rotate"] = encoding.rotate(q_BHTE, encoding.prepare(positions), "q").transpose(1, 2)
-        found["rotate of keys"] = encoding.rotate(q_BHTE, encoding.prepare(positions), "k").transpose(1, 2)
+        found["rotate"] = encoding.rotate(q_BHTE, encoding.precompute(positions), "q").transpose(1, 2)
+        found["rotate of keys"] = encoding.rotate(q_BHTE, encoding.precompute(positions), "k").transpose(1, 2)
     for name in ("bias", "causal_bias"):
         if (bias := getattr(encoding, name)(positions, positions)) is not None:
             found[name] = bias.expand(positions.shape[0], -1, -1, -1).permute(0, 2, 3, 1)
@@ -61,7 +61,7 @@ def hooks_have_their_shapes(case: Case) -> None:
     queries, keys = torch.arange(2, 2 + T).expand(B, T), torch.arange(S).expand(B, S)
     with torch.no_grad():
         for name, out, shape in (("embed", encoding.embed(case.tensor(B, T, D), queries), (B, T, D)),
-                                 ("rotate", encoding.rotate(heads(case, encoding, T), encoding.prepare(queries), "q"),
+                                 ("rotate", encoding.rotate(heads(case, encoding, T), encoding.precompute(queries), "q"),
                                   (B, H, T, D // H))):
             require(tuple(out.shape) == shape, f"{name} gives {list(out.shape)} for {list(shape)}")
             require(bool(out.isfinite().all()), f"{name} gives numbers that are not finite")
@@ -128,7 +128,7 @@ def differences_decide(case: Case) -> None:
     q, k = (case.tensor(1, encoding.n_heads, places.shape[1], encoding.d_model // encoding.n_heads) for _ in range(2))
 
     def scores(positions: Tensor) -> Tensor:
-        where = encoding.prepare(positions)
+        where = encoding.precompute(positions)
         return encoding.rotate(q, where, "q") @ encoding.rotate(k, where, "k").transpose(-1, -2)
 
     with torch.no_grad():
@@ -148,7 +148,7 @@ def rotation_keeps_lengths(case: Case) -> None:
     encoding = case.component()
     x = heads(case, encoding, 1).expand(-1, -1, 32, -1)
     with torch.no_grad():
-        lengths = encoding.rotate(x, encoding.prepare(torch.arange(32).expand(2, 32)), "q").norm(dim=-1)
+        lengths = encoding.rotate(x, encoding.precompute(torch.arange(32).expand(2, 32)), "q").norm(dim=-1)
     same(lengths, lengths[..., :1].expand_as(lengths), "lengths of one vector rotated at different places", 1e-4)
 
 
@@ -181,7 +181,7 @@ def ends_as_declared(case: Case) -> None:
     raise Broken("a model takes 9 tokens, with max_seq_len 8")
 
 
-def _registered(subject: Subject) -> bool:
+def _registered(subject: ComponentUnderTest) -> bool:
     return any(entry.saved == subject.name for entry in current_registry().entries(subject.kind))
 
 

@@ -14,16 +14,16 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 
 from miniformer.contracts.kit.case import Case, require
-from miniformer.contracts.kit.component_under_test import Subject
+from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.properties import Broken, Skip, contract
-from miniformer.contracts.kit.task_harness import CUT, LIMIT, Tasking, exact, loss_of, near
+from miniformer.contracts.kit.task_harness import CUT, LIMIT, TaskHarness, exact, loss_of, near
 from miniformer.data.packing import PackedRows
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import Task
 from miniformer.tasks.metrics import LossRatio, Perplexity
 
 
-def _looks_ahead(subject: Subject) -> str:
+def _looks_ahead(subject: ComponentUnderTest) -> str:
     says_next = subject.cls.causal or subject.cls.has_source
     return "" if says_next else "it trains a model that sees later tokens, so there is no next one to say"
 
@@ -37,7 +37,7 @@ def losses_add_up(case: Case) -> None:
 
     Seen: transformers#34191, where the loss under gradient accumulation was a mean of means.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     rows = one.pick(case) if one.task.additive else one.rows(one.split.examples[:6])
     where = case.draw("split", st.integers(1, max(1, len(rows) - 1)))
     whole, parts = one.loss(rows), [one.loss(part) for part in (rows[:where], rows[where:]) if part]
@@ -64,7 +64,7 @@ def padding_does_not_count(case: Case) -> None:
 
     Seen: jsbaan/transformer-from-scratch#7, where the accuracy counted padding.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     if one.task.packs:
         texts = [one.task.cut(example, CUT) for example in one.examples(case)]
         apart, padded = ([PackedRows([text], length or len(text.tokens))[0] for text in texts] for length in (None, LIMIT))
@@ -87,7 +87,7 @@ def metrics_do_not_hang_on_batching(case: Case) -> None:
 
     Seen: transformers#24839 and vak#595, where the last, smaller batch counted as much as the others.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     rows = one.pick(case, 3, 6)
     order = case.draw("order", st.permutations(rows).map(list))
     where = case.draw("split", st.integers(1, max(1, len(rows) - 1)))
@@ -104,7 +104,7 @@ def metrics_match_the_loss(case: Case) -> None:
 
     In training: perplexity and loss tell different stories, and a comparison with another model is wrong.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     rows = one.pick(case)
     metrics = one.task.metrics(one.tokenizer)
     require("loss" not in metrics, "it has a metric called 'loss', which is the name of the mean loss that every run measures")
@@ -126,7 +126,7 @@ def predicts_every_row_in_order(case: Case) -> None:
 
     In training: nothing shows; predictions are written beside records that they are not of.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     rows = one.pick(case)
     found = one.predictions(rows)
     require(len(found) == len(rows), f"{len(found)} predictions for {len(rows)} rows")
@@ -148,7 +148,7 @@ def answers_know_no_labels(case: Case) -> None:
 
     In training: the task is solved at once, with figures too good to be true, and fails on the first unlabelled text.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     task = one.task
     record, other = one.record(case), one.record(case, "other")
     asked = task.question((task.Input or task.Record).model_validate(json.loads(record.model_dump_json())), one.tokenizer)
@@ -182,7 +182,7 @@ def baselines_speak_in_its_metrics(case: Case) -> None:
 
     In training: a baseline stands beside the result and cannot be compared with it.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     known = {"loss", *one.task.metrics(one.tokenizer)}
     baselines = one.task.baselines(one.split, one.split, one.tokenizer)
     for name, values in baselines.items():
@@ -202,7 +202,7 @@ def labels_are_shifted_once(case: Case) -> None:
 
     Seen: transformers#46898 and #47394, where labels were shifted twice.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     size = one.tokenizer.vocab_size
     if one.task.input_dim is not None or one.task.n_outputs(size) != size:
         raise Skip("it does not say tokens")
@@ -231,7 +231,7 @@ def a_few_steps_lower_the_loss(case: Case) -> None:
 
     In training: the loss hangs on nothing that can be learnt, or its sign is wrong.
     """
-    one = Tasking.drawn(case, {})
+    one = TaskHarness.drawn(case, {})
     batch = one.task.collate(one.pick(case, 3, 5))
     if not loss_of(one.model, one.task, batch).weight:
         reject()

@@ -12,19 +12,19 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from miniformer.contracts.kit.case import Case, picture, require, same, seeded
-from miniformer.contracts.kit.component_under_test import Subject
+from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.properties import Broken, contract
-from miniformer.contracts.kit.task_harness import CUT, LIMIT, Tasking, exact, loss_of, made, near
+from miniformer.contracts.kit.task_harness import CUT, LIMIT, TaskHarness, exact, loss_of, made, near
 from miniformer.data.packing import PackedRows
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.task import Batch
 
 
-def _has_no_source(subject: Subject) -> str:
+def _has_no_source(subject: ComponentUnderTest) -> str:
     return "" if subject.cls.has_source else "it does not declare `has_source`"
 
 
-def _does_not_pack(subject: Subject) -> str:
+def _does_not_pack(subject: ComponentUnderTest) -> str:
     return "" if subject.cls.packs else "it does not declare `packs`"
 
 
@@ -34,7 +34,7 @@ def records_survive_json(case: Case) -> None:
 
     In training: what a file says and what the task learns are not the same.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     record = one.record(case)
     line = record.model_dump_json()
     again = one.task.Record.model_validate(json.loads(line))
@@ -51,7 +51,7 @@ def collates_the_same_each_time(case: Case) -> None:
 
     In training: a resumed run is not the run that was interrupted, and held-out data are others in each pass.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     rows = [replace(row, draw=case.draw("draw", st.integers(0, 3))) for row in one.pick(case)]
     batches = []
     for seed in (1, 2):
@@ -78,7 +78,7 @@ def what_it_learnt_makes_it_again(case: Case) -> None:
 
     In training: a saved model cannot be used, or says the wrong labels.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     fresh, again = made(type(one.task), one.given), made(type(one.task), {**one.given, **one.learnt})
     before = repr(vars(fresh)), repr(vars(again))
     fresh.fit(one.split.records)
@@ -100,7 +100,7 @@ def keeps_to_the_limit(case: Case) -> None:
 
     In training: the model refuses a text that is longer than its positions, in the middle of a run.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     limit = case.draw("limit", st.integers(4, LIMIT))
     record = one.record(case)
     examples = list(one.task.examples(record, one.tokenizer, None if one.task.packs else limit))
@@ -120,7 +120,7 @@ def packing_changes_nothing(case: Case) -> None:
 
     Seen: transformers#47394, where a loss leaked targets across the rows of a batch.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     texts = [one.task.cut(example, LIMIT // 4) for example in one.examples(case, 2, 4)]
     row = PackedRows(texts, LIMIT)[0]
     batch = one.task.collate([row])
@@ -157,7 +157,7 @@ def the_source_is_read(case: Case) -> None:
 
     In training: the decoder learns to write without reading.
     """
-    one = Tasking.drawn(case)
+    one = TaskHarness.drawn(case)
     rows = one.pick(case)
     batch = one.task.collate(rows)
     if batch.source is None:

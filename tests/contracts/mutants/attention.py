@@ -42,10 +42,10 @@ class Cache(State):
     def truncate(self, length):
         self.columns = min(self.columns, length)
 
-    def static(self, column, columns):
+    def as_static(self, column, columns):
         return Still(self.k[:, :, :columns], self.v[:, :, :columns], column)
 
-    def stepped(self):
+    def advance_static(self):
         self.columns += 1
 
     joins = True
@@ -408,7 +408,7 @@ class Restless(Still):
 
 
 class Renewing(Cache):
-    def static(self, column, columns):
+    def as_static(self, column, columns):
         return Restless(self.k[:, :, :columns], self.v[:, :, :columns], column)
 
 
@@ -421,7 +421,7 @@ class MakesNewTensorsInCompiledSteps(Plain):
 
 
 class Uncounting(Cache):
-    def stepped(self):
+    def advance_static(self):
         pass
 
 
@@ -816,4 +816,4 @@ class BreaksLessThanItSays(Plain):
     """Declares that it breaks a promise that it keeps."""
 
     caught_by = "rows-stand-alone"
-    breaks: ClassVar = {"rows-stand-alone": "it was so once"}
+    known_violations: ClassVar = {"rows-stand-alone": "it was so once"}

@@ -20,7 +20,7 @@ class PlainRotary(PositionEncoding):
         frequencies = 100.0 ** -(torch.arange(width, device=positions.device) / width)
         return (positions[..., None] * frequencies)[:, None]
 
-    def prepare(self, positions):
+    def precompute(self, positions):
         angles = self.angles(positions)
         return angles.cos(), angles.sin()
 
@@ -46,7 +46,7 @@ class SinesOfAnotherAngle(PlainRotary):
 
     caught_by = "rotation-keeps-lengths"
 
-    def prepare(self, positions):
+    def precompute(self, positions):
         return self.angles(positions).cos(), self.angles(positions + 1).sin()
 
 
@@ -64,8 +64,8 @@ class CountsColumns(PlainRotary):
 
     caught_by = "asks-positions-only"
 
-    def prepare(self, positions):
-        return super().prepare(torch.arange(positions.shape[1]).expand_as(positions))
+    def precompute(self, positions):
+        return super().precompute(torch.arange(positions.shape[1]).expand_as(positions))
 
 
 class CountsColumnsInTraining(PlainRotary):
@@ -73,8 +73,8 @@ class CountsColumnsInTraining(PlainRotary):
 
     caught_by = "asks-positions-only"
 
-    def prepare(self, positions):
-        return CountsColumns.prepare(self, positions) if self.training else super().prepare(positions)
+    def precompute(self, positions):
+        return CountsColumns.precompute(self, positions) if self.training else super().precompute(positions)
 
 
 class CountsColumnsOfLongRows(PlainRotary):
@@ -82,8 +82,8 @@ class CountsColumnsOfLongRows(PlainRotary):
 
     caught_by = "asks-positions-only"
 
-    def prepare(self, positions):
-        return CountsColumns.prepare(self, positions) if positions.shape[1] > 16 else super().prepare(positions)
+    def precompute(self, positions):
+        return CountsColumns.precompute(self, positions) if positions.shape[1] > 16 else super().precompute(positions)
 
 
 class ComputesAnglesInTheModelsPrecision(PlainRotary):
