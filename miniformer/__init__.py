@@ -6,8 +6,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from miniformer.kernel.renamed import find_moved_modules
+
 if TYPE_CHECKING:
     from miniformer.inference.pipeline import Pipeline
+
+find_moved_modules()
 
 try:
     __version__ = version("miniformer")

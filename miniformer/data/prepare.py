@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from miniformer.kernel.errors import DataError
+from miniformer.kernel.renamed import old_attributes
 from miniformer.kernel.spec import ComponentSpec, build, resolve
 from miniformer.kernel.task import Example, Split, Task
 
@@ -126,3 +127,7 @@ def token_lengths(examples: Sequence[Example]) -> list[int]:
 def n_tokens(example: Example) -> int:
     """Tokens of an example, its source's included."""
     return len(example.tokens) + (0 if example.source is None else len(example.source))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_attributes(__name__)

@@ -1,4 +1,4 @@
-"""The Assembly interface: a whole model, put together from the components that a config names."""
+"""The Assembly interface: a whole model, made of the components that a config names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Readout = Callable[[Tensor, Head], Any]
 
 
 class Part(NamedTuple):
-    """One row of a model's account: its name, the components in it by slot, and the modules that hold their parameters."""
+    """A part of a model whose parameters are counted together: name, components by slot, and modules with the parameters."""
 
     name: str
     slots: Mapping[str, ComponentSpec]
@@ -27,10 +27,10 @@ class Part(NamedTuple):
 
 
 class Assembly(nn.Module, ABC):
-    """A whole model: what tasks read, what is trained and saved. Its only size is the model's config.
+    """A whole model, which tasks read and which is trained and saved. Its only size is the model's config.
 
     Class data:
-        has_source: it has an encoder for the batch's source beside the decoder.
+        has_source: it has an encoder, for the source of a batch, beside its decoder.
     """
 
     has_source: ClassVar[bool] = False
@@ -41,24 +41,32 @@ class Assembly(nn.Module, ABC):
 
     @abstractmethod
     def read(self, batch: Batch, context: Context | None = None, readout: Readout | None = None) -> Any:
-        """What `readout` makes of the hidden states `[B, T, D]` for a batch and of the head; None: outputs `[B, T, O]`."""
+        """Run the model on a batch.
+
+        Args:
+            batch: the inputs.
+            context: where components record values; a fresh one unless given.
+            readout: called with the hidden states `[B, T, D]` and the head; its result is returned. None: outputs `[B, T, O]`.
+        """
 
     @property
     def generates(self) -> bool:
-        """Whether it can write token by token."""
+        """Whether it can generate, token by token."""
         return False
 
     def empty_state(self, batch: int, capacity: int, source_length: int) -> State:
-        """What decoding `batch` rows of up to `capacity` tokens keeps between steps, before the first.
+        """Make the state that decoding starts from.
 
         Args:
-            source_length: tokens of each source, where it has one.
+            batch: rows.
+            capacity: most tokens of a row.
+            source_length: tokens of each source, if the model has one.
 
         Raises:
-            StateError: unless overridden; it cannot be run step by step.
+            StateError: unless overridden; the model cannot be run step by step then.
         """
         raise StateError(f"{type(self).__name__} defines no empty_state, so it cannot be run step by step")
 
     def parts(self) -> Iterator[Part]:
-        """The rows of its account, which together hold all parameters: its children unless overridden."""
+        """The parts by which its parameters are counted, which together hold all of them; by default its child modules."""
         return (Part(name, {}, (child,)) for name, child in self.named_children())

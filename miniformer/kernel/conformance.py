@@ -1,4 +1,7 @@
-"""Whether a loaded object can be a component of its kind: class, interface, signature. Behaviour is the contracts' part."""
+"""Whether a loaded object can be a component of its kind: its class, interface and signature.
+
+How a component behaves is checked elsewhere, by the contract kit.
+"""
 
 from __future__ import annotations
 
@@ -6,32 +9,11 @@ import inspect
 from typing import cast
 
 from .kinds import Kind
-
-
-def signature_chain(cls: type) -> list[type]:
-    """The classes whose constructors make up that of `cls`: its own, and while `**options` hands on, the parents'."""
-    chain = []
-    for owner in cls.__mro__:
-        if "__init__" in vars(owner) and owner is not object:
-            chain.append(owner)
-            kinds = {p.kind for p in inspect.signature(vars(owner)["__init__"]).parameters.values()}
-            if inspect.Parameter.VAR_KEYWORD not in kinds:
-                break
-    return chain
-
-
-def sizes_of(cls: type) -> tuple[str, ...]:
-    """The positional parameters of a component's constructor."""
-    owners = signature_chain(cls)
-    if not owners:
-        return ()
-    parameters = list(inspect.signature(vars(owners[0])["__init__"]).parameters.values())[1:]
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    return tuple(p.name for p in parameters if p.kind in positional)
+from .signatures import sizes_of
 
 
 def why_not_a_component(kind: Kind, loaded: object) -> str:
-    """Why `loaded` is no component of `kind`, quoting what was found; "" if it is one."""
+    """Why `loaded` cannot be a component of `kind`, quoting what it is; "" if it can."""
     base = kind.base()
     article = f"a component of kind {kind.name}"
     if not isinstance(loaded, type):
@@ -43,17 +25,23 @@ def why_not_a_component(kind: Kind, loaded: object) -> str:
     if sizes_of(loaded) != kind.sizes:
         return (f"the constructor of {article} takes (self{''.join(', ' + s for s in kind.sizes)}, *, options); "
                 f"{loaded.__qualname__} has {inspect.signature(loaded.__init__)}; {_mend(sizes_of(loaded), kind.sizes)}")
-    from .options import options_of, unserialisable_option  # a fault in an annotation shows here, not in the middle of a run
+    # pydantic is imported here and not above: listing components needs neither of them
+    from .options import options_of, unserialisable_option
 
-    options_of(cast(type, loaded))
+    options_of(cast(type, loaded))  # raises where an annotation is wrong: here, and not in the middle of a run
     return unserialisable_option(cast(type, loaded))
 
 
-def _mend(found: tuple[str, ...], sizes: tuple[str, ...]) -> str:
-    """What to do about positional parameters `found` that should be `sizes`."""
-    if sorted(found) == sorted(sizes):
+def _mend(parameters: tuple[str, ...], sizes: tuple[str, ...]) -> str:
+    """How to make a constructor's positional `parameters` the kind's `sizes`."""
+    if sorted(parameters) == sorted(sizes):
         return "put them in this order"
-    renamed = [f"{name} to {size}" for name, size in zip(found, sizes, strict=False) if name != size]
-    return " and ".join([*([f"rename {', '.join(renamed)}"] if renamed else []),
-                         *([f"add {', '.join(sizes[len(found):])}"] if len(found) < len(sizes) else []),
-                         *(["make the rest keyword-only"] if len(found) > len(sizes) else [])])
+    steps = []
+    renamed = [f"{name} to {size}" for name, size in zip(parameters, sizes, strict=False) if name != size]
+    if renamed:
+        steps.append(f"rename {', '.join(renamed)}")
+    if len(parameters) < len(sizes):
+        steps.append(f"add {', '.join(sizes[len(parameters):])}")
+    if len(parameters) > len(sizes):
+        steps.append("make the rest keyword-only")
+    return " and ".join(steps)

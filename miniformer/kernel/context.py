@@ -1,27 +1,26 @@
-"""What travels read-only beside the tensor: layout, masks, position signals, memory; and a place to record values.
+"""What travels beside the tensor through a forward: layout, masks, position signals, memory, and recorded values.
 
-The context is the only thing that grows: a new field changes no component's signature.
+A component reads it and changes nothing but `records`. New facts become new fields, so no component's signature ever changes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
 from .layout import Layout
 from .masks import CAUSAL, SAME_DOCUMENT, Mask, MaskRule, build_mask
+from .position_encoding import PositionEncoding, Role
+from .renamed import KeepsOldNames
 
-if TYPE_CHECKING:
-    from .interfaces import PositionEncoding
-
-Role = Literal["q", "k"]
+__all__ = ["Context", "Memory", "Record", "Role", "Signal"]
 
 
 class Record(NamedTuple):
-    """A value that a component noted during a forward; one with `loss` is added to the training loss."""
+    """A value that a component recorded during a forward; with `loss`, it is added to the training loss."""
 
     name: str
     value: Tensor
@@ -29,7 +28,7 @@ class Record(NamedTuple):
 
 
 class Signal(NamedTuple):
-    """A position encoding with what it computed once for this forward."""
+    """A position encoding with its results for this forward: `where` for `rotate`, and the bias."""
 
     encoding: PositionEncoding
     where: Any
@@ -38,24 +37,24 @@ class Signal(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What cross-attention looks at: hidden states `[B, S, D]` of another sequence, and their layout."""
+    """The sequence that a cross-attention looks at: hidden states `[B, S, D]` and their layout."""
 
     hidden: Tensor
     layout: Layout
 
 
 @dataclass(frozen=True, slots=True)
-class Context:
+class Context(KeepsOldNames):
     """The facts of one forward.
 
     Attributes:
         layout: where the T tokens of this call sit.
         causal: no token may look at a later one.
-        keys: layout of every token so far, those that states remember before those of this call; None: `layout`.
-        memory: where it is set, an attention takes keys and values from there instead of from its input.
+        keys: layout of all tokens so far: those that states remember, then those of this call. None: `layout`.
+        memory: if set, an attention takes keys and values from it instead of from its input.
         signal: the position encoding of the layer that is running.
-        records: what components noted; shared by all contexts derived from this one.
-        masks: masks prepared so far in this forward, by rule.
+        records: values that components recorded; shared by all contexts derived from this one.
+        masks: the masks built so far in this forward, by rule.
     """
 
     layout: Layout
@@ -68,14 +67,15 @@ class Context:
 
     @classmethod
     def plain(cls, x: Tensor, *, causal: bool = False, records: list[Record] | None = None) -> Context:
-        """The context of `x` `[B, T, ...]` taken as unpadded rows of one document each.
+        """Make the context of `x` `[B, T, ...]` as unpadded rows of one document each.
 
-        A component that hands some of its tokens to an inner one gives its own `records`, so that nothing is lost.
+        A component that calls an inner component on some of its tokens passes its own `records`, so that the inner one's
+        auxiliary losses are not lost.
         """
         return cls(Layout.full(x.shape[0], x.shape[1], device=x.device), causal, records=[] if records is None else records)
 
     def mask(self, rule: MaskRule | None = None) -> Mask:
-        """Who may look at whom: same document, not later if `causal`, and the component's own `rule`."""
+        """Say who may look at whom: same document, not later if `causal`, and the component's own `rule`."""
         if rule not in self.masks:
             base: MaskRule = SAME_DOCUMENT & CAUSAL if self.causal else SAME_DOCUMENT
             self.masks[rule] = build_mask(base if rule is None else base & rule, self.layout,
@@ -83,31 +83,34 @@ class Context:
         return self.masks[rule]
 
     def rotate(self, x: Tensor, role: Role) -> Tensor:
-        """Queries or keys `[B, H, T, E]` of this call with the layer's position encoding applied."""
+        """Apply the layer's position encoding to queries or keys `[B, H, T, E]` of this call."""
         return x if self.signal is None else self.signal.encoding.rotate(x, self.signal.where, role)
 
     @property
     def bias(self) -> Tensor | None:
-        """`[B or 1, H, T, S]` to add to the attention scores, or None."""
+        """The position encoding's bias `[B or 1, H, T, S]` on the attention scores, or None."""
         return None if self.signal is None else self.signal.bias
 
     def record(self, name: str, value: Tensor, *, loss: bool = False) -> None:
-        """Note a value; with `loss`, a scalar that is added to the training loss, already scaled."""
+        """Record a value; with `loss`, a scalar that is added to the training loss as it is, already scaled."""
         self.records.append(Record(name, value, loss))
 
     def auxiliary_loss(self) -> Tensor | None:
-        """The sum of what was recorded with `loss`, or None."""
+        """Sum the values that were recorded with `loss`; None if there are none."""
         losses = [record.value for record in self.records if record.loss]
         return sum(losses[1:], losses[0]) if losses else None
 
     def signals(self, encodings: Sequence[PositionEncoding]) -> list[Signal]:
-        """What each encoding computes once for this forward."""
+        """Let each position encoding compute its part of this forward, once."""
         queries, keys = self.layout.positions, (self.keys or self.layout).positions
         if queries is keys and self.layout.aligned and not self.layout.padded:
             queries = keys = queries[:1]  # all rows are alike, so one bias serves them
-        return [Signal(encoding, encoding.precompute(self.layout.positions),
-                       (encoding.causal_bias if self.causal else encoding.bias)(queries, keys)) for encoding in encodings]
+        signals = []
+        for encoding in encodings:
+            bias = encoding.causal_bias if self.causal else encoding.bias
+            signals.append(Signal(encoding, encoding.precompute(self.layout.positions), bias(queries, keys)))
+        return signals
 
     def for_memory(self, memory: Memory) -> Context:
-        """The context of a cross-attention to `memory`, which sees all of its own document there."""
+        """Make the context of a cross-attention: its keys are all of `memory`, and a token sees its own document there."""
         return replace(self, causal=False, keys=memory.layout, memory=memory, signal=None, masks={})

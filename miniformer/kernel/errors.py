@@ -1,7 +1,7 @@
-"""Every error that miniformer raises on purpose, with the exit code that the CLI gives it.
+"""Every error that miniformer raises on purpose, with the exit code that the command line gives it.
 
-`UserError` (exit 2) is something the user can mend: a name, an option, a line of data. `RunError` (exit 1) is a run that
-failed. `Interrupted` (128 + signal) is a run that was told to stop. Anything else that escapes is a bug of ours.
+`UserError` (exit 2) is a mistake that the user can correct: a name, an option, a line of data. `RunError` (exit 1) is a run
+that failed. `Interrupted` (128 + signal) is a run that a signal stopped. Any other exception that escapes is a bug.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from collections.abc import Iterable
 
 
 class MiniformerError(Exception):
-    """Base of all errors raised on purpose; its text is one that a user can act on."""
+    """Base of all errors raised on purpose; a user can act on its text."""
 
     exit_code = 1
 
 
 class UserError(MiniformerError):
-    """The input is wrong, and the text says where and what would be right."""
+    """The input is wrong; the text says where, and what would be right."""
 
     exit_code = 2
 
@@ -27,7 +27,7 @@ class SpecError(UserError):
 
 
 class DataError(UserError):
-    """A data file cannot be used; the text starts with the file and, where there is one, the line."""
+    """A data file cannot be used; the text starts with the file and, if known, the line."""
 
 
 class UnknownComponent(UserError):
@@ -35,7 +35,7 @@ class UnknownComponent(UserError):
 
 
 class AmbiguousComponent(UserError):
-    """Two distributions register the short name that was used."""
+    """The short name that was used is registered by two distributions."""
 
 
 class UnavailableComponent(UserError):
@@ -43,15 +43,15 @@ class UnavailableComponent(UserError):
 
 
 class StateError(MiniformerError):
-    """A decoding state was asked for what it cannot do, such as holding more tokens than its capacity."""
+    """A decoding state cannot do what was asked, such as hold more tokens than its capacity."""
 
 
 class RunError(MiniformerError):
-    """A run cannot go on: a loss that is not finite, a folder that cannot be written."""
+    """A run cannot continue: its loss is not finite, or its folder cannot be written."""
 
 
 class Interrupted(MiniformerError):
-    """A signal stopped the run after it saved what it had; `exit_code` is 128 + the signal's number."""
+    """A signal stopped the run, which has saved its state; `exit_code` is 128 + the signal's number."""
 
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
@@ -59,11 +59,11 @@ class Interrupted(MiniformerError):
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
-    """The names most like `name`, best first; none if nothing is near."""
+    """The names most like `name`, best first; an empty list if none is near."""
     return difflib.get_close_matches(name, list(names), n=count, cutoff=0.5)
 
 
 def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """A hint to end an error with: `"; did you mean 'x' or 'y'?"`, or nothing."""
+    """The end of an error's text, `"; did you mean 'x' or 'y'?"`, or "" if no name is near."""
     close = nearest(name, names)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""

@@ -1,8 +1,8 @@
 """What an extension can change in a run: pluggy hook specifications, and the plugin manager of one run.
 
-An extension is a class in the group `miniformer.extension`; its keyword-only constructor parameters are its options and
-its methods marked with `hookimpl` are its hooks. Installed is not active: a run's manager holds just the extensions
-that its spec names. Arguments are add-only, and an implementation takes those it needs.
+An extension is a class in the entry-point group `miniformer.extension`. The keyword-only parameters of its constructor are its
+options, and its methods marked with `hookimpl` are its hooks. It acts only in runs whose spec names it. Hooks may get more
+arguments in later versions and lose none; an implementation takes those that it needs.
 """
 
 from __future__ import annotations
@@ -31,43 +31,47 @@ hookimpl = pluggy.HookimplMarker(PROJECT)
 
 
 class RunHooks:
-    """The hooks of a run. Those that return a value with `firstresult` are changed by wrappers (`wrapper=True`)."""
+    """The hooks of a run.
+
+    A hook that passes a value on (`batch`, `loss`, `metrics`) is implemented as a wrapper (`hookimpl(wrapper=True)`), which
+    receives the value, changes it and returns it.
+    """
 
     @hookspec
     def model_assembled(self, model: nn.Module) -> None:
-        """The model is built and not yet trained; change it in place."""
+        """Change the model in place, after it was built and before it is trained."""
 
     @hookspec
     def optimizer_groups(self, groups: list[dict[str, Any]], model: nn.Module) -> None:
-        """The optimizer's parameter groups; change them in place."""
+        """Change the optimizer's parameter groups in place."""
 
     @hookspec
     def callbacks(self) -> list[Any]:
-        """Lightning callbacks to add to the trainer's."""
+        """Give Lightning callbacks to add to the trainer's."""
 
     @hookspec(firstresult=True)
     def batch(self, batch: Batch, training: bool) -> Batch:
-        """The batch that the model is given."""
+        """Change the batch before the model receives it."""
 
     @hookspec(firstresult=True)
     def loss(self, loss: LossTerm, batch: Batch, model: nn.Module) -> LossTerm:
-        """The training loss of a batch."""
+        """Change the training loss of a batch."""
 
     @hookspec(firstresult=True)
     def metrics(self, values: dict[str, Tensor]) -> dict[str, Tensor]:
-        """The metrics of a pass over held-out data."""
+        """Change or add metrics of a pass over held-out data."""
 
     @hookspec
     def checkpoint_saved(self, folder: Path) -> None:
-        """A model was written to `folder`."""
+        """Act after a model was written to `folder`."""
 
     @hookspec
     def checkpoint_loaded(self, folder: Path, model: nn.Module) -> None:
-        """A model was read from `folder`."""
+        """Act after a model was read from `folder`."""
 
 
 class _Unchanged:
-    """What happens where no extension is active."""
+    """The innermost implementation: what a hook returns if no extension changes it."""
 
     @hookimpl(trylast=True)
     def batch(self, batch: Batch) -> Batch:
@@ -83,7 +87,7 @@ class _Unchanged:
 
 
 def resolve_extensions(extensions: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Extension names and options in their explicit form."""
+    """Make extensions explicit: names as they are saved, and every option filled in."""
     for name, options in extensions.items():
         if options is not None and not isinstance(options, Mapping):
             raise SpecError(f"extension {name}: expected a mapping of options; found {options!r:.80}")
@@ -93,11 +97,14 @@ def resolve_extensions(extensions: Mapping[str, Any]) -> dict[str, dict[str, Any
 
 
 def activate(extensions: Mapping[str, Any]) -> pluggy.PluginManager:
-    """The plugin manager of a run with just these extensions, by name and options, in this order.
+    """Make the plugin manager of a run with just these extensions, in this order.
+
+    Args:
+        extensions: names and their options.
 
     Raises:
         UserError: an unknown extension, wrong options, or a hook that does not fit its specification.
-        RunError: a constructor fails; and, when they are called, so do hooks that fail or return what they should not.
+        RunError: a constructor failed. The manager's hooks raise it too, if they fail or return something unusable.
     """
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(RunHooks)
@@ -112,19 +119,22 @@ def activate(extensions: Mapping[str, Any]) -> pluggy.PluginManager:
         except (pluggy.PluginValidationError, ValueError) as error:
             raise SpecError(f"extension {name}: {error}") from error
         except Exception as error:
-            raise RunError(f"extension {name} cannot be made: {type(error).__name__}: {error}") from error
+            raise RunError(f"extension {name} cannot be constructed: {type(error).__name__}: {error}") from error
         _guard(manager, name, extension)
     return manager
 
 
 def _guard(manager: pluggy.PluginManager, name: str, extension: object) -> None:
-    """Have what goes wrong in the hooks of an extension say whose they are."""
+    """Make errors in the hooks of an extension name the extension and the hook."""
     hooks = [hook for hook in vars(RunHooks) if not hook.startswith("_")]
     for caller in manager.get_hookcallers(extension) or ():
-        for implementation in (one for one in caller.get_hookimpls() if one.plugin is extension):
+        for implementation in caller.get_hookimpls():
+            if implementation.plugin is not extension:
+                continue
             if caller.has_spec():
                 guarded = _guarded(implementation, caller.name, f"extension {name}: its hook {caller.name}")
-                implementation.function = guarded  # type: ignore[misc]  # pluggy's own monitoring does not say whose a call is
+                # pluggy's own monitoring does not say which extension a call belongs to
+                implementation.function = guarded  # type: ignore[misc]
             elif not implementation.optionalhook:
                 raise SpecError(f"extension {name}: there is no hook {caller.name!r}"
                                 f"{did_you_mean(caller.name, hooks) or '; there are: ' + ', '.join(hooks)}")
@@ -133,39 +143,39 @@ def _guard(manager: pluggy.PluginManager, name: str, extension: object) -> None:
 def _guarded(implementation: pluggy.HookImpl, hook: str, where: str) -> Callable[..., Any]:
     function: Callable[..., Any] = implementation.function
 
-    def plain(*given: Any) -> Any:
+    def plain(*arguments: Any) -> Any:
         with _named(where):
-            found = function(*given)
-        return None if found is None else _returned(found, hook, where)
+            value = function(*arguments)
+        return None if value is None else _checked_value(value, hook, where)
 
-    def wrapper(*given: Any) -> Generator[Any, Any, Any]:
+    def wrapper(*arguments: Any) -> Generator[Any, Any, Any]:
         with _named(where):
-            found = yield from function(*given)
-        return found if implementation.hookwrapper else _returned(found, hook, where)
+            value = yield from function(*arguments)
+        return value if implementation.hookwrapper else _checked_value(value, hook, where)
 
     return wrapper if implementation.wrapper or implementation.hookwrapper else plain
 
 
-def _returned(found: Any, hook: str, where: str) -> Any:
-    """What a hook returned, if the run can go on with it."""
+def _checked_value(value: Any, hook: str, where: str) -> Any:
+    """Return the value of a hook if the run can use it."""
     from torch import Tensor
 
     from .task import Batch, LossTerm
 
     fits, expected = {
-        "callbacks": (isinstance(found, (list, tuple)), "a list of callbacks"),
-        "batch": (isinstance(found, Batch), "a Batch"),
-        "loss": (isinstance(found, LossTerm) and all(isinstance(one, Tensor) for one in found), "a LossTerm of two tensors"),
-        "metrics": (isinstance(found, Mapping), "a mapping of names to values"),
+        "callbacks": (isinstance(value, (list, tuple)), "a list of callbacks"),
+        "batch": (isinstance(value, Batch), "a Batch"),
+        "loss": (isinstance(value, LossTerm) and all(isinstance(part, Tensor) for part in value), "a LossTerm of two tensors"),
+        "metrics": (isinstance(value, Mapping), "a mapping of names to values"),
     }.get(hook, (True, ""))
     if not fits:
-        raise RunError(f"{where} returned {found!r:.80}; expected {expected}")
-    return found
+        raise RunError(f"{where} returned {value!r:.80}; expected {expected}")
+    return value
 
 
 @contextmanager
 def _named(where: str) -> Iterator[None]:
-    """Errors inside say where they were."""
+    """Make errors inside say where they happened."""
     try:
         yield
     except MiniformerError:

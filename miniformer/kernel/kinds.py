@@ -1,11 +1,13 @@
-"""The kinds of component: the slots of a model and of a run. Data only; importing this imports no torch."""
+"""The kinds of component, as data: the slots that components fill, in a model and in a run. Importing this imports no torch."""
 
 from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from .errors import SpecError, did_you_mean
+from .renamed import old_attributes
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,9 +15,9 @@ class Kind:
     """A slot that components fill.
 
     Attributes:
-        name: what specs, flags and entry-point groups call it.
+        name: its name in specs, flags and entry-point groups.
         sizes: the positional parameters of every constructor of this kind, in order.
-        interface: `module:class` that a component subclasses; None where any class will do.
+        interface: `module:class` that a component subclasses; None: any class will do.
     """
 
     name: str
@@ -38,7 +40,7 @@ class Kind:
 
 KINDS: dict[str, Kind] = {kind.name: kind for kind in (
     Kind("attention", ("d_model", "n_heads"), "miniformer.kernel.interfaces:Attention"),
-    Kind("position", ("d_model", "n_heads", "max_seq_len"), "miniformer.kernel.interfaces:PositionEncoding"),
+    Kind("position", ("d_model", "n_heads", "max_seq_len"), "miniformer.kernel.position_encoding:PositionEncoding"),
     Kind("ffn", ("d_model", "d_ff"), "miniformer.kernel.interfaces:FeedForward"),
     Kind("norm", ("d_model",), "miniformer.kernel.interfaces:Norm"),
     Kind("head", ("d_model", "n_outputs"), "miniformer.kernel.interfaces:Head"),
@@ -51,10 +53,10 @@ KINDS: dict[str, Kind] = {kind.name: kind for kind in (
 
 
 def check_kind(kind: str) -> str:
-    """The kind, if there is one of that name.
+    """Return `kind` if there is a kind of that name.
 
     Raises:
-        SpecError: there is none; the nearest and all are told.
+        SpecError: there is none; the text names the nearest and lists all.
     """
     if kind not in KINDS:
         raise SpecError(f"there is no kind {kind!r}{did_you_mean(kind, KINDS)}; kinds: {', '.join(KINDS)}")
@@ -62,8 +64,12 @@ def check_kind(kind: str) -> str:
 
 
 def kind_of(interface: type) -> str:
-    """The kind whose interface is `interface`."""
+    """The name of the kind whose interface is `interface`."""
     for kind in KINDS.values():
         if kind.interface is not None and kind.interface.endswith(f":{interface.__name__}") and kind.base() is interface:
             return kind.name
     raise TypeError(f"{interface.__name__} is the interface of no kind; kinds: {', '.join(KINDS)}")
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_attributes(__name__)

@@ -1,7 +1,7 @@
-"""Where every token of a [B, T] grid sits: the one language for padding, packing and decoding.
+"""Where every token of a [B, T] grid sits. Padding, packing and decoding are all said in these terms.
 
-Shapes: B batch, T columns. Document 0 is padding; documents 1, 2, ... are the texts that share a row, each
-one run of columns, padding aside.
+Shapes: B batch, T columns. Document 0 is padding; documents 1, 2, ... are the texts that share a row. Each document is one
+unbroken run of columns, padding aside.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from .renamed import KeepsOldNames
+
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """Position and document of each token, with facts that let a kernel take a faster way.
+class Layout(KeepsOldNames):
+    """Position and document of each token, with three facts that allow faster attention.
 
-    The facts are Python values set by whoever builds the batch. They are never computed from tensors in a forward: that
-    would synchronise a GPU and break a compiled graph. A fact set to its cautious value costs speed, never correctness.
+    The facts are Python values, set by the code that builds the batch. They are never computed from tensors in a forward, which
+    would synchronise a GPU and break a compiled graph. The defaults are cautious: they cost speed, never correctness.
 
     Attributes:
         positions: `[B, T]` int64, the token's position in its own document (restarts at 0 in each).
@@ -37,14 +39,14 @@ class Layout:
 
     @classmethod
     def full(cls, batch: int, length: int, *, start: int = 0, device: torch.device | str | None = None) -> Layout:
-        """One unpadded document in each row, its first token at position `start`."""
+        """Make rows of one unpadded document each, whose first token is at position `start`."""
         positions = torch.arange(start, start + length, device=device).expand(batch, length)
         return cls(positions, torch.ones_like(positions), padded=False, packed=False, aligned=start == 0)
 
     @classmethod
     def from_lengths(cls, lengths: Sequence[int], length: int | None = None,
                      side: Literal["left", "right"] = "right") -> Layout:
-        """One document in each row, padded on `side` up to `length` (the longest row's, unless given)."""
+        """Make rows of one document each, padded on `side` to `length` columns, by default to the longest row."""
         length = max(lengths) if length is None else length
         if max(lengths) > length:
             raise ValueError(f"a row of {max(lengths)} tokens does not fit into {length} columns")
@@ -57,7 +59,7 @@ class Layout:
 
     @classmethod
     def from_documents(cls, documents: Tensor) -> Layout:
-        """`[B, T]` document numbers, each document one run of columns; positions restart where the number changes."""
+        """Make the layout of packed rows from `[B, T]` document numbers; positions restart where the number changes."""
         columns = torch.arange(documents.shape[1], device=documents.device).expand_as(documents)
         changes = torch.ones_like(documents, dtype=torch.bool)
         changes[:, 1:] = documents[:, 1:] != documents[:, :-1]
@@ -71,52 +73,54 @@ class Layout:
 
     @property
     def real(self) -> Tensor:
-        """`[B, T]` bool, True where the token is not padding."""
+        """`[B, T]` bool: True where the token is not padding."""
         return self.documents != 0
 
     def first(self) -> Tensor:
-        """`[B]`, the column of each row's first token that is not padding."""
+        """`[B]`: the column of each row's first token that is not padding."""
         return self.real.long().argmax(dim=1)
 
     def last(self) -> Tensor:
-        """`[B]`, the column of each row's last token that is not padding."""
+        """`[B]`: the column of each row's last token that is not padding."""
         return self.shape[1] - 1 - self.real.long().flip(1).argmax(dim=1)
 
     def next_position(self) -> Layout:
-        """`[B, 1]`, where the next token of each row's last document goes."""
+        """The layout `[B, 1]` of one more token in each row, which continues the row's last document."""
         document = self.documents.amax(dim=1, keepdim=True)
         position = torch.where(self.documents == document, self.positions, -1).amax(dim=1, keepdim=True) + 1
         return Layout(position, document, self.padded, packed=False, aligned=False)
 
     def append_columns(self, later: Layout) -> Layout:
-        """The columns of `later` put after these."""
+        """Put the columns of `later` after these."""
         return Layout(torch.cat([self.positions, later.positions], dim=1),
                       torch.cat([self.documents, later.documents], dim=1),
                       self.padded or later.padded, self.packed or later.packed, aligned=False)
 
     def stack_rows(self, other: Layout, columns: int) -> Layout:
-        """The rows of both, of each the latest `columns` columns, after padding where there are fewer."""
-        parts = [(latest(one.positions, 1, columns), latest(one.documents, 1, columns)) for one in (self, other)]
-        positions, documents = (torch.cat(both) for both in zip(*parts, strict=True))
+        """Put the rows of `other` below these, each cut to its last `columns` columns or padded before them to as many."""
+        positions = torch.cat([latest(layout.positions, 1, columns) for layout in (self, other)])
+        documents = torch.cat([latest(layout.documents, 1, columns) for layout in (self, other)])
         padded = self.padded or other.padded or self.shape[1] < columns or other.shape[1] < columns
         return Layout(positions, documents, padded, self.packed or other.packed, aligned=False)
 
     def rows(self, index: Tensor) -> Layout:
-        """The rows that `index` `[N]` picks, in its order."""
+        """Pick the rows that `index` `[N]` names, in its order."""
         return replace(self, positions=self.positions[index], documents=self.documents[index])
 
     def columns(self, stop: int) -> Layout:
-        """The first `stop` columns."""
+        """Keep the first `stop` columns."""
         return replace(self, positions=self.positions[:, :stop], documents=self.documents[:, :stop])
 
     def to(self, device: torch.device | str) -> Layout:
-        """The same layout on another device."""
+        """Copy the layout to another device."""
         return replace(self, positions=self.positions.to(device), documents=self.documents.to(device))
 
 
 def latest(tensor: Tensor, dim: int, count: int) -> Tensor:
-    """The last `count` elements along a dimension, after zeros where there are fewer."""
-    kept = tensor.narrow(dim, max(0, tensor.shape[dim] - count), min(count, tensor.shape[dim]))
-    missing = list(kept.shape)
-    missing[dim] = count - kept.shape[dim]
-    return kept if missing[dim] == 0 else torch.cat([kept.new_zeros(missing), kept], dim=dim)
+    """Cut a tensor to its last `count` elements along a dimension; a shorter one gets zeros before them."""
+    tail = tensor.narrow(dim, max(0, tensor.shape[dim] - count), min(count, tensor.shape[dim]))
+    if tail.shape[dim] == count:
+        return tail
+    missing = list(tail.shape)
+    missing[dim] = count - tail.shape[dim]
+    return torch.cat([tail.new_zeros(missing), tail], dim=dim)

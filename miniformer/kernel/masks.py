@@ -1,31 +1,35 @@
-"""Who may look at whom: hashable rules over (position, document), and the mask a kernel is given. True = may attend.
+"""Who may look at whom: rules over (position, document), and the masks that attention kernels receive. True = may attend.
 
-Rules never speak of columns, so windows, decoding states, left padding and packing need no special case.
+Rules speak of positions and documents, never of columns, so windows, decoding states, left padding and packing need no special
+case. Rules are hashable: each mask is built once per forward and found again by its rule.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from .layout import Layout
+from .renamed import old_attributes
 
 
 class MaskRule(ABC):
-    """A predicate over a query's and a key's place. Subclass it as a frozen dataclass, so that equal rules are equal.
+    """A predicate over the places of a query and a key.
 
-    A rule lets every token attend to itself, so that no row of a self-attention is empty.
+    Subclass it as a frozen dataclass, so that equal rules compare equal. A rule lets every token attend to itself, so that no
+    row of a self-attention is empty.
     """
 
     @abstractmethod
     def allows(self, queries: Layout, keys: Layout) -> Tensor:
-        """`[B, T, S]` bool, True where query t may attend to key s."""
+        """`[B, T, S]` bool: True where query t may attend to key s."""
 
     @property
     def parts(self) -> frozenset[MaskRule]:
-        """The rules of which this one is the conjunction."""
+        """The rules that must all allow a pair for this one to allow it."""
         return frozenset({self})
 
     def __and__(self, other: MaskRule) -> MaskRule:
@@ -34,7 +38,7 @@ class MaskRule(ABC):
 
 @dataclass(frozen=True)
 class AllOf(MaskRule):
-    """Every one of `rules` allows it; made by `&`."""
+    """Allows what every one of `rules` allows; `rule & rule` makes it."""
 
     rules: frozenset[MaskRule]
 
@@ -43,15 +47,15 @@ class AllOf(MaskRule):
         return self.rules
 
     def allows(self, queries: Layout, keys: Layout) -> Tensor:
-        first, *others = (rule.allows(queries, keys) for rule in self.rules)
-        for other in others:
-            first = first & other
-        return first
+        allowed, *more = (rule.allows(queries, keys) for rule in self.rules)
+        for also_allowed in more:
+            allowed = allowed & also_allowed
+        return allowed
 
 
 @dataclass(frozen=True)
 class SameDocument(MaskRule):
-    """Query and key are of one document; padding (document 0) sees only padding."""
+    """Query and key belong to one document. Padding is document 0, so it sees only padding."""
 
     def allows(self, queries: Layout, keys: Layout) -> Tensor:
         return queries.documents[:, :, None] == keys.documents[:, None, :]
@@ -67,7 +71,7 @@ class Causal(MaskRule):
 
 @dataclass(frozen=True)
 class Window(MaskRule):
-    """The key is less than `size` positions away from the query, which counts as one of them."""
+    """The key is less than `size` positions away from the query: a window of `size` tokens, the query included."""
 
     size: int
 
@@ -80,11 +84,13 @@ SAME_DOCUMENT, CAUSAL = SameDocument(), Causal()
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """What a kernel is given; a type of its own, so that no raw tensor of another polarity can take its place.
+    """A mask as attention kernels receive it.
+
+    It is a type of its own, so that no raw tensor, in which True may mean "masked out", can take its place.
 
     Attributes:
-        allowed: `[B, 1, T, S]` bool, True = may attend; None = everything, but for `causal`.
-        causal: column s is allowed for row t when s <= t; only with `allowed` None and T = S.
+        allowed: `[B, 1, T, S]` bool, True = may attend; None: everything, unless `causal`.
+        causal: row t may attend to columns s <= t; set only where `allowed` is None and T = S.
     """
 
     allowed: Tensor | None = None
@@ -92,13 +98,13 @@ class Mask:
 
 
 def build_mask(rule: MaskRule, queries: Layout, keys: Layout, *, latest: bool = True) -> Mask:
-    """The mask of `rule`, in the cheapest form that the layouts' facts allow.
+    """Build the mask of `rule`, in the cheapest form that the layouts' facts allow.
 
     Args:
         rule: who may look at whom.
         queries: layout of the T query tokens.
-        keys: layout of the S key tokens; the very object `queries` where there is no state and no memory.
-        latest: the queries are the last of the keys (self-attention), not of another sequence.
+        keys: layout of the S key tokens; the same object as `queries` if there is neither state nor memory.
+        latest: the queries are the last of the keys (self-attention), not tokens of another sequence.
     """
     plain = rule.parts <= {SAME_DOCUMENT, CAUSAL} and not (queries.packed or keys.packed)
     if plain and CAUSAL in rule.parts:
@@ -110,6 +116,10 @@ def build_mask(rule: MaskRule, queries: Layout, keys: Layout, *, latest: bool = 
     elif plain and not queries.padded and not keys.padded:
         return Mask()
     allowed = rule.allows(queries, keys)
-    if not latest:  # padding that finds no padding in the memory would have nothing to look at
+    if not latest:  # a padded query that finds no padding in the memory would have nothing to look at: let it see all
         allowed = allowed | ~allowed.any(dim=-1, keepdim=True)
     return Mask(allowed[:, None])
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_attributes(__name__)

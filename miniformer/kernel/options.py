@@ -1,8 +1,8 @@
-"""The constructor is the schema: a component's options, read from the keyword-only parameters of its constructor.
+"""The constructor is the schema: a component's options are the keyword-only parameters of its constructor.
 
-One pydantic model is derived from them and serves validation, JSON schema, `describe` and the saved spec, so an option is
-JSON data. `**options` means "and my parent's". Nothing else is read from a signature, and nothing is injected by a parameter's
-name.
+One pydantic model is derived from them. It validates options, gives their JSON schema, and serves `describe` and the saved
+spec, so the values of options are JSON data. `**options` in a constructor means "and those of my parent". Nothing else is read
+from a signature, and nothing is injected because of a parameter's name.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, Valid
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
 
-from .conformance import signature_chain
 from .errors import SpecError, did_you_mean
+from .signatures import signature_chain
 
 SHAPE_ONLY = {"shape only": True}
-"""Context of a validation that looks up no component that an option names."""
+"""The pydantic context of a validation that does not look up components named by options."""
 
 
 class Options(BaseModel):
-    """Base of the models that are derived. JSON has no infinity, so no option has: it would be read again as null."""
+    """Base of the derived models. JSON has no infinity, which would be read again as null, so no option may be infinite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True,
                               allow_inf_nan=False, ser_json_inf_nan="constants", protected_namespaces=())
@@ -38,7 +38,7 @@ class Options(BaseModel):
 
 
 class OptionsSchema(GenerateJsonSchema):
-    """JSON schema in which the defaults are as a spec saves them."""
+    """JSON schema whose defaults are written as a spec saves them."""
 
     def encode_default(self, dft: Any) -> Any:
         return _sorted(dft, super().encode_default(dft))
@@ -49,41 +49,41 @@ def options_of(cls: type) -> type[BaseModel]:
     """The pydantic model of the options of component class `cls`.
 
     Raises:
-        TypeError: an option has a name that a spec or its model needs for itself.
+        TypeError: an option has a name that specs or pydantic use for something else.
     """
     return _model(cls, _declared(cls))
 
 
 def unserialisable_option(cls: type) -> str:
-    """Which option of component class `cls` cannot be saved as JSON data and read again, and why; "" if all can.
+    """Which option of component class `cls` cannot be saved as JSON and read again, and why; "" if all can.
 
-    Components that are the defaults of slots are not looked up.
+    An option's default that names a component is not looked up.
     """
     declared = _declared(cls)
     with suppress(ValidationError, SpecError, PydanticInvalidForJsonSchema):
         if all(default is not ... for _, default in declared.values()):
             _try(options_of(cls), defaults=True)
             return ""
-    for name, (hint, default) in declared.items():  # one by one, to say which
+    for name, (hint, default) in declared.items():  # something is wrong: try them one by one, to say which
         try:
             _try(_model(cls, {name: (hint, default)}), defaults=default is not ...)
         except (ValidationError, SpecError) as error:
-            told = explain(error, "", []) if isinstance(error, ValidationError) else str(error)
-            return f"option {name!r} does not take its default: {told.removeprefix(f'{name}: ')}"
+            problem = explain(error, "", []) if isinstance(error, ValidationError) else str(error)
+            return f"option {name!r} does not take its default: {problem.removeprefix(f'{name}: ')}"
         except PydanticInvalidForJsonSchema:
             return f"option {name!r} is annotated as {hint!r:.80}, whose values JSON cannot say"
     return ""
 
 
 def _try(model: type[BaseModel], defaults: bool) -> None:
-    """Save the defaults, read them again, and write the schema, which would leave out a default that is no JSON, and warn."""
+    """Save the defaults, read them again, and write the schema, which reports a default that JSON cannot say."""
     if defaults:
         model.model_validate(as_json(model.model_validate({}, context=SHAPE_ONLY), ""), context=SHAPE_ONLY)
     model.model_json_schema(schema_generator=OptionsSchema)
 
 
 def _declared(cls: type) -> dict[str, tuple[Any, Any]]:
-    """Annotation and default of each option, `...` where it has none."""
+    """The annotation and the default of each option; the default is `...` if there is none."""
     fields: dict[str, tuple[Any, Any]] = {}
     for owner in signature_chain(cls):
         constructor = vars(owner)["__init__"]
@@ -96,7 +96,7 @@ def _declared(cls: type) -> dict[str, tuple[Any, Any]]:
         if name in ("name", "options"):
             raise TypeError(f"{cls.__qualname__} has an option called {name!r}, which in a spec means the component's "
                             f"own {name}")
-        if name.startswith("_") or hasattr(BaseModel, name):  # pydantic would leave it out, or put its value before a method
+        if name.startswith("_") or hasattr(BaseModel, name):  # pydantic would drop it, or its value would hide a method
             raise TypeError(f"{cls.__qualname__} has an option called {name!r}, a name that pydantic needs for itself; "
                             "choose another name")
     return fields
@@ -107,10 +107,10 @@ def _model(cls: type, fields: Mapping[str, Any]) -> type[Options]:
 
 
 def complete(cls: type, options: dict[str, Any], where: str) -> dict[str, Any]:
-    """`options` as JSON data, validated and with every default filled in.
+    """Validate `options` and fill in every default; the result is JSON data.
 
     Raises:
-        SpecError: naming the option, what was found, what was expected and the nearest right name.
+        SpecError: names the option, what was found, what was expected and the nearest right name.
     """
     model = options_of(cls)
     try:
@@ -120,10 +120,10 @@ def complete(cls: type, options: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def as_json(options: BaseModel, where: str) -> dict[str, Any]:
-    """Options as a spec saves them: JSON data.
+    """Turn validated options into JSON data, as a spec saves them.
 
     Raises:
-        SpecError: naming the option whose value JSON cannot say.
+        SpecError: names the option whose value JSON cannot say.
     """
     data: dict[str, Any] = {}
     for name, value in options:
@@ -136,41 +136,53 @@ def as_json(options: BaseModel, where: str) -> dict[str, Any]:
 
 
 def _sorted(value: Any, data: Any) -> Any:
-    """`data`, the JSON form of `value`, with the elements of a set in an order that is the same in every process."""
+    """Put the elements of sets into an order that is equal in every process.
+
+    Args:
+        value: a Python value, in which sets can be told from lists.
+        data: its JSON form.
+    """
     if isinstance(value, Mapping) and isinstance(data, dict):
-        return {key: _sorted(one, data[key]) for key, one in zip(data, value.values(), strict=True)}
+        return {key: _sorted(item, data[key]) for key, item in zip(data, value.values(), strict=True)}
     if not isinstance(data, list):
         return data
-    data = [_sorted(one, other) for one, other in zip(value, data, strict=True)]
+    data = [_sorted(item, item_data) for item, item_data in zip(value, data, strict=True)]
     if isinstance(value, Set):
         try:
             data.sort()
-        except TypeError:  # of several types
+        except TypeError:  # elements of several types have no order of their own
             data.sort(key=json.dumps)
     return data
 
 
 def arguments(cls: type, options: dict[str, Any]) -> dict[str, Any]:
-    """Keyword arguments for the constructor of `cls`: the options with their Python types."""
+    """Turn options into keyword arguments for the constructor of `cls`, with their Python types."""
     return dict(options_of(cls).model_validate(options))
 
 
 def explain(error: ValidationError, where: str, names: list[str]) -> str:
-    """pydantic's findings as sentences: the field, what was found, what was expected, the nearest right name."""
+    """Say pydantic's errors in sentences: the field, what was found, what was expected, the nearest right name.
+
+    Args:
+        error: pydantic's.
+        where: path of the model in a larger spec; "" if it is the whole.
+        names: the names that a field may have.
+    """
     lines = []
-    for found in error.errors(include_url=False):
-        field = ".".join([where, *map(str, found["loc"])] if where else list(map(str, found["loc"])))
-        last = str(found["loc"][-1]) if found["loc"] else ""
-        if found["type"] == "extra_forbidden":
+    for detail in error.errors(include_url=False):
+        path = [str(part) for part in detail["loc"]]
+        field = ".".join([where, *path] if where else path)
+        last = path[-1] if path else ""
+        if detail["type"] == "extra_forbidden":
             lines.append(f"{field}: there is no {last!r} here{did_you_mean(last, names) or _choices(names)}")
-        elif found["type"] == "missing":
+        elif detail["type"] == "missing":
             lines.append(f"{field}: missing")
-        elif found["type"] == "component":
-            lines.append(f"{field}: {found['msg']}")
+        elif detail["type"] == "component":
+            lines.append(f"{field}: {detail['msg']}")
         else:
-            value = repr(found["input"])
+            value = repr(detail["input"])
             value = value if len(value) <= 80 else value[:77] + "..."
-            message = found["msg"].removeprefix("Value error, ")
+            message = detail["msg"].removeprefix("Value error, ")
             lines.append(f"{field or 'spec'}: {message[:1].lower()}{message[1:]}; found {value}")
     return "\n".join(lines)
 

@@ -1,4 +1,4 @@
-"""How a run is optimised: recipes for optimizers and schedulers, which are components like any other."""
+"""How a run is optimised: the interfaces of optimizers and schedulers, which are components like any other."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from .interfaces import Norm
 
 
 class OptimizerRecipe(ABC):
-    """Makes a torch optimizer. Sizes: `lr` and `weight_decay`, which the run tells every optimizer."""
+    """Makes a torch optimizer. Sizes: the run's `lr` and `weight_decay`."""
 
     def __init__(self, lr: float, weight_decay: float) -> None:
         self.lr, self.weight_decay = lr, weight_decay
 
     def groups(self, model: nn.Module) -> list[dict[str, Any]]:
-        """Parameter groups: weight decay for matrices, none for norms, biases and embeddings."""
+        """Sort the parameters into groups: weight decay for matrices, none for norms, biases and embeddings."""
         spared = {id(p) for module in model.modules() if isinstance(module, (Norm, nn.Embedding, nn.LayerNorm))
                   for p in module.parameters(recurse=False)}
         decayed: list[nn.Parameter] = []
@@ -32,7 +32,7 @@ class OptimizerRecipe(ABC):
 
     @abstractmethod
     def build(self, groups: list[dict[str, Any]]) -> Optimizer:
-        """The optimizer over `groups`."""
+        """Make the optimizer over `groups`, each of which has a `weight_decay` of its own."""
 
 
 class SchedulerRecipe(ABC):
@@ -46,9 +46,9 @@ class SchedulerRecipe(ABC):
 
     @abstractmethod
     def build(self, optimizer: Optimizer) -> LRScheduler:
-        """The schedule of `optimizer`, whose groups hold the peak learning rates."""
+        """Make the schedule of `optimizer`, whose groups hold the peak learning rates."""
 
 
 def trainable(model: nn.Module) -> Iterator[nn.Parameter]:
-    """Parameters that take gradients, shared ones once."""
+    """The parameters that take gradients, shared ones once."""
     return (parameter for parameter in model.parameters() if parameter.requires_grad)

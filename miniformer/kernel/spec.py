@@ -1,7 +1,7 @@
-"""A spec names a component and its options; `build` makes the component. Names resolve in the registry, nowhere else.
+"""A spec names a component and its options; `build` makes the component.
 
-In JSON and YAML a spec is `"swiglu"` or `{"name": "swiglu", "bias": true}`. Nothing on disk can cause an import of what
-no installed distribution registered.
+In JSON and YAML a spec is `"swiglu"` or `{"name": "swiglu", "bias": true}`. Names are looked up in the registry and nowhere
+else, so a file can only select code that an installed distribution has registered.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class ComponentSpec(BaseModel):
-    """A component's name and its options as JSON data."""
+    """A component's name, and its options as JSON data."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -54,10 +54,10 @@ class ComponentSpec(BaseModel):
 
 
 def resolve(kind: str, value: Any) -> ComponentSpec:
-    """The explicit form of a spec: the saved name, and every option filled in and checked. Imports the component.
+    """Make a spec explicit: the name as it is saved, and every option checked and filled in. Imports the component.
 
     Raises:
-        UserError: no such component, or options that it does not take.
+        UserError: there is no such component, or it does not take these options.
     """
     if not isinstance(value, (str, Mapping, ComponentSpec)) or (isinstance(value, Mapping) and "name" not in value):
         raise SpecError(f"{kind}: expected a name or a mapping with a 'name'; found {value!r:.80}")
@@ -72,7 +72,12 @@ def resolve(kind: str, value: Any) -> ComponentSpec:
 
 
 def build(interface: Callable[..., T], value: Any, *sizes: Any) -> T:
-    """A component of the kind whose interface is given, such as `FeedForward`, from a spec in any form.
+    """Make a component from a spec in any form.
+
+    Args:
+        interface: the interface of the component's kind, such as `FeedForward`.
+        value: a name, a mapping with a name, or a `ComponentSpec`.
+        sizes: the kind's positional parameters, such as `d_model` and `d_ff`.
 
     Raises:
         UserError: the spec is wrong, or the component refuses the sizes.
@@ -87,7 +92,7 @@ def build(interface: Callable[..., T], value: Any, *sizes: Any) -> T:
 
 
 class _SlotOf:
-    """Validation of an option that is itself a component."""
+    """How pydantic validates an option that is itself a component."""
 
     def __init__(self, interface: type) -> None:
         self.interface = interface

@@ -1,6 +1,7 @@
-"""What a component remembers between decoding steps: made by `Attention.init_state`, owned and changed only by it.
+"""What a component remembers between decoding steps.
 
-A state is passed in with the tensor and never hung on the module, so one module can serve many sequences.
+`Attention.init_state` makes a state; the state is passed to `forward` beside the tensor, and only the component that made it
+changes it. It is never stored on the module, so one module can serve many sequences at once.
 """
 
 from __future__ import annotations
@@ -11,15 +12,16 @@ from typing import ClassVar, Self
 from torch import Tensor
 
 from .errors import StateError
+from .renamed import KeepsOldNames
 
 
-class State(ABC):
-    """The memory of B sequences after `length` tokens each.
+class State(KeepsOldNames, ABC):
+    """The memory of B sequences of `length` columns each.
 
     Class data:
-        truncates: can go back.
-        reach: if it truncates, by how many columns it can always go back from the most that it has seen; None: all.
-        joins: can take in the rows of another.
+        truncates: can forget its latest columns.
+        rewind_limit: if it truncates, how many columns it can always go back from the longest length it has had; None: all.
+        joins: can take in the rows of another state of its class.
     """
 
     truncates: ClassVar[bool] = True
@@ -33,7 +35,7 @@ class State(ABC):
 
     @property
     def min_length(self) -> int:
-        """The least length that it can go back to now."""
+        """The shortest length that `truncate` accepts now."""
         return 0 if self.truncates else self.length
 
     @property
@@ -43,37 +45,42 @@ class State(ABC):
 
     @abstractmethod
     def reorder(self, index: Tensor) -> None:
-        """Keep the rows that `index` `[N]` names, in its order (beam search, requests that end)."""
+        """Keep the rows that `index` `[N]` names, in its order.
+
+        Beam search repeats and drops rows in this way, and a batch drops the rows of texts that have ended.
+        """
 
     @abstractmethod
     def truncate(self, length: int) -> None:
-        """Forget all but the first `length` columns (speculative decoding).
+        """Forget all but the first `length` columns, such as tokens of a draft that were rejected (speculative decoding).
 
         Raises:
-            StateError: this state cannot go back so far; it stays as it was.
+            StateError: `length` is less than `min_length`; the state stays as it was.
         """
 
     def as_static(self, column: Tensor, columns: int) -> State:
-        """This memory as a compiled step of one token uses it: no tensor changes shape from step to step.
+        """Give the view of this memory that a compiled step of one token uses: no tensor changes its shape between steps.
 
-        A step writes its token's entry into slot `column` `[1]` and is given the first `columns` slots, filled or not. The
-        layout says which are filled, the others being padding there; their values must be finite. A step writes into tensors
-        that stay: it rebinds no attribute.
+        A step writes its token's entry into slot `column` `[1]` and reads the first `columns` slots, filled or not. The layout
+        marks unfilled slots as padding; their values must be finite. A step writes into tensors that stay and rebinds no
+        attribute.
 
         Raises:
-            StateError: unless overridden; then steps are not compiled.
+            StateError: unless overridden; steps are not compiled then.
         """
         raise StateError(f"{type(self).__name__} changes its shapes from step to step")
 
     def advance_static(self) -> None:
-        """Note that a step in which `as_static` was used has filled a column; overridden with `as_static`."""
+        """Note that a step on the view of `as_static` has filled a column; override both together."""
         raise StateError(f"{type(self).__name__} changes its shapes from step to step")
 
     def join(self, other: Self, columns: int, capacity: int) -> None:
-        """Take in the rows of `other` after its own (continuous batching).
+        """Take in the rows of `other` after its own, so that new requests join a running batch (continuous batching).
 
-        Of every row the latest `columns` columns are kept, those before being padding; where a row has fewer, padding comes
-        before them. From now on there is room for `capacity` columns.
+        Args:
+            other: a state of the same component.
+            columns: how many of the latest columns of each row stay; shorter rows get padding before them.
+            capacity: columns that there is room for from now on.
 
         Raises:
             StateError: unless overridden.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -11,6 +11,7 @@ from miniformer.data.prepare import PreparedData
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.hooks import resolve_extensions
 from miniformer.kernel.registry import Availability, current_registry
+from miniformer.kernel.renamed import old_attributes
 from miniformer.kernel.spec import ComponentSpec, resolve
 from miniformer.kernel.task import Task
 from miniformer.model.assemblies import assembly_for, assembly_of
@@ -95,3 +96,7 @@ def best_precision() -> Any:
 
 def _class_of(name: str) -> type[Task]:
     return cast(type[Task], current_registry().load("task", name))
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_attributes(__name__)

@@ -215,7 +215,7 @@ def test_a_hook_that_fails_says_whose_it_is(hook, given):
 
 
 def test_a_constructor_that_fails_says_whose_it_is():
-    with pytest.raises(RunError, match="extension acme:failing cannot be made: RuntimeError: boom"):
+    with pytest.raises(RunError, match="extension acme:failing cannot be constructed: RuntimeError: boom"):
         activate({"failing": {"at": "constructor"}})
 
 
