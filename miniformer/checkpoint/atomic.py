@@ -1,4 +1,4 @@
-"""Files and folders that are complete or absent: written beside their place, synced, then renamed into it."""
+"""Files and folders that are complete or absent: each is written under a temporary name, synced, then renamed into place."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from miniformer.kernel.errors import RunError
 
 
 def write_file(path: Path, write: Callable[[Path], None]) -> None:
-    """Make `path` with what `write` puts into the temporary file it is given.
+    """Make file `path`: `write` fills a temporary file, which then takes its place.
 
     Raises:
-        RunError: the place cannot be written; nothing is left there, and what was there before stays.
+        RunError: the place cannot be written; nothing is left there, and an earlier file stays as it was.
     """
     with _reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(path)
+        temporary = _temporary(path)
         try:
             temporary.touch(exist_ok=False)
             write(temporary)
@@ -34,19 +34,19 @@ def write_file(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """Make `path` with `data` as JSON."""
+    """Make file `path` with `data` as JSON."""
     write_file(path, lambda target: _put(target, data))
 
 
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
-    """Make folder `path` with the files that `write` puts into the temporary folder it is given.
+    """Make folder `path`: `write` fills a temporary folder, which then takes its place.
 
-    A folder that is there already is replaced: it is moved to `.<name>.previous`, where `settled` finds it between the
-    two renames and if the machine stops there, and removed at the end.
+    An earlier folder is replaced. It is first moved to `.<name>.previous`, where `settled` finds it if the machine stops between
+    the two renames, and removed at the end.
     """
     with _reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _beside(path)
+        temporary = _temporary(path)
         try:
             temporary.mkdir()
             write(temporary)
@@ -65,7 +65,7 @@ def write_folder(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def make_folder(path: Path) -> bool:
-    """Make folder `path`, unless something is there already: then nothing is done, and the answer is False."""
+    """Make folder `path` and return True; if something is there already, do nothing and return False."""
     with _reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -76,17 +76,17 @@ def make_folder(path: Path) -> bool:
 
 
 def settled(path: Path) -> Path:
-    """Where the folder is: at `path`, or aside, if its replacement is going on or was interrupted. Nothing is moved."""
+    """Where folder `path` is now: in place, or set aside while it is being replaced. Nothing is moved."""
     return _previous(path) if not path.exists() and _previous(path).is_dir() else path
 
 
-def _beside(path: Path) -> Path:
-    """A place for what will be `path`, with the permissions of anything new there."""
+def _temporary(path: Path) -> Path:
+    """A name in the same folder, so that renaming it to `path` copies nothing."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}")
 
 
 def _previous(path: Path) -> Path:
-    path = path.absolute()  # the folder one stands in has no name of its own
+    path = path.absolute()  # "." has no name of its own
     return path.parent / f".{path.name}.previous"
 
 

@@ -1,7 +1,7 @@
-"""Which packages, in which versions, shaped a model: read from the qualified names in its spec, and compared when it is loaded.
+"""Which packages, in which versions, a model was made with: saved with the model, and compared when it is loaded.
 
-A saved model is *identical* to what is installed, *compatible* (other versions, and everything fits), *needs migration* (other
-versions, and something does not fit), or a package of it is *missing*.
+There are four outcomes. *Identical*: the same versions are installed. *Compatible*: some versions differ, and the model fits.
+*Needs migration*: some versions differ, and the model does not fit. *Missing*: a package is not installed.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ PACKAGES = ("torch", "pytorch-lightning", "pydantic", "tokenizers", "safetensors
 
 
 def provenance(spec: Any) -> dict[str, Any]:
-    """Providers of the components that `spec` names, as distribution -> version; miniformer is always one."""
-    known = {entry.distribution: entry.version for entry in current_registry().entries()}
-    names = {OURS, *_providers(spec)} & known.keys()
-    return {"providers": {name: known[name] for name in sorted(names)}}
+    """The providers of the components that `spec` names: distribution -> version; miniformer is always among them."""
+    versions = {entry.distribution: entry.version for entry in current_registry().entries()}
+    names = {OURS, *_providers(spec)} & versions.keys()
+    return {"providers": {name: versions[name] for name in sorted(names)}}
 
 
 def environment() -> dict[str, str]:
@@ -31,13 +31,13 @@ def environment() -> dict[str, str]:
 
 
 def other_versions(saved: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Providers whose version is not the one that a model was saved with: name, version then, version now.
+    """The providers whose version has changed since a model was saved: name, version then, version now.
 
     Args:
-        saved: what its `config.json` says.
+        saved: the data of the model's `config.json`.
 
     Raises:
-        UnknownComponent: some are not installed; all are told, with the command that installs them.
+        UnknownComponent: providers are not installed; the text names them all and the command that installs them.
     """
     then = {name: str(version) for name, version in saved.get("providers", {}).items()}
     registered = {entry.distribution: entry.version for entry in current_registry().entries()}
@@ -51,19 +51,19 @@ def other_versions(saved: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 @contextmanager
 def migrating(saved: Mapping[str, Any]) -> Iterator[None]:
-    """Building a saved model inside: where it does not fit and a provider has another version, both are told.
+    """Build a saved model inside: if it does not fit, the error also names the providers whose version has changed.
 
     Raises:
-        UserError: something does not fit, or a provider is missing.
+        UserError: the model does not fit, or a provider is missing.
     """
-    others = other_versions(saved)
+    changed = other_versions(saved)
     try:
         yield
     except UserError as error:
-        if not others or isinstance(error, UnavailableComponent):
+        if not changed or isinstance(error, UnavailableComponent):
             raise
-        made = " and ".join(f"{name} {then} (here: {now})" for name, then, now in others)
-        back = " ".join(f"{name}=={then}" for name, then, _ in others)
+        made = " and ".join(f"{name} {then} (here: {now})" for name, then, now in changed)
+        back = " ".join(f"{name}=={then}" for name, then, _ in changed)
         raise UserError(f"needs migration: this model was made with {made}, and does not fit what is installed:\n  {error}\n"
                         f"  to use it as it was made: pip install {back}") from error
 
@@ -76,7 +76,7 @@ def _version(distribution: str) -> str | None:
 
 
 def _providers(spec: Any) -> Iterator[str]:
-    """Distributions in the qualified names of component specs, however deeply they nest, and of extensions."""
+    """The distributions in qualified names of components, however deeply specs nest, and of extensions."""
     if isinstance(spec, dict):
         extensions = spec.get("extensions")
         for name in (spec.get("name"), *(extensions if isinstance(extensions, dict) else ())):

@@ -1,6 +1,6 @@
-"""A saved model: a folder of `config.json`, `model.safetensors`, `manifest.json` and, after training, `tokenizer.json`.
+"""A saved model: a folder with `config.json`, `model.safetensors`, `manifest.json` and, after training, `tokenizer.json`.
 
-The manifest holds the SHA-256 of each file, since no weight format checks its own payload: a flipped bit is found.
+The manifest holds the SHA-256 of each file, because weight formats do not check their own payload: so a flipped bit is found.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BEST = Path("checkpoints") / "best_model"
 
 @dataclass(frozen=True, slots=True)
 class SavedModel:
-    """The folder of a saved model, its files checked, and what its config says."""
+    """The folder of a saved model, whose files have been checked, and the data of its `config.json`."""
 
     folder: Path
     config: dict[str, Any]
@@ -38,9 +38,9 @@ def write_model(folder: Path, weights: Mapping[str, Tensor], config: dict[str, A
 
     Args:
         folder: replaced if it exists.
-        weights: a state dict; of names that share a tensor the first is kept.
-        config: JSON data, completed with which packages the components came from.
-        tokenizer: text of `tokenizer.json`.
+        weights: a state dict; of several names for one tensor, the first is written.
+        config: JSON data, to which the packages of the components are added.
+        tokenizer: the text of `tokenizer.json`.
 
     Raises:
         RunError: the folder cannot be written.
@@ -59,7 +59,7 @@ def write_model(folder: Path, weights: Mapping[str, Tensor], config: dict[str, A
 
 
 def read_model(path: Path) -> SavedModel:
-    """The saved model in folder `path`, or the best one of run folder `path`.
+    """Read and check the saved model in folder `path`, or the best model of run folder `path`.
 
     Raises:
         UserError: no saved model is there, or a file is missing or damaged.
@@ -67,7 +67,7 @@ def read_model(path: Path) -> SavedModel:
     best = path / BEST
     folder = settled(best if best.parent.is_dir() else path)
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{path}: {_nothing(path)}")
+        raise UserError(f"{path}: {_why_no_model(path)}")
     if missing := [name for name in (MANIFEST, WEIGHTS) if not (folder / name).is_file()]:
         raise UserError(f"{folder}: cannot be read as a saved model: there is no {' and no '.join(missing)} in it")
     try:
@@ -86,13 +86,13 @@ def read_model(path: Path) -> SavedModel:
     return SavedModel(folder, config)
 
 
-def _nothing(path: Path) -> str:
-    """Why no saved model is at `path`, and what is near."""
+def _why_no_model(path: Path) -> str:
+    """Why there is no saved model at `path`, and what is near."""
     if path.is_file():
         return "a file; expected a run folder"
     if not path.exists():
-        beside = [near.name for near in path.absolute().parent.glob("*") if near.is_dir()]
-        return f"no such folder{did_you_mean(path.name, beside)}"
+        siblings = [folder.name for folder in path.absolute().parent.glob("*") if folder.is_dir()]
+        return f"no such folder{did_you_mean(path.name, siblings)}"
     runs = sorted(best.parents[1].name for best in path.glob(f"*/{BEST}"))
     if runs:
         shown = ", ".join(runs[:8]) + (f" and {len(runs) - 8} more" if len(runs) > 8 else "")
@@ -101,7 +101,7 @@ def _nothing(path: Path) -> str:
 
 
 def restore(module: nn.Module, saved: SavedModel) -> None:
-    """Make a newly built `module` the one that was saved: with the extensions that shaped it, and its weights.
+    """Turn a newly built `module` into the saved one: apply the extensions that shaped it, then load its weights.
 
     Raises:
         UserError: an extension is not installed, or the weights do not fit.
@@ -113,10 +113,10 @@ def restore(module: nn.Module, saved: SavedModel) -> None:
 
 
 def load_weights(module: nn.Module, saved: SavedModel) -> None:
-    """Put the saved weights into `module`, which gets the file's float type where that is one.
+    """Load the saved weights into `module`, which is first converted to the file's float type, if the file has only one.
 
     Raises:
-        UserError: names or shapes differ, told in both directions.
+        UserError: names or shapes differ; the text lists them in both directions.
     """
     from safetensors.torch import load_file
 
@@ -129,23 +129,26 @@ def load_weights(module: nn.Module, saved: SavedModel) -> None:
     if problems:
         more = [f"and {len(problems) - 8} more"] if len(problems) > 8 else []
         raise UserError("\n  ".join([f"{saved.folder / WEIGHTS} does not fit the model:", *problems[:8], *more]))
-    if len(kinds := {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}) == 1:
-        module.to(dtype=kinds.pop())
+    dtypes = {tensor.dtype for tensor in weights.values() if tensor.is_floating_point()}
+    if len(dtypes) == 1:
+        module.to(dtype=dtypes.pop())
     module.load_state_dict(weights, strict=False)
 
 
 def unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The state dict without the later names of tensors that are shared, such as a tied head's."""
-    seen: dict[Any, str] = {}
-    kept = {}
+    """Drop from a state dict the second and later names of a shared tensor, such as a tied head's."""
+    first_names: dict[Any, str] = {}
+    unique = {}
     for name, tensor in weights.items():
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() and tensor.device.type != "meta" else name
-        if seen.setdefault(key, name) == name:
-            kept[name] = tensor
-    return kept
+        # empty and meta tensors have no address of their own, so each counts by its name
+        has_address = tensor.numel() and tensor.device.type != "meta"
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride()) if has_address else name
+        if first_names.setdefault(key, name) == name:
+            unique[name] = tensor
+    return unique
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+    """The SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
