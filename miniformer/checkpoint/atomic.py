@@ -41,8 +41,8 @@ def write_json(path: Path, data: Any) -> None:
 def write_folder(path: Path, write: Callable[[Path], None]) -> None:
     """Make folder `path`: `write` fills a temporary folder, which then takes its place.
 
-    An earlier folder is replaced. It is first moved to `.<name>.previous`, where `settled` finds it if the machine stops between
-    the two renames, and removed at the end.
+    An earlier folder is replaced. It is first moved to `.<name>.previous`, where `settled` finds it if the machine stops
+    between the two renames, and removed at the end.
     """
     with _reported(path):
         path.parent.mkdir(parents=True, exist_ok=True)
