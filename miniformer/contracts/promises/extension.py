@@ -23,11 +23,11 @@ def hooks_fit_their_specification(case: Case) -> None:
 
     In training: a hook whose name is misspelt is never called, and the run is as if nothing had been installed.
     """
-    extension = case.built({}, case.options())
+    extension = case.build_or_reject({}, case.options())
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(RunHooks)
     try:
-        manager.register(extension, case.subject.name)
+        manager.register(extension, case.under_test.name)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise Broken(" ".join(str(error).split())) from None
@@ -45,7 +45,7 @@ def making_one_changes_nothing(case: Case) -> None:
     options, state, environment = case.options(), torch.get_rng_state(), dict(os.environ)
     with undisturbed("making it"):
         try:
-            case.built({}, options)
+            case.build_or_reject({}, options)
             require(torch.equal(torch.get_rng_state(), state), "making it changes the random state of torch")
             require(dict(os.environ) == environment, "making it changes the environment")
         finally:
@@ -63,7 +63,7 @@ def installed_is_not_active(case: Case) -> None:
 
     Seen: flash-fft-conv#26, whose import set torch's seed to 23.
     """
-    runs = _runs(case.subject)
+    runs = _runs(case.under_test)
     require(runs.imported == runs.before, "once its module is imported, a run that does not name it has other weights")
 
 
@@ -73,7 +73,7 @@ def a_run_with_it_ends(case: Case) -> None:
 
     In training: a run fails with a traceback, perhaps after hours.
     """
-    runs = _runs(case.subject)
+    runs = _runs(case.under_test)
     require(not runs.failed, f"a run of two steps ends with {runs.failed}")
     if runs.refused:
         raise Skip(f"it refuses the run that is tried: {runs.refused}")
@@ -85,14 +85,14 @@ def a_run_leaves_no_trace(case: Case) -> None:
 
     In training: the second run of a sweep is not the run that its settings say.
     """
-    runs = _runs(case.subject)
+    runs = _runs(case.under_test)
     require(runs.after == runs.imported, "after a run that named it, one that does not has other weights")
 
 
-def _runs(subject: ComponentUnderTest) -> Runs:
-    if "<locals>" in subject.cls.__qualname__:
+def _runs(under_test: ComponentUnderTest) -> Runs:
+    if "<locals>" in under_test.cls.__qualname__:
         raise Skip("it is defined inside a function, where no other process can import it")
-    runs = _rehearsed(subject.cls, json.dumps(to_jsonable_python(subject.fixed), sort_keys=True))
+    runs = _rehearsed(under_test.cls, json.dumps(to_jsonable_python(under_test.fixed), sort_keys=True))
     if runs.untried:
         raise Skip(f"in another process {runs.untried}")
     return runs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from miniformer.contracts.kit import drawing
-from miniformer.contracts.kit.case import Case, require, same
+from miniformer.contracts.kit.case import Case, require, require_equal
 from miniformer.contracts.kit.module_runner import draws_in_training, set_mode
 from miniformer.contracts.kit.properties import contract
 from miniformer.kernel.context import Context
@@ -25,9 +25,9 @@ def acts_on_each_position(case: Case) -> None:
     x, order = case.tensor(2, T, module.d_model), case.order(T)
     with torch.no_grad():
         out = module(x)
-        same(module(x[:, order]), out[:, order], f"{T} positions in another order")
-        for t in case.some("positions", T):
-            same(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
+        require_equal(module(x[:, order]), out[:, order], f"{T} positions in another order")
+        for t in case.indices("positions", T):
+            require_equal(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
 
 
 @contract("ffn")
@@ -46,9 +46,9 @@ def padding_changes_nothing(case: Case) -> None:
     changed = torch.where(layout.real[..., None], x, x + 3)
     with torch.no_grad():
         one, other = Context(layout), Context(layout)
-        same(module(changed, other)[layout.real], module(x, one)[layout.real], "real tokens beside other padding")
+        require_equal(module(changed, other)[layout.real], module(x, one)[layout.real], "real tokens beside other padding")
         for first, second in zip(one.records, other.records, strict=True):
-            same(second.value, first.value, f"recorded {first.name} beside other padding")
+            require_equal(second.value, first.value, f"recorded {first.name} beside other padding")
 
 
 @contract("ffn")

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from miniformer.contracts.kit import drawing
-from miniformer.contracts.kit.attention_harness import alone
-from miniformer.contracts.kit.case import Case, require, same
+from miniformer.contracts.kit.attention_harness import each_document
+from miniformer.contracts.kit.case import Case, require, require_equal
 from miniformer.contracts.kit.module_runner import set_mode
 from miniformer.contracts.kit.properties import contract
 from miniformer.kernel.layout import Layout
@@ -29,7 +29,7 @@ def selecting_is_picking(case: Case) -> None:
         out = module(x)
         expected = [2, 5, module.n_outputs]
         require(list(out.shape) == expected, f"it gives {list(out.shape)}; expected {expected}")
-        same(module(x, select), out[select], "at selected positions and at all")
+        require_equal(module(x, select), out[select], "at selected positions and at all")
 
 
 @contract("head")
@@ -48,9 +48,9 @@ def summaries_are_blind_to_padding(case: Case) -> None:
         out = module.summary(x, layout)
         require(tuple(out.shape) == (layout.shape[0], module.n_outputs),
                 f"summary gives {list(out.shape)}; expected {[layout.shape[0], module.n_outputs]}")
-        for b, columns, tokens in alone(x, layout):
+        for b, columns, tokens in each_document(x, layout):
             by_itself = module.summary(tokens, Layout.full(1, len(columns)))
-            same(out[b], by_itself[0], f"row {b} padded and alone")
+            require_equal(out[b], by_itself[0], f"row {b} padded and alone")
 
 
 @contract("head")
@@ -65,8 +65,8 @@ def positions_stand_alone(case: Case) -> None:
     x = case.tensor(2, T, module.d_model)
     with torch.no_grad():
         out = module(x)
-        for t in case.some("positions", T):
-            same(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
+        for t in case.indices("positions", T):
+            require_equal(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
 
 
 @contract("head")
@@ -82,10 +82,10 @@ def loss_is_that_of_its_scores(case: Case) -> None:
     given = [x, *(p for p in module.parameters() if p.requires_grad)]
     losses = module.cross_entropy(x, targets), F.cross_entropy(module(x).flatten(0, 1), targets.flatten(), ignore_index=-1,
                                                                reduction="sum")
-    same(losses[0], losses[1], "the loss and that of its scores")
+    require_equal(losses[0], losses[1], "the loss and that of its scores")
     gradients = (torch.autograd.grad(loss, given, allow_unused=True, materialize_grads=True) for loss in losses)
     for found, expected in zip(*gradients, strict=True):
-        same(found, expected, "gradients of the loss and of that of its scores")
+        require_equal(found, expected, "gradients of the loss and of that of its scores")
 
 
 @contract("head")
@@ -105,7 +105,7 @@ def ties_are_real(case: Case) -> None:
         shared = any(p is table for p in module.parameters())
         require(tied == shared, f"tie says {tied}, and the table is {'' if shared else 'not '}among its parameters")
         if not tied:
-            same(module(x), before, "after tie said no")
+            require_equal(module(x), before, "after tie said no")
             return
         out = module(x)
         table.add_(1.0)

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from miniformer.config.counting import looks_at_values
-from miniformer.contracts.kit.case import Case, require, same, seeded
-from miniformer.contracts.kit.module_runner import MODULES, ModuleRunner
+from miniformer.contracts.kit.case import Case, require, require_equal, seeded
+from miniformer.contracts.kit.module_runner import MODULE_KINDS, ModuleRunner
 from miniformer.contracts.kit.properties import Broken, contract
 
 
-@contract(*MODULES)
+@contract(*MODULE_KINDS)
 def keeps_dtype_and_device(case: Case) -> None:
     """Outputs have the dtype and the device of the inputs.
 
@@ -24,12 +24,12 @@ def keeps_dtype_and_device(case: Case) -> None:
     Seen: transformers#24262, rotary positions that returned float32 in half precision.
     """
     dtype = case.choose("dtype", [torch.float32, torch.bfloat16, torch.float64])
-    probe = ModuleRunner.drawn(case, dtype=dtype)
+    runner = ModuleRunner.drawn(case, dtype=dtype)
     with torch.no_grad():
-        for name, out in probe.outputs().items():
+        for name, out in runner.outputs().items():
             if "bias" not in name:  # made from positions, which have no such dtype
                 require(out.dtype == dtype, f"{name} gives {out.dtype} for {dtype}")
-        ghost = ModuleRunner.of(case, probe.module.to("meta"), probe.x.to("meta"))
+        ghost = ModuleRunner.of(case, runner.module.to("meta"), runner.x.to("meta"))
         try:
             for name, out in ghost.outputs().items():
                 require(out.is_meta, f"{name} gives a tensor on {out.device} for one on another device")
@@ -39,7 +39,7 @@ def keeps_dtype_and_device(case: Case) -> None:
             raise Broken(f"on another device than the CPU: {' '.join(str(error).split())[:200]}") from None
 
 
-@contract(*MODULES)
+@contract(*MODULE_KINDS)
 def is_the_same_twice_in_eval(case: Case) -> None:
     """As it is in eval mode it gives the same outputs each time, whatever the random state, and as it is in training mode under
     the same seed.
@@ -49,52 +49,52 @@ def is_the_same_twice_in_eval(case: Case) -> None:
     Seen: pytorch#124464: scaled_dot_product_attention drops out in evaluation unless it is told not to; so did nanoGPT, timm
     and others.
     """
-    probe = ModuleRunner.drawn(case)
+    runner = ModuleRunner.drawn(case)
 
     def outputs(training: bool, seed: int) -> Tensor:  # of a copy each, since what a pass changes is told by another property
         with seeded(seed), torch.no_grad():
-            return ModuleRunner.of(case, copy.deepcopy(probe.module).train(training), probe.x).joined()
+            return ModuleRunner.of(case, copy.deepcopy(runner.module).train(training), runner.x).joined()
 
     require(torch.equal(outputs(False, 1), outputs(False, 2)), "in eval mode two runs differ")
     require(torch.equal(outputs(True, 3), outputs(True, 3)), "in training mode two runs under one seed differ")
 
 
-@contract(*MODULES, examples=0.5)
+@contract(*MODULE_KINDS, examples=0.5)
 def a_pass_leaves_it_as_it_was(case: Case) -> None:
     """A pass in training mode changes nothing of the module: after it, either mode gives what it gave before.
 
     In training: activation checkpointing, which makes a pass twice, trains another model; so does gradient accumulation, and
     the processes of data parallelism go apart.
     """
-    probe, found = ModuleRunner.drawn(case), []
-    buffers = dict(probe.module.named_buffers())
+    runner, found = ModuleRunner.drawn(case), []
+    buffers = dict(runner.module.named_buffers())
     before = {name: buffer.clone() for name, buffer in buffers.items()}
     with torch.no_grad():
         for training in (False, True, False, True):
-            probe.module.train(training)
+            runner.module.train(training)
             with seeded(1):
-                found.append(probe.joined())
+                found.append(runner.joined())
     changed = [name for name, buffer in buffers.items() if not torch.equal(buffer, before[name])]
     for mode, one, again in zip(("eval", "training"), found[:2], found[2:], strict=True):
         told = f"; changed: {', '.join(changed)}" if changed else ""
         require(torch.equal(one, again), f"after a pass in training mode it gives other outputs in {mode} mode{told}")
 
 
-@contract(*MODULES, examples=0.5)
+@contract(*MODULE_KINDS, examples=0.5)
 def runs_under_autocast(case: Case) -> None:
     """Under autocast to bfloat16 its outputs are finite and near those in float32, and gradients come through.
 
     In training: a run with `precision` bf16 ends at its first step, or learns from noise.
     """
-    probe = ModuleRunner.drawn(case, dtype=torch.float32, training=True)
-    x, parameters = probe.x.requires_grad_(), dict(probe.module.named_parameters())
-    weights = torch.linspace(-1.0, 1.0, (fine := probe.joined(x))[0].numel(), dtype=fine.dtype)
+    runner = ModuleRunner.drawn(case, dtype=torch.float32, training=True)
+    x, parameters = runner.x.requires_grad_(), dict(runner.module.named_parameters())
+    weights = torch.linspace(-1.0, 1.0, (fine := runner.joined(x))[0].numel(), dtype=fine.dtype)
     given = {name: one for name, one in {"its input": x, **parameters}.items() if one.requires_grad}
     slopes = torch.autograd.grad((fine * weights).sum(), list(given.values()), allow_unused=True)
     dtype = case.choose("input", [torch.float32, torch.bfloat16])  # of the residual stream, or of another layer's output
     with torch.autocast("cpu", torch.bfloat16), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # of a fused norm that takes one dtype only
-        coarse = probe.joined(x.to(dtype))
+        coarse = runner.joined(x.to(dtype))
     apart = (coarse - fine).detach().abs()
     require(bool(apart.isfinite().all()), "outputs are not finite")
     # the median, since what a token chooses by its scores, such as an expert, may be another after rounding
@@ -107,20 +107,20 @@ def runs_under_autocast(case: Case) -> None:
         require(slope is not None or expected is None, f"no gradient reaches {name}, and in float32 one does")
 
 
-@contract(*MODULES)
+@contract(*MODULE_KINDS)
 def leaves_its_inputs_alone(case: Case) -> None:
     """It changes no tensor that it is given.
 
     In training: the residual stream, which others still need, is overwritten, and autograd fails or is wrong.
     """
-    probe = ModuleRunner.drawn(case, training=True)
-    before, version = probe.x.clone(), probe.x._version
+    runner = ModuleRunner.drawn(case, training=True)
+    before, version = runner.x.clone(), runner.x._version
     with torch.no_grad():
-        probe.outputs()
-    require(torch.equal(probe.x, before) and probe.x._version == version, "it changes its input in place")
+        runner.outputs()
+    require(torch.equal(runner.x, before) and runner.x._version == version, "it changes its input in place")
 
 
-@contract(*MODULES)
+@contract(*MODULE_KINDS)
 def rows_stand_alone(case: Case) -> None:
     """A row of a batch gives what it gives alone and in any order.
 
@@ -128,18 +128,18 @@ def rows_stand_alone(case: Case) -> None:
 
     Seen: transformers#47394, where a loss leaked targets across the rows of a batch.
     """
-    probe = ModuleRunner.drawn(case, batch=3, training=True, long=True)
+    runner = ModuleRunner.drawn(case, batch=3, training=True, long=True)
     order = case.draw("order", st.permutations(range(3)))
     with torch.no_grad():
-        out = probe.outputs()
-        for name, moved in probe.outputs(probe.x[order]).items():
-            same(moved, out[name][order], f"{name} with rows in order {order}")
+        out = runner.outputs()
+        for name, moved in runner.outputs(runner.x[order]).items():
+            require_equal(moved, out[name][order], f"{name} with rows in order {order}")
         for b in range(3):
-            for name, alone in probe.outputs(probe.x[b:b + 1]).items():
-                same(alone, out[name][b:b + 1], f"{name} of row {b} alone and beside others")
+            for name, alone in runner.outputs(runner.x[b:b + 1]).items():
+                require_equal(alone, out[name][b:b + 1], f"{name} of row {b} alone and beside others")
 
 
-@contract(*MODULES)
+@contract(*MODULE_KINDS)
 def trains_every_parameter(case: Case) -> None:
     """Gradients reach every parameter, and are finite.
 
@@ -148,43 +148,43 @@ def trains_every_parameter(case: Case) -> None:
     Seen: the error `Expected to have finished reduction in the prior iteration` of DistributedDataParallel.
     """
     default = case.flip("defaults")
-    probe = ModuleRunner.drawn(case, batch=4, length=16, options={} if default else None)
-    probe.module.train()
-    frozen = [name for name, p in probe.module.named_parameters() if not p.requires_grad]
+    runner = ModuleRunner.drawn(case, batch=4, length=16, options={} if default else None)
+    runner.module.train()
+    frozen = [name for name, p in runner.module.named_parameters() if not p.requires_grad]
     require(not frozen, f"{', '.join(frozen)} takes no gradient")
     reached = set[str]()
     for attempt in range(4):
-        probe.module.zero_grad()
+        runner.module.zero_grad()
         with seeded(attempt):
-            x = torch.randn_like(probe.x)
-            out = probe.joined(x)
-            loss = (out * torch.randn_like(out)).sum() + sum(r.value for r in probe.records if r.loss)
+            x = torch.randn_like(runner.x)
+            out = runner.joined(x)
+            loss = (out * torch.randn_like(out)).sum() + sum(r.value for r in runner.records if r.loss)
         if not loss.requires_grad:
             continue
         loss.backward()  # type: ignore[no-untyped-call]
-        for name, parameter in probe.module.named_parameters():
+        for name, parameter in runner.module.named_parameters():
             if parameter.grad is not None:
                 require(bool(parameter.grad.isfinite().all()), f"the gradient of {name} is not finite")
                 if bool(parameter.grad.any()):
                     reached.add(name)
-    names = [name for name, _ in probe.module.named_parameters()]
+    names = [name for name, _ in runner.module.named_parameters()]
     lost = [name for name in names if name not in reached] if default else [
-        name for name, p in probe.module.named_parameters() if p.grad is None]
+        name for name, p in runner.module.named_parameters() if p.grad is None]
     require(not lost, f"no gradient reaches {', '.join(lost)}")
 
 
-@contract(*MODULES, examples=0.5)
+@contract(*MODULE_KINDS, examples=0.5)
 def gradients_are_right(case: Case) -> None:
     """The gradient of its outputs by its input is the slope that is found by trying.
 
     In training: a detached tensor or a backward pass of one's own that is a little wrong still learns, but less.
     """
-    probe = ModuleRunner.drawn(case, batch=1, length=3)
+    runner = ModuleRunner.drawn(case, batch=1, length=3)
 
     def outputs(x: Tensor) -> Tensor:
-        return probe.joined(x)
+        return runner.joined(x)
 
-    x = probe.x.requires_grad_()
+    x = runner.x.requires_grad_()
     if not outputs(x).requires_grad:
         return
     try:
@@ -196,20 +196,20 @@ def gradients_are_right(case: Case) -> None:
             raise Broken(" ".join(str(error).split())[:200]) from None
 
 
-@contract(*MODULES, thorough=True, note=True, examples=0.02)
+@contract(*MODULE_KINDS, thorough=True, note=True, examples=0.02)
 def compiles(case: Case) -> None:
     """torch.compile takes it whole, without a graph break, and it gives the same.
 
     In training: it runs, but slower than it could.
     """
-    probe = ModuleRunner.drawn(case, dtype=torch.float32)
+    runner = ModuleRunner.drawn(case, dtype=torch.float32)
     with torch.no_grad():
-        expected = probe.joined()
-        found = torch.compile(probe.joined, backend="eager", fullgraph=True, dynamic=False)(probe.x)
-        same(found, expected, "compiled and not", 1e-5)
+        expected = runner.joined()
+        found = torch.compile(runner.joined, backend="eager", fullgraph=True, dynamic=False)(runner.x)
+        require_equal(found, expected, "compiled and not", 1e-5)
 
 
-@contract(*MODULES, thorough=True, note=True, examples=0.02)
+@contract(*MODULE_KINDS, thorough=True, note=True, examples=0.02)
 def exports(case: Case) -> None:
     """torch.export captures it.
 
@@ -217,16 +217,16 @@ def exports(case: Case) -> None:
 
     Seen: pytorch#153955, which asks for dynamic shapes.
     """
-    probe = ModuleRunner.drawn(case, dtype=torch.float32)
-    torch.export.export(_Whole(probe), (probe.x,))
+    runner = ModuleRunner.drawn(case, dtype=torch.float32)
+    torch.export.export(_AllMethods(runner), (runner.x,))
 
 
-class _Whole(nn.Module):
+class _AllMethods(nn.Module):
     """All methods of a component's kind as one forward."""
 
-    def __init__(self, probe: ModuleRunner) -> None:
+    def __init__(self, runner: ModuleRunner) -> None:
         super().__init__()
-        self.module, self.probe = probe.module, probe
+        self.module, self.runner = runner.module, runner
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.probe.joined(x)
+        return self.runner.joined(x)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from miniformer.contracts.kit.case import Case, require, same
+from miniformer.contracts.kit.case import Case, require, require_equal
 from miniformer.contracts.kit.module_runner import set_mode
 from miniformer.contracts.kit.properties import contract
 
@@ -23,9 +23,9 @@ def acts_on_each_vector(case: Case) -> None:
     with torch.no_grad():
         out = module(x)
         flat = module(x.flatten(0, -2))
-        same(flat, out.flatten(0, -2), "vectors in another shape")
-        for i in case.some("vectors", len(flat)):
-            same(module(x.flatten(0, -2)[i][None])[0], flat[i], f"vector {i} alone and beside others")
+        require_equal(flat, out.flatten(0, -2), "vectors in another shape")
+        for i in case.indices("vectors", len(flat)):
+            require_equal(module(x.flatten(0, -2)[i][None])[0], flat[i], f"vector {i} alone and beside others")
 
 
 @contract("norm")
@@ -34,7 +34,7 @@ def brings_to_scale(case: Case) -> None:
 
     In training: activations grow from layer to layer until they overflow.
     """
-    module = case.component(options={}, moved=False)
+    module = case.component(options={}, perturbed=False)
     x, scale = case.tensor(3, module.d_model), case.choose("scale", [100.0, 0.1, 1e4])
     with torch.no_grad():
         usual, scaled = module(x).square().mean().sqrt(), module(x * scale).square().mean().sqrt()

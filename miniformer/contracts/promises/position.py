@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.contracts.kit.case import Case, require, same, seeded
+from miniformer.contracts.kit.case import Case, require, require_equal, seeded
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.module_runner import set_mode
 from miniformer.contracts.kit.properties import Broken, Skip, contract
@@ -22,11 +22,11 @@ from miniformer.model.transformer import Transformer
 def _needs(*hooks: str, relative: bool = False) -> Callable[[ComponentUnderTest], str]:
     """A skip where none of the hooks is filled, or where it is not declared to be relative."""
 
-    def skip(subject: ComponentUnderTest) -> str:
-        filled: frozenset[str] = subject.cls.hooks()
+    def skip(under_test: ComponentUnderTest) -> str:
+        filled: frozenset[str] = under_test.cls.hooks()
         if not filled & set(hooks):
             return f"it has no {' and no '.join(hooks)}"
-        return "" if not relative or subject.cls.relative else "it does not declare `relative`"
+        return "" if not relative or under_test.cls.relative else "it does not declare `relative`"
 
     return skip
 
@@ -36,7 +36,7 @@ def heads(case: Case, encoding: PositionEncoding, length: int) -> Tensor:
     return case.tensor(2, encoding.n_heads, length, encoding.d_model // encoding.n_heads)
 
 
-def hooked(encoding: PositionEncoding, x_BTD: Tensor, q_BHTE: Tensor, positions: Tensor) -> dict[str, Tensor]:
+def hook_outputs(encoding: PositionEncoding, x_BTD: Tensor, q_BHTE: Tensor, positions: Tensor) -> dict[str, Tensor]:
     """What each filled hook makes of tokens at `positions` `[B, T]`."""
     filled, found = encoding.hooks(), {}
     if "embed" in filled:
@@ -89,15 +89,15 @@ def asks_positions_only(case: Case) -> None:
         row = st.lists(st.integers(0, 31), min_size=T, max_size=T)
         positions = torch.tensor(case.draw("positions", st.lists(row, min_size=2, max_size=2)))
     else:  # as of packed documents, none longer than it takes
-        positions = torch.stack([torch.arange(start, start + T) for start in case.some("starts", 32)[:2]]) % 32
+        positions = torch.stack([torch.arange(start, start + T) for start in case.indices("starts", 32)[:2]]) % 32
     kept = torch.tensor(case.draw("columns", st.lists(st.integers(0, T - 1), min_size=1, max_size=6)))
     with torch.no_grad():
-        whole = hooked(encoding, x, q, positions)
-        for name, found in hooked(encoding, x[:, kept], q[:, :, kept], positions[:, kept]).items():
+        whole = hook_outputs(encoding, x, q, positions)
+        for name, found in hook_outputs(encoding, x[:, kept], q[:, :, kept], positions[:, kept]).items():
             expected = whole[name][:, kept]
-            same(found, expected[:, :, kept] if "bias" in name else expected, f"{name} of columns {kept.tolist()}", 1e-5)
-        for name, found in hooked(encoding, x[1:], q[1:], positions[1:]).items():
-            same(found, whole[name][1:], f"{name} of a row alone and beside another", 1e-5)
+            require_equal(found, expected[:, :, kept] if "bias" in name else expected, f"{name} of columns {kept.tolist()}", 1e-5)
+        for name, found in hook_outputs(encoding, x[1:], q[1:], positions[1:]).items():
+            require_equal(found, whole[name][1:], f"{name} of a row alone and beside another", 1e-5)
 
 
 @contract("position", proves=["hook embed", "hook rotate", "hook bias"], skip=_needs("embed", "rotate", "bias"))
@@ -112,7 +112,7 @@ def tells_places_apart(case: Case) -> None:
     positions = torch.arange(16).expand(2, 16)
     x, q = case.tensor(2, 1, encoding.d_model), heads(case, encoding, 1)
     with torch.no_grad():
-        for name, out in hooked(encoding, x.expand(-1, 16, -1), q.expand(-1, -1, 16, -1), positions).items():
+        for name, out in hook_outputs(encoding, x.expand(-1, 16, -1), q.expand(-1, -1, 16, -1), positions).items():
             require(not torch.allclose(out[:, :1].expand_as(out), out, atol=1e-6), f"{name} does the same everywhere")
 
 
@@ -132,11 +132,11 @@ def differences_decide(case: Case) -> None:
         return encoding.rotate(q, where, "q") @ encoding.rotate(k, where, "k").transpose(-1, -2)
 
     with torch.no_grad():
-        same(scores(places + shift), scores(places), f"scores of rotated queries and keys {shift} places on", 1e-4)
+        require_equal(scores(places + shift), scores(places), f"scores of rotated queries and keys {shift} places on", 1e-4)
         for name in ("bias", "causal_bias"):
             make = getattr(encoding, name)
             if (bias := make(places, places)) is not None:
-                same(make(places + shift, places + shift), bias, f"{name} {shift} places on", 1e-5)
+                require_equal(make(places + shift, places + shift), bias, f"{name} {shift} places on", 1e-5)
 
 
 @contract("position", skip=_needs("rotate", relative=True))
@@ -149,7 +149,7 @@ def rotation_keeps_lengths(case: Case) -> None:
     x = heads(case, encoding, 1).expand(-1, -1, 32, -1)
     with torch.no_grad():
         lengths = encoding.rotate(x, encoding.precompute(torch.arange(32).expand(2, 32)), "q").norm(dim=-1)
-    same(lengths, lengths[..., :1].expand_as(lengths), "lengths of one vector rotated at different places", 1e-4)
+    require_equal(lengths, lengths[..., :1].expand_as(lengths), "lengths of one vector rotated at different places", 1e-4)
 
 
 @contract("position", proves=["extrapolates"])
@@ -160,20 +160,20 @@ def ends_as_declared(case: Case) -> None:
 
     Seen: the error `index out of range in self` of embeddings, which on a GPU ends the process.
     """
-    extrapolates: bool = case.subject.cls.extrapolates
+    extrapolates: bool = case.under_test.cls.extrapolates
     if extrapolates:
         encoding = case.component(max_seq_len=8)
         positions = torch.arange(24, 48).expand(2, 24)
         with torch.no_grad():
-            found = hooked(encoding, case.tensor(2, 24, encoding.d_model), heads(case, encoding, 24), positions)
+            found = hook_outputs(encoding, case.tensor(2, 24, encoding.d_model), heads(case, encoding, 24), positions)
         for name, out in found.items():
             require(bool(out.isfinite().all()), f"{name} is not finite at three times max_seq_len")
         return
-    if not _registered(case.subject):
+    if not _registered(case.under_test):
         raise Skip("it is not registered, so no model can be made with it")
     with seeded(0):
         model = Transformer(TransformerConfig(vocab_size=5, d_model=16, n_heads=2, n_layers=1, max_seq_len=8, ffn="gelu",
-                                              position={"name": case.subject.name, **case.subject.fixed}))
+                                              position={"name": case.under_test.name, **case.under_test.fixed}))
     try:
         model(torch.zeros(1, 9, dtype=torch.long))
     except SpecError:
@@ -181,8 +181,8 @@ def ends_as_declared(case: Case) -> None:
     raise Broken("a model takes 9 tokens, with max_seq_len 8")
 
 
-def _registered(subject: ComponentUnderTest) -> bool:
-    return any(entry.saved == subject.name for entry in current_registry().entries(subject.kind))
+def _registered(under_test: ComponentUnderTest) -> bool:
+    return any(entry.saved == under_test.name for entry in current_registry().entries(under_test.kind))
 
 
 @contract("position", proves=["learns_bias"], skip=_needs("bias"))
@@ -193,7 +193,7 @@ def says_whether_its_bias_learns(case: Case) -> None:
 
     Seen: flash-attention#332: kernels that take a bias without a gradient for it, or none.
     """
-    encoding, learns = case.component(), case.subject.cls.learns_bias
+    encoding, learns = case.component(), case.under_test.cls.learns_bias
     positions = torch.arange(6).expand(1, 6)
     for name in ("bias", "causal_bias"):
         bias = getattr(encoding, name)(positions, positions)
@@ -211,14 +211,14 @@ def far_places_survive_low_precision(case: Case) -> None:
     """
     options, sizes = case.options(), case.sizes(max_seq_len=4096)
     with seeded(0):
-        fine = case.built(sizes, options).double().eval()
+        fine = case.build_or_reject(sizes, options).double().eval()
     with seeded(0):
-        coarse = case.built(sizes, options).to(torch.bfloat16).eval()
+        coarse = case.build_or_reject(sizes, options).to(torch.bfloat16).eval()
     coarse.load_state_dict(fine.state_dict())
     positions = torch.arange(3001, 3001 + 24).expand(2, 24)
     x, q = case.tensor(2, 24, fine.d_model), heads(case, fine, 24)
     with torch.no_grad():
-        expected = hooked(fine, x, q, positions)
-        for name, found in hooked(coarse, x.bfloat16(), q.bfloat16(), positions).items():
+        expected = hook_outputs(fine, x, q, positions)
+        for name, found in hook_outputs(coarse, x.bfloat16(), q.bfloat16(), positions).items():
             off = (found.double() - expected[name]).abs().max() / expected[name].abs().max().clamp(min=1e-6)
             require(bool(off < 0.05), f"{name} at position 3000 is {float(off):.2f} of its size off in bfloat16")

@@ -74,7 +74,7 @@ def _optimizer(case: Case, model: nn.Module, *, weight_decay: float, lr: float |
                options: Mapping[str, Any] | None = None) -> tuple[Optimizer, list[dict[str, Any]]]:
     """The optimizer of a model, and its groups as the recipe made them."""
     sizes = {"lr": case.choose("lr", [1e-2, 1e-3]) if lr is None else lr, "weight_decay": weight_decay}
-    recipe: OptimizerRecipe = case.built(sizes, case.options() if options is None else options)
+    recipe: OptimizerRecipe = case.build_or_reject(sizes, case.options() if options is None else options)
     groups = recipe.groups(model)
     return recipe.build([dict(group) for group in groups]), groups
 
@@ -172,7 +172,7 @@ class _Schedule:
         """The optimizer and its schedule at the start."""
         peaks = [PEAK, PEAK * 3]
         optimizer = AdamW([{"params": [nn.Parameter(torch.zeros(1))], "lr": peak} for peak in peaks], betas=(0.9, 0.95))
-        recipe = self.case.built({"total_steps": self.total, "warmup_steps": self.warmup}, self.options)
+        recipe = self.case.build_or_reject({"total_steps": self.total, "warmup_steps": self.warmup}, self.options)
         return optimizer, recipe.build(optimizer)
 
     def rates(self, steps: int | None = None) -> list[tuple[float, float]]:
@@ -204,18 +204,18 @@ def warms_up_to_the_peak(case: Case) -> None:
 
     In training: the first steps, at full rate, throw the weights where the rest of the run does not find back from.
     """
-    one = _Schedule(case)
-    rates = [rate for rate, _ in one.rates()]
-    rising = rates[:one.warmup]
-    require(all(a <= b * (1 + NEAR) for a, b in pairwise(rising)), f"while it warms up the rate falls: {_told(rising)}")
-    if one.warmup > 1:  # a warm-up of one step may end with it
+    schedule = _Schedule(case)
+    rates = [rate for rate, _ in schedule.rates()]
+    rising = rates[:schedule.warmup]
+    require(all(a <= b * (1 + NEAR) for a, b in pairwise(rising)), f"while it warms up the rate falls: {_in_peaks(rising)}")
+    if schedule.warmup > 1:  # a warm-up of one step may end with it
         require(rates[0] < PEAK, "the first rate of a warm-up is the peak")
-    if 0 < one.warmup < one.total:
-        top = max(rates[:one.warmup + 1])
+    if 0 < schedule.warmup < schedule.total:
+        top = max(rates[:schedule.warmup + 1])
         require(top >= PEAK * (1 - NEAR), f"until it is warm the highest rate is {top / PEAK:.4g} peaks")
 
 
-def _told(rates: Sequence[float]) -> str:
+def _in_peaks(rates: Sequence[float]) -> str:
     return ", ".join(f"{rate / PEAK:.3g}" for rate in rates[:8])
 
 
@@ -227,15 +227,15 @@ def hangs_on_the_step_alone(case: Case) -> None:
 
     Seen: lightly-train#301, where a resumed run started its schedule anew.
     """
-    one = _Schedule(case)
-    stop = case.draw("resumed at step", st.integers(0, one.total))
-    one.rates(stop)
-    states = _reread({"optimizer": one.optimizer.state_dict(), "scheduler": one.scheduler.state_dict()})
-    expected = one.rates(one.total - stop)
-    one.optimizer, one.scheduler = one.fresh()
-    one.optimizer.load_state_dict(states["optimizer"])
-    one.scheduler.load_state_dict(states["scheduler"])
-    found = one.rates(one.total - stop)
+    schedule = _Schedule(case)
+    stop = case.draw("resumed at step", st.integers(0, schedule.total))
+    schedule.rates(stop)
+    states = _reread({"optimizer": schedule.optimizer.state_dict(), "scheduler": schedule.scheduler.state_dict()})
+    expected = schedule.rates(schedule.total - stop)
+    schedule.optimizer, schedule.scheduler = schedule.fresh()
+    schedule.optimizer.load_state_dict(states["optimizer"])
+    schedule.scheduler.load_state_dict(states["scheduler"])
+    found = schedule.rates(schedule.total - stop)
     for step, (a, b) in enumerate(zip(found, expected, strict=True), start=stop):
         require(a == b, f"at step {step} the resumed rate is {a[0] / PEAK:.4g} peaks, and uninterrupted {b[0] / PEAK:.4g}")
 
@@ -248,11 +248,11 @@ def scales_every_group_alike(case: Case) -> None:
 
     Seen: DeepSpeed#8495, a one-cycle schedule that set the second beta of every group.
     """
-    one = _Schedule(case)
-    before = [{name: group[name] for name in ("betas", "eps", "weight_decay")} for group in one.optimizer.param_groups]
-    for step, (rate, larger) in enumerate(one.rates()):
+    schedule = _Schedule(case)
+    before = [{name: group[name] for name in ("betas", "eps", "weight_decay")} for group in schedule.optimizer.param_groups]
+    for step, (rate, larger) in enumerate(schedule.rates()):
         require(math.isclose(3 * rate, larger, rel_tol=NEAR, abs_tol=1e-12),
                 f"at step {step} the rates are {rate:g} and {larger:g}, and their peaks are as 1 to 3")
-        for group, was in zip(one.optimizer.param_groups, before, strict=True):
+        for group, was in zip(schedule.optimizer.param_groups, before, strict=True):
             changed = [name for name, value in was.items() if group[name] != value]
             require(not changed, f"it changes {', '.join(changed)} of the optimizer")
