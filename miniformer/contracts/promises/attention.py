@@ -149,8 +149,8 @@ def reads_a_memory(case: Case) -> None:
 
 @contract("attention", skip=_reads_no_memory)
 def remembered_rows_go_on(case: Case) -> None:
-    """The state that `remember` makes of a memory follows its rows. When they are picked and reordered, or rows of another state
-    join, the outputs are those for the memories of these rows.
+    """The state that `remember` makes of a memory follows its rows. When they are picked and reordered, or rows of another
+    state join, the outputs are those for the memories of these rows.
 
     In training: nothing shows; in use, beam search and batches that texts join and leave answer with another text's source.
     """

@@ -13,6 +13,7 @@ from miniformer.contracts.kit.attention_harness import AttentionHarness
 from miniformer.contracts.kit.case import Case, require, require_equal
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.properties import Broken, contract
+from miniformer.contracts.kit.state_contents import bytes_held, snapshot
 from miniformer.kernel.errors import StateError
 from miniformer.kernel.layout import Layout, latest
 from miniformer.kernel.state import State
@@ -193,8 +194,8 @@ def joined_rows_go_on(case: Case) -> None:
 @contract("attention", proves=["static"],
           skip=lambda s: _stateless(s) or ("" if s.static else "its state is not made for compiled steps"))
 def static_steps_go_on(case: Case) -> None:
-    """Static steps, of one token each, have the outputs of usual steps, and usual steps can follow them. In a static step, as in
-    a compiled graph, a state writes into the tensors that it has and makes none anew.
+    """Static steps, of one token each, have the outputs of usual steps, and usual steps can follow them. In a static step,
+    which can be part of a compiled graph, a state writes into its existing tensors and makes none anew.
 
     In training: nothing shows; with `generate --compile` a text goes wrong after its first token.
     """
@@ -214,26 +215,20 @@ def static_steps_go_on(case: Case) -> None:
             static = state.as_static(column, columns)
         except StateError:  # with these options it has no static form
             return
-        before, outputs = _snapshot(static), []
+        before, outputs = snapshot(static), []
         for t in range(T, T + n):
             piece = Layout(layout.positions[:, t:t + 1], layout.documents[:, t:t + 1])
             keys.positions[:, t:t + 1], keys.documents[:, t:t + 1] = piece.positions, piece.documents
             outputs.append(harness.module(x[:, t:t + 1], harness.context(piece, keys), static))
             column += 1
             state.advance_static()
-            require(_snapshot(static) == before, "a step assigns to an attribute of the static state, which a compiled graph "
+            require(snapshot(static) == before, "a step assigns to an attribute of the static state, which a compiled graph "
                                                  "does not see; write into the existing tensors instead")
         require(state.length == T + n, f"after {n} steps from {T} columns, the state says {state.length}")
         whole = harness(x, layout)
         require_equal(torch.cat(outputs, dim=1), whole[:, T:T + n], f"the {n} tokens after {T}, by static steps and at once")
         next_token = harness.steps(x, layout, [T + n + 1], state, start=T + n)
         require_equal(next_token, whole[:, T + n:], "the token after static steps")
-
-
-def _snapshot(state: State) -> list[object]:
-    """The identities of a state's tensors, and the values of its plain attributes."""
-    plain = [(name, value) for name, value in vars(state).items() if isinstance(value, (int, float, str))]
-    return [*map(id, _tensors(vars(state))), *plain]
 
 
 @contract("attention", skip=_stateless)
@@ -264,8 +259,8 @@ def states_are_separate(case: Case) -> None:
 
 @contract("attention", skip=_stateless)
 def a_state_tells_its_size(case: Case) -> None:
-    """The `nbytes` of a state are the bytes that its tensors hold. It does not grow beyond the capacity that it was made with; a
-    column that does not fit is refused, which leaves the state unchanged.
+    """The `nbytes` of a state are the bytes that its tensors hold. It does not grow beyond the capacity that it was made with.
+    A column that does not fit is refused, which leaves the state unchanged.
 
     In training: nothing shows; in use memory runs out in the middle of a text.
     """
@@ -277,8 +272,9 @@ def a_state_tells_its_size(case: Case) -> None:
         before = state.nbytes
         require(before == bytes_held(state), f"it says {before} bytes and holds {bytes_held(state)}")
         harness.steps(x, layout, [T], state)
-        require(state.nbytes == bytes_held(state), f"after {T} columns it says {state.nbytes} bytes and holds {bytes_held(state)}")
-        require(bytes_held(state) <= before, f"made with {before} bytes for {T} columns, it holds {bytes_held(state)} after them")
+        after = bytes_held(state)
+        require(state.nbytes == after, f"after {T} columns it says {state.nbytes} bytes and holds {after}")
+        require(after <= before, f"made with {before} bytes for {T} columns, it holds {after} after them")
         more = layout.append_columns(layout.next_position())
         longer = torch.cat([x, case.tensor(B, 1, x.shape[2])], dim=1)
         try:
@@ -288,18 +284,3 @@ def a_state_tells_its_size(case: Case) -> None:
         else:
             require_equal(next_token, harness(longer, more)[:, T:],
                           "one column more than it was made for, which it did not refuse")
-
-
-def bytes_held(state: State) -> int:
-    """The bytes of the tensors that a state holds; a storage that several share is counted once."""
-    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in _tensors(vars(state))}
-    return sum(storages.values())
-
-
-def _tensors(value: object) -> list[Tensor]:
-    if isinstance(value, Tensor):
-        return [value]
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()
-    if isinstance(value, State):
-        inner = vars(value).values()
-    return [tensor for item in inner for tensor in _tensors(item)]
