@@ -108,7 +108,8 @@ def options(cls: type) -> st.SearchStrategy[dict[str, Any]]:
 
     Each value is valid by itself; the class may still refuse a combination.
     """
-    fields, required, optional = options_of(cls).model_fields, {}, {}
+    fields = options_of(cls).model_fields
+    required, optional = dict[str, st.SearchStrategy[Any]](), dict[str, st.SearchStrategy[Any]]()
     for name, values in choices_of(cls).items():
         strategies = required if fields[name].is_required() else optional
         strategies[name] = st.sampled_from(values)
