@@ -1,4 +1,4 @@
-"""Train the same small model with different parts on the same data, and compare what they reach.
+"""Train a small model with different components on the same data, and compare the held-out losses.
 
     python examples/compare_components.py my.jsonl --steps 200
 """

@@ -1,9 +1,10 @@
-"""Try an idea before packaging it: a class in a script, registered in a registry of one's own.
+"""Train with an attention that is defined in this script, and compare it with `mha`.
 
     python examples/own_component.py my.jsonl --steps 200
 
-A registry is a value. This one holds what is installed and the class below; it is in force inside `use_registry`. To train
-with the class from the command line, or to share it, package it: the README shows how.
+This is a way to try an idea before packaging it. The script makes a registry of all installed components and the class below,
+and `use_registry` makes it the current one inside its block. The README shows how to package a class, so that it can be shared
+and used from the command line.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from miniformer.train.trainer import train
 
 
 class CausalMean(Attention):
-    """Every token sees the mean of what came before it in its document: a mixer without queries and keys."""
+    """Computes a token's output from the mean over the tokens of its document up to it, without queries and keys."""
 
     causal_only = True
 
@@ -27,7 +28,7 @@ class CausalMean(Attention):
         self.gate = torch.nn.Linear(d_model, d_model) if gate else None
 
     def forward(self, x, context, state=None):
-        mask = context.mask()  # who may look at whom: causality, documents and padding in one
+        mask = context.mask()  # which tokens each token may see: causality, documents and padding in one
         T = x.shape[1]
         allowed = torch.ones(T, T, device=x.device).tril() if mask.causal else mask.allowed[:, 0].to(x.dtype)
         mean = allowed @ self.value(x) / allowed.sum(dim=-1, keepdim=True)
@@ -40,8 +41,8 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=200)
     options = parser.parse_args()
 
-    mine = Entry("attention", "causal-mean", "__main__:CausalMean", distribution="my-script", version="0")
-    with use_registry(Registry([*discover(), mine])), tempfile.TemporaryDirectory() as folder:
+    entry = Entry("attention", "causal-mean", "__main__:CausalMean", distribution="my-script", version="0")
+    with use_registry(Registry([*discover(), entry])), tempfile.TemporaryDirectory() as folder:
         for attention in ("causal-mean", "mha"):
             result = train(TrainConfig(
                 train_path=options.train_path, max_steps=options.steps, work_dir=folder, tokenizer_vocab_size=1024,

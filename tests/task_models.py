@@ -2,7 +2,8 @@
 
 import torch
 
-from miniformer.contracts.kit.task_harness import loss_of, measured, model_for, predictions_of
+from miniformer.contracts.kit.task_harness import loss_of, model_for, predictions_of
+from miniformer.contracts.kit.task_harness import metrics_of as measured
 from miniformer.kernel import Context
 
 __all__ = ["loss_of", "measured", "model_for", "outputs_of", "predictions_of"]

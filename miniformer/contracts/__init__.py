@@ -1,6 +1,6 @@
-"""The contract kit: whether a component keeps the promises of its kind, on examples that hypothesis draws.
+"""The contract kit: it checks that a component keeps the promises of its kind, on examples that hypothesis draws.
 
-`check_component` from Python, `contract_suite` under pytest, `miniformer check` on the command line.
+Three doors lead to it: `check_component` from Python, `contract_suite` under pytest, `miniformer check` on the command line.
 """
 
 import lazy_loader

@@ -1,4 +1,4 @@
-"""A report is honest: what ran, what did not and why, what was seen, and for which smallest example."""
+"""Reports of the contract kit: outcomes, reasons for skips, and failures with their smallest example."""
 
 import logging
 import random
@@ -18,8 +18,8 @@ from .mutants.ffn import MixesTokens, Plain
 from .mutants.position import AbilityWithoutProof
 
 
-def result(cls, name, kind="ffn", **how):
-    return Suite(ComponentUnderTest.of(kind, cls), **how).result(name)
+def result(cls, name, kind="ffn", **settings):
+    return Suite(ComponentUnderTest.of(kind, cls), **settings).result(name)
 
 
 def test_a_report_has_one_result_a_property_in_order_and_is_json_data():
@@ -36,27 +36,27 @@ def test_a_report_has_one_result_a_property_in_order_and_is_json_data():
 
 
 def test_the_same_seed_gives_the_same_report_and_another_draws_other_examples():
-    def told(seed):
-        found = result(MixesDocuments, "documents-do-not-mix", "attention", seed=seed)
-        return found.why, found.example, found.examples
+    def outcome(seed):
+        failure = result(MixesDocuments, "documents-do-not-mix", "attention", seed=seed)
+        return failure.why, failure.example, failure.examples
 
-    assert told(3) == told(3)
-    assert len({told(seed) for seed in range(5)}) > 1
+    assert outcome(3) == outcome(3)
+    assert len({outcome(seed) for seed in range(5)}) > 1
 
 
-def test_what_failed_is_told_with_the_smallest_example_and_what_it_means():
-    found = result(ForgetsToMaskTheFuture, "no-look-ahead", "attention")
-    assert found.outcome is Outcome.FAILED
-    assert found.why == "the output at column 0 changes with the input at column 1, which is later in the same document"
-    assert "layout 11" in found.example  # two tokens of one document, and no more
-    assert "options {}" in found.example
-    assert "reads" in found.consequence or "read its answer from the future" in found.consequence
+def test_a_failure_is_reported_with_its_smallest_example_and_its_damage_in_training():
+    failure = result(ForgetsToMaskTheFuture, "no-look-ahead", "attention")
+    assert failure.outcome is Outcome.FAILED
+    assert failure.why == "the output at column 0 changes with the input at column 1, which is later in the same document"
+    assert "layout 11" in failure.example  # two tokens of one document, and no more
+    assert "options {}" in failure.example
+    assert "read its answer from the future" in failure.consequence
     text = check_component("attention", ForgetsToMaskTheFuture, examples=5).explain()
     assert "attention ForgetsToMaskTheFuture breaks no-look-ahead: In a causal model" in text
     assert "in training: " in text
 
 
-def test_what_does_not_concern_a_component_is_skipped_with_the_reason():
+def test_properties_that_do_not_concern_a_component_are_skipped_with_the_reason():
     report = check_component("attention", "linear", examples=2)
     assert report["a-bias-counts"].outcome is Outcome.SKIPPED
     assert report["a-bias-counts"].why == "it applies no bias"
@@ -64,13 +64,13 @@ def test_what_does_not_concern_a_component_is_skipped_with_the_reason():
 
 
 def test_an_ability_that_nothing_proved_is_a_failure():
-    found = result(AbilityWithoutProof, ABILITIES, "position", examples=2)
-    assert found.outcome is Outcome.FAILED
-    assert "`learns_bias` is declared" in found.why
+    failure = result(AbilityWithoutProof, ABILITIES, "position", examples=2)
+    assert failure.outcome is Outcome.FAILED
+    assert "`learns_bias` is declared" in failure.why
 
 
 class Tanh(Norm):
-    """A norm that bounds and does not measure."""
+    """A norm that bounds its input and does not measure it."""
 
     known_violations: ClassVar = {"brings-to-scale": "a tanh bounds its input"}
 
@@ -78,7 +78,7 @@ class Tanh(Norm):
         return torch.tanh(x)
 
 
-def test_a_declared_breach_is_told_as_that_and_fails_nothing():
+def test_a_declared_violation_is_reported_as_such_and_is_no_failure():
     report = check_component("norm", Tanh, examples=5)
     assert report["brings-to-scale"].outcome is Outcome.EXPECTED
     assert report["brings-to-scale"].why.startswith("a tanh bounds its input (seen: ")
@@ -89,10 +89,10 @@ class Misspelt(Tanh):
     known_violations: ClassVar = {**Tanh.known_violations, "brings-to-scales": "no such promise"}
 
 
-def test_a_declared_breach_of_nothing_is_a_failure():
-    found = result(Misspelt, ABILITIES, "norm")
-    assert found.outcome is Outcome.FAILED
-    assert "'brings-to-scales', which is no property" in found.why
+def test_a_declared_violation_of_an_unknown_property_is_a_failure():
+    failure = result(Misspelt, ABILITIES, "norm")
+    assert failure.outcome is Outcome.FAILED
+    assert "'brings-to-scales', which is no property" in failure.why
 
 
 class Raises(Plain):
@@ -109,20 +109,20 @@ class NeedsAGPU(Plain):
         raise RunError("it runs on a GPU only")
 
 
-def test_a_component_that_says_it_cannot_run_here_is_not_faulted_and_not_praised():
+def test_a_component_that_says_it_cannot_run_here_is_skipped():
     assert result(NeedsAGPU, "acts-on-each-position").outcome is Outcome.SKIPPED
 
 
 class Careful(Plain):
-    """Looks at values to decide what it computes, which works on every device that has some."""
+    """Looks at values to decide what it computes. That works on every device but meta, whose tensors have no values."""
 
     def forward(self, x, context):
         return super().forward(x / 2 if x.abs().max() > 1e3 else x, context)
 
 
-def test_looking_at_values_is_no_fault_of_devices():
-    found = result(Careful, "keeps-dtype-and-device")
-    assert found.outcome is Outcome.HELD, found.why
+def test_a_component_that_looks_at_values_is_not_failed_for_the_meta_device():
+    checked = result(Careful, "keeps-dtype-and-device")
+    assert checked.outcome is Outcome.HELD, checked.why
 
 
 class Moody(Plain):
@@ -133,10 +133,10 @@ class Moody(Plain):
         return super().forward(x, context) + (x.mean(dim=1, keepdim=True) if len(self.calls) == 12 else 0)
 
 
-def test_what_fails_once_and_then_does_not_is_told_as_that():
-    found = result(Moody, "acts-on-each-position")
-    assert found.outcome is Outcome.FAILED
-    assert "hangs on more than its inputs" in found.why
+def test_a_check_that_fails_once_and_then_passes_is_a_failure_that_says_so():
+    failure = result(Moody, "acts-on-each-position")
+    assert failure.outcome is Outcome.FAILED
+    assert "depends on more than its inputs" in failure.why
 
 
 class Picky(FeedForward):
@@ -153,20 +153,20 @@ class Picky(FeedForward):
         return self.layer(x) * self.parts
 
 
-def test_options_and_sizes_that_are_refused_are_no_examples():
+def test_options_and_sizes_that_a_component_refuses_do_not_count_as_examples():
     report = check_component("ffn", Picky)
     assert report.ok, report.explain()
     assert report["rows-stand-alone"].examples == 30
 
 
-def test_options_that_are_given_are_not_drawn():
+def test_fixed_options_are_not_drawn():
     report = check_component("attention", {"name": "mha", "window": 2}, examples=3)
     assert report.ok, report.explain()
     with pytest.raises(SpecError, match="window"):
         check_component("attention", {"name": "mha", "window": 0})
 
 
-def test_what_cannot_be_checked_is_an_error():
+def test_unknown_names_and_wrong_classes_are_errors():
     with pytest.raises(UnknownComponent, match="did you mean: rope-mha"):
         check_component("attention", "rope-mah")
     with pytest.raises(SpecError, match="there is no kind 'attentoin'"):

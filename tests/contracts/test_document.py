@@ -1,4 +1,4 @@
-"""docs/contracts.md says what the properties say."""
+"""The generated half of docs/contracts.md agrees with the docstrings of the properties."""
 
 from pathlib import Path
 
@@ -9,11 +9,11 @@ from miniformer.kernel.kinds import KINDS
 PAGE = (Path(__file__).parents[2] / "docs" / "contracts.md").read_text(encoding="utf-8")
 
 
-def test_the_page_is_made_of_the_docstrings():
+def test_the_page_is_generated_from_the_docstrings():
     assert PAGE.partition(MARK)[2] == "\n" + document()
 
 
-def test_every_property_says_what_it_promises_and_what_it_protects_from():
+def test_every_property_says_its_promise_and_the_damage_of_breaking_it():
     for kind in KINDS:
         for prop in properties_of(kind):
             assert prop.promise.endswith(".")

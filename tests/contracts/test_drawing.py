@@ -1,4 +1,4 @@
-"""What is drawn is valid and varied: layouts as models meet them, options as a schema allows."""
+"""Strategies draw valid and varied values: layouts that models meet, and options that a schema allows."""
 
 from collections.abc import Mapping
 from enum import Enum
@@ -15,7 +15,7 @@ from miniformer.kernel.options import complete
 
 
 @given(drawing.layouts() | drawing.layouts(long=True))
-def test_every_row_has_a_token_and_facts_are_never_bolder_than_the_truth(layout):
+def test_every_row_has_a_token_and_the_flags_padded_and_packed_are_true(layout):
     assert layout.real.any(dim=1).all()
     if not layout.padded:
         assert layout.real.all()
@@ -23,8 +23,8 @@ def test_every_row_has_a_token_and_facts_are_never_bolder_than_the_truth(layout)
         assert all(len(set(row) - {0}) == 1 for row in layout.documents.tolist())
     for positions, documents in zip(layout.positions.tolist(), layout.documents.tolist()):
         for number in set(documents) - {0}:
-            found = [p for p, d in zip(positions, documents) if d == number]
-            assert found == list(range(len(found)))
+            of_document = [p for p, d in zip(positions, documents) if d == number]
+            assert of_document == list(range(len(of_document)))
 
 
 @given(st.data(), st.integers(1, 8))
@@ -52,20 +52,20 @@ class Many(FeedForward):
 
 
 def test_choices_keep_to_the_schema_and_start_with_the_default():
-    found = drawing.choices_of(Many)
-    assert found["flag"] == [False, True]
-    assert found["part"][0] == 0.5
-    assert all(0 < part < 1 for part in found["part"])
-    assert found["size"][0] is None
-    assert all(size % 2 == 0 for size in found["size"][1:])
-    assert found["mode"] == ["a", "b"]
-    assert found["colour"] == [Colour.RED, Colour.BLUE]
-    assert {None if one is None else one.name for one in found["inner"]} == {None, "layernorm", "rmsnorm"}
-    assert found["needed"] == [3, 4, 5]
+    choices = drawing.choices_of(Many)
+    assert choices["flag"] == [False, True]
+    assert choices["part"][0] == 0.5
+    assert all(0 < part < 1 for part in choices["part"])
+    assert choices["size"][0] is None
+    assert all(size % 2 == 0 for size in choices["size"][1:])
+    assert choices["mode"] == ["a", "b"]
+    assert choices["colour"] == [Colour.RED, Colour.BLUE]
+    assert {None if spec is None else spec.name for spec in choices["inner"]} == {None, "layernorm", "rmsnorm"}
+    assert choices["needed"] == [3, 4, 5]
 
 
 @given(st.data())
-def test_what_is_required_is_always_drawn_and_all_that_is_drawn_is_valid(data):
+def test_required_options_are_always_drawn_and_all_drawn_options_are_valid(data):
     options = data.draw(drawing.options(Many))
     assert "needed" in options
     options_of(Many).model_validate(options)

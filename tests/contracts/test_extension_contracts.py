@@ -1,4 +1,4 @@
-"""The contracts of extensions: what is seen in the runs of another process, and that a healthy one breaks nothing.
+"""The contracts of extensions: faults that show in the runs of another process, and a healthy one that breaks nothing.
 
 Extensions with a fault, and the property that names it, are in mutants/extension.py.
 """
@@ -35,23 +35,23 @@ def test_a_healthy_extension_breaks_no_promise():
     assert all(result.outcome is Outcome.HELD for result in report.results)
 
 
-@pytest.mark.parametrize(("runs", "name", "told"), [
+@pytest.mark.parametrize(("runs", "name", "reason"), [
     (Runs("a", "a", "a", refused="it serves models of 7 layers"), "a-run-with-it-ends", "models of 7 layers"),
     (Runs(untried="its module cannot be imported: acme"), "installed-is-not-active",
      "in another process its module cannot be imported: acme"),
 ], ids=["it refuses", "it cannot be imported there"])
-def test_what_could_not_be_tried_is_skipped_with_the_reason(monkeypatch, runs, name, told):
+def test_runs_that_could_not_be_made_are_skipped_with_the_reason(monkeypatch, runs, name, reason):
     monkeypatch.setattr(extension, "rehearse", lambda cls, options: runs)
     extension._rehearsed.cache_clear()
     result = check_component("extension", Scaled)[name]
     extension._rehearsed.cache_clear()
     assert result.outcome is Outcome.SKIPPED
-    assert told in result.why
+    assert reason in result.why
 
 
 @pytest.mark.slow
-def test_what_importing_it_changes_is_seen(tmp_path, monkeypatch):
-    """The module is loaded from its file, as no other process could import it by its name."""
+def test_a_change_that_importing_it_makes_is_noticed(tmp_path, monkeypatch):
+    """The module is loaded from its file, since no other process could import it by name."""
     path = tmp_path / "patching.py"
     path.write_text(PATCHING)
     monkeypatch.setattr(torch.nn.Linear, "reset_parameters", torch.nn.Linear.reset_parameters)  # put back after the test

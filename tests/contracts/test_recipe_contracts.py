@@ -1,4 +1,4 @@
-"""The contracts of optimizers and schedulers: what is built in keeps them, and so do other libraries' common ways.
+"""The contracts of optimizers and schedulers: built-in recipes keep them, and so do common ones of other libraries.
 
 Recipes with a fault, and the property that names it, are in mutants/recipes.py.
 """
@@ -13,8 +13,8 @@ from miniformer.contracts import check_component
 from miniformer.kernel.recipes import OptimizerRecipe, SchedulerRecipe
 
 
-class Descent(OptimizerRecipe):
-    """Plain descent with momentum."""
+class MomentumSGD(OptimizerRecipe):
+    """Gradient descent with momentum."""
 
     def __init__(self, lr, weight_decay, *, nesterov: bool = False):
         super().__init__(lr, weight_decay)
@@ -24,7 +24,7 @@ class Descent(OptimizerRecipe):
         return torch.optim.SGD(groups, lr=self.lr, momentum=0.9, nesterov=self.nesterov)
 
 
-class Sixth(OptimizerRecipe):
+class TorchAdafactor(OptimizerRecipe):
     """torch's Adafactor."""
 
     def build(self, groups):
@@ -39,8 +39,8 @@ class InverseRoot(SchedulerRecipe):
         return LambdaLR(optimizer, lambda step: min((step + 1) / warmup, math.sqrt(warmup / (step + 1))))
 
 
-class Joined(SchedulerRecipe):
-    """torch's own pieces one after the other."""
+class LinearThenCosine(SchedulerRecipe):
+    """torch's own linear warm-up and cosine, one after the other."""
 
     def build(self, optimizer):
         rise, rest = max(1, self.warmup_steps), max(1, self.total_steps - self.warmup_steps)
@@ -50,9 +50,9 @@ class Joined(SchedulerRecipe):
 
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize(("kind", "target"), [
-    ("optimizer", "adamw"), ("optimizer", {"name": "adamw", "fused": False}), ("optimizer", Descent), ("optimizer", Sixth),
-    ("scheduler", "none"), ("scheduler", "linear"), ("scheduler", "cosine"), ("scheduler", "onecycle"),
-    ("scheduler", InverseRoot), ("scheduler", Joined)], ids=str)
+    ("optimizer", "adamw"), ("optimizer", {"name": "adamw", "fused": False}), ("optimizer", MomentumSGD),
+    ("optimizer", TorchAdafactor), ("scheduler", "none"), ("scheduler", "linear"), ("scheduler", "cosine"),
+    ("scheduler", "onecycle"), ("scheduler", InverseRoot), ("scheduler", LinearThenCosine)], ids=str)
 def test_a_healthy_recipe_breaks_no_promise(kind, target, seed):
     report = check_component(kind, target, seed=seed)
     assert report.ok, report.explain()

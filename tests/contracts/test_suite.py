@@ -1,4 +1,4 @@
-"""The pytest door: a third party's three lines run every property, and a fault fails under its name."""
+"""The pytest suite: three lines in a plugin run every property, and a fault fails the property that names it."""
 
 import subprocess
 import sys
@@ -47,17 +47,18 @@ def test_three_lines_in_a_third_partys_package_run_the_whole_suite_under_plain_p
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "test_it.py").write_text(TESTS)
     code = f"import sys, pytest; sys.path.insert(0, {site!r}); sys.exit(pytest.main(sys.argv[1:]))"
-    done = subprocess.run([sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", "-rA", "--rootdir", tmp_path / "tests",
-                           "-c", "/dev/null", tmp_path / "tests"], capture_output=True, text=True, cwd=tmp_path, timeout=300)
-    assert done.returncode == 1, done.stdout + done.stderr
-    lines = done.stdout.splitlines()
+    command = [sys.executable, "-c", code, "-q", "-p", "no:cacheprovider", "-rA", "--rootdir", tmp_path / "tests",
+               "-c", "/dev/null", tmp_path / "tests"]
+    process = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert process.returncode == 1, process.stdout + process.stderr
+    lines = process.stdout.splitlines()
     failed = [line for line in lines if line.startswith("FAILED")]
     passed = [line for line in lines if line.startswith("PASSED")]
     assert any("ffn-acme-parts:leaky-acts-on-each-position" in line for line in failed)
     assert all("acme-parts:leaky" in line for line in failed)
     assert any("ffn-acme-parts:sine-acts-on-each-position" in line for line in passed)
     assert len(passed) > 20
-    assert "breaks acts-on-each-position: A token's output hangs on that token alone." in done.stdout
+    assert "breaks acts-on-each-position: A token's output depends on that token only." in process.stdout
 
 
 def test_nothing_to_check_is_an_error():

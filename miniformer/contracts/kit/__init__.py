@@ -1,1 +1,1 @@
-"""What checks promises: cases that hypothesis draws, harnesses that run a component, reports, the pytest suite."""
+"""Runs the checks: cases that hypothesis draws, harnesses that run a component, reports, and the pytest suite."""

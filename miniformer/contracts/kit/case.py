@@ -1,6 +1,6 @@
-"""One example of a property: a component with drawn sizes and options, what it is given, and the story to tell if it fails.
+"""One example of a property: a component with drawn sizes and options, its inputs, and a description for when it fails.
 
-Numbers are float64 unless a property is about precision, so that what must be equal is told from what is nearly so.
+Numbers are float64 unless a property is about precision. A difference is then either rounding or a fault, and easy to tell.
 """
 
 from __future__ import annotations
@@ -30,127 +30,134 @@ SIZES: Mapping[str, st.SearchStrategy[int]] = {
     "n_heads": st.sampled_from([2, 1, 4]), "d_head": st.sampled_from([4, 8, 6]), "d_ff": st.sampled_from([12, 16, 7]),
     "max_seq_len": st.sampled_from([32, 64]), "n_outputs": st.sampled_from([5, 1, 9])}
 TOLERANCE = 2e-6
-"""Rounding that is allowed in float64: a component may compute its softmax in float32."""
+"""Relative rounding error that is allowed. It is that of float32, since a component may compute its softmax in float32."""
 
 
 class Case:
     """One example.
 
     Args:
-        subject: the component.
-        data: draws from hypothesis.
+        under_test: the component.
+        data: the source of hypothesis that values are drawn from.
+
+    Attributes:
+        story: the drawn values by name, for the description.
+        chosen_options: the options that the last component was built with.
+        last_sizes: the sizes that the last component was built with.
     """
 
-    def __init__(self, subject: ComponentUnderTest, data: st.DataObject) -> None:
-        self.subject, self.data, self.story = subject, data, dict[str, Any]()
-        self.chosen: dict[str, Any] = {}
+    def __init__(self, under_test: ComponentUnderTest, data: st.DataObject) -> None:
+        self.under_test, self.data, self.story = under_test, data, dict[str, Any]()
+        self.chosen_options: dict[str, Any] = {}
         self.last_sizes: dict[str, int] = {}
 
     def draw(self, name: str, strategy: st.SearchStrategy[Any]) -> Any:
-        """A drawn value, which the story tells."""
+        """Draw a value and add it to the story."""
         self.story[name] = value = self.data.draw(strategy)
         return value
 
     def flip(self, name: str) -> bool:
-        """A drawn truth value."""
+        """Draw True or False."""
         return bool(self.draw(name, st.booleans()))
 
     def choose(self, name: str, choices: Sequence[Any]) -> Any:
-        """One of some values."""
+        """Draw one of the choices."""
         return self.draw(name, st.sampled_from(list(choices)))
 
     def length(self, usual: int, at_most: int = drawing.LONG) -> int:
-        """The usual number of columns, or at times many more."""
+        """A number of columns: mostly `usual`, at times many more."""
         return int(self.draw("length", drawing.lengths(st.just(usual), at_most)))
 
-    def some(self, of: str, n: int) -> list[int]:
-        """All of the numbers below n, or a few of them where they are too many to look at each."""
+    def indices(self, name: str, n: int) -> list[int]:
+        """The numbers below n; of many, six that are drawn, in order."""
         if n <= 8:
             return list(range(n))
-        with seeded(self.draw(of, drawing.seeds)):
-            self.story[of] = chosen = sorted(torch.randperm(n)[:6].tolist())
+        with seeded(self.draw(name, drawing.seeds)):
+            self.story[name] = chosen = sorted(torch.randperm(n)[:6].tolist())
         return chosen
 
     def order(self, n: int) -> list[int]:
-        """The numbers below n in another order."""
+        """The numbers below n in a drawn order."""
         with seeded(self.draw("order", drawing.seeds)):
             self.story["order"] = order = torch.randperm(n).tolist()
         return order
 
     def sizes(self, **fixed: int) -> dict[str, int]:
-        """Sizes of the component's kind; `d_head` makes `d_model` of `n_heads`."""
-        wanted = KINDS[self.subject.kind].sizes
-        known = dict(fixed)
-        for name in wanted:
-            if name != "d_model" and name not in known:
-                known[name] = self.draw(name, SIZES[name])
-        if "d_model" in wanted and "d_model" not in known:
-            heads = known.get("n_heads", 2)
-            known["d_model"] = self.story["d_model"] = heads * self.draw("d_head", SIZES["d_head"])
+        """Draw the sizes that components of this kind are given, except for those in `fixed`."""
+        names = KINDS[self.under_test.kind].sizes
+        values = dict(fixed)
+        for name in names:
+            if name != "d_model" and name not in values:
+                values[name] = self.draw(name, SIZES[name])
+        if "d_model" in names and "d_model" not in values:
+            # the width of a head is drawn, so that d_model is always a multiple of n_heads
+            heads = values.get("n_heads", 2)
+            values["d_model"] = self.story["d_model"] = heads * self.draw("d_head", SIZES["d_head"])
             del self.story["d_head"]
-        self.last_sizes = {name: known[name] for name in wanted}
+        self.last_sizes = {name: values[name] for name in names}
         return self.last_sizes
 
     def options(self) -> dict[str, Any]:
-        """Options by the component's own schema, as far as they are not given."""
-        drawn = self.draw("options", drawing.options(self.subject.cls))
-        self.story["options"] = {name: getattr(value, "name", value) for name, value in {**drawn, **self.subject.fixed}.items()}
+        """Draw options by the component's own schema, except for those that the caller of the check fixed."""
+        drawn = self.draw("options", drawing.options(self.under_test.cls))
+        options = {**drawn, **self.under_test.fixed}
+        self.story["options"] = {name: getattr(value, "name", value) for name, value in options.items()}
         return dict(drawn)
 
-    def component(self, dtype: torch.dtype = torch.float64, *, options: Mapping[str, Any] | None = None, moved: bool = True,
-                  **sizes: int) -> Any:
-        """A component in eval mode with drawn sizes and options; a set of them that it refuses is no example.
+    def component(self, dtype: torch.dtype = torch.float64, *, options: Mapping[str, Any] | None = None,
+                  perturbed: bool = True, **sizes: int) -> Any:
+        """A component in eval mode with drawn sizes and options; the example is rejected if it refuses them.
 
         Args:
-            dtype: of its parameters.
-            options: instead of drawn ones.
-            moved: parameters are moved away from where they start, so that no zero or one hides what they do.
-            sizes: instead of drawn ones.
+            dtype: dtype of its parameters.
+            options: options; without them, they are drawn.
+            perturbed: move parameters away from their initial values, since an initial 0 or 1 hides what a parameter does.
+            sizes: sizes that are not drawn.
         """
-        self.chosen = self.options() if options is None else dict(options)
+        self.chosen_options = self.options() if options is None else dict(options)
         self.sizes(**sizes)
         with seeded(self.draw("seed", drawing.seeds)):
-            module = self.built(self.last_sizes, self.chosen)
+            module = self.build_or_reject(self.last_sizes, self.chosen_options)
             if isinstance(module, nn.Module):
                 module = module.to(dtype).eval()
-                if moved:
-                    move(module)
+                if perturbed:
+                    perturb(module)
         return module
 
-    def built(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-        """The component at these sizes; what it refuses is no example."""
+    def build_or_reject(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
+        """The component with these sizes and options; the example is rejected if it refuses them."""
         try:
-            return self.subject.build(sizes, options)
+            return self.under_test.build(sizes, options)
         except ValueError:
             reject()
 
-    def layout(self, **how: Any) -> Layout:
-        """A layout, told as a picture of its documents."""
-        layout: Layout = self.draw("layout", drawing.layouts(**how))
+    def layout(self, **settings: Any) -> Layout:
+        """Draw a layout; the story shows it as a picture of its documents. `settings` are those of `drawing.layouts`."""
+        layout: Layout = self.draw("layout", drawing.layouts(**settings))
         self.story["layout"] = picture(layout)
         return layout
 
     def tensor(self, *shape: int, dtype: torch.dtype = torch.float64) -> Tensor:
-        """Normal numbers."""
+        """Draw a tensor of normally distributed numbers."""
         with seeded(self.draw("numbers", drawing.seeds)):
             return torch.randn(*shape, dtype=torch.float64).to(dtype)
 
-    def tell(self) -> str:
-        """The story in words."""
+    def describe(self) -> str:
+        """The story as text; seeds are left out."""
         return ", ".join(f"{name} {value}" for name, value in self.story.items() if name not in ("seed", "numbers"))
 
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """A seed for torch's random numbers inside, which are put back after."""
+    """Set torch's seed inside the block; afterwards the random state is as before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 @torch.no_grad()
-def move(module: nn.Module) -> None:
-    """Move parameters away from where they start: matrices by half of their size, so that scores stay in range."""
+def perturb(module: nn.Module) -> None:
+    """Add noise to parameters: half their own size to matrices, so that scores stay in range, and 0.3 to vectors."""
     for parameter in module.parameters():
         if parameter.is_floating_point():
             size = parameter.square().mean().sqrt() or parameter.shape[-1] ** -0.5
@@ -158,40 +165,47 @@ def move(module: nn.Module) -> None:
 
 
 def picture(layout: Layout) -> str:
-    """Documents by row, padding as a dot: `11.2 / 1112`, and of long rows the runs: `1*40 2*17 .*9`."""
-    def signs(row: list[int]) -> str:
-        runs = [("." if d == 0 else str(d), len(list(run))) for d, run in groupby(row)]
-        return "".join(sign * n for sign, n in runs) if len(row) <= 24 else " ".join(f"{sign}*{n}" for sign, n in runs)
+    """The document number of each column, with padding as a dot: `11.2 / 1112`; long rows by runs: `1*40 2*17 .*9`."""
+    def row_picture(row: list[int]) -> str:
+        runs = [("." if number == 0 else str(number), len(list(run))) for number, run in groupby(row)]
+        if len(row) <= 24:
+            return "".join(sign * n for sign, n in runs)
+        return " ".join(f"{sign}*{n}" for sign, n in runs)
 
-    return " / ".join(map(signs, layout.documents.tolist()))
+    return " / ".join(map(row_picture, layout.documents.tolist()))
 
 
-def apart(found: Tensor, expected: Tensor) -> float:
-    """The largest difference, in units of the largest expected value or of 1."""
-    if found.shape != expected.shape:
-        raise Broken(f"shape {list(found.shape)} where {list(expected.shape)} is expected")
-    if not found.numel():
+def relative_difference(actual: Tensor, expected: Tensor) -> float:
+    """The largest difference, divided by the largest expected value or by 1, whichever is larger.
+
+    Raises:
+        Broken: the shapes differ.
+    """
+    if actual.shape != expected.shape:
+        raise Broken(f"shape {list(actual.shape)} where {list(expected.shape)} is expected")
+    if not actual.numel():
         return 0.0
-    difference = (found.double() - expected.double()).abs().max().item()
+    difference = (actual.double() - expected.double()).abs().max().item()
     return math.inf if math.isnan(difference) else difference / max(1.0, expected.double().abs().max().item())
 
 
-def same(found: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
-    """Two tensors are equal up to rounding.
+def require_equal(actual: Tensor, expected: Tensor, what: str, tolerance: float = TOLERANCE) -> None:
+    """Require that two tensors are equal up to rounding.
 
     Raises:
-        Broken: they are not; the text says `what` differs, by how much and where first.
+        Broken: they differ; the text says `what` differs, by how much, and where first.
     """
-    if (off := apart(found, expected)) > tolerance:
-        differs = ~torch.isclose(found.double(), expected.double(), rtol=0, atol=tolerance)
+    difference = relative_difference(actual, expected)
+    if difference > tolerance:
+        differs = ~torch.isclose(actual.double(), expected.double(), rtol=0, atol=tolerance)
         where = differs.nonzero()[0].tolist() if bool(differs.any()) else []
-        raise Broken(f"{what}: {off:.1e} apart, first at {where}")
+        raise Broken(f"{what}: {difference:.1e} apart, first at {where}")
 
 
-def require(holds: bool, what: str) -> None:
-    """Raise `Broken` with what was seen instead."""
+def require(holds: bool, message: str) -> None:
+    """Raise `Broken` with the message, which says what was seen, unless the condition holds."""
     if not holds:
-        raise Broken(what)
+        raise Broken(message)
 
 
 SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
@@ -205,23 +219,26 @@ SETTINGS: Mapping[str, tuple[Callable[[], Any], Callable[[Any], Any]]] = {
     "random state of Python": (random.getstate, random.setstate),
     "random state of NumPy": (np.random.get_state, np.random.set_state),
 }
-"""What a component must leave alone. Torch's random state is not there, since first weights are drawn of it."""
+"""Settings of the process that a component must not change: how each is read and set.
+
+Torch's random state is not among them, since initial weights are drawn from it.
+"""
 
 
 @contextmanager
-def undisturbed(doing: str) -> Iterator[None]:
-    """What happens inside changes no setting of the process; one that it does is put back.
+def undisturbed(action: str) -> Iterator[None]:
+    """Require that the block changes no setting of the process; a setting that it changes is restored.
 
     Raises:
-        Broken: it does; the text says that `doing` something changed it.
+        Broken: it changes one; the text begins with `action`, such as "building it".
     """
-    before = {name: get() for name, (get, _) in SETTINGS.items()}
+    before = {name: read() for name, (read, _) in SETTINGS.items()}
     changed = []
     try:
         yield
     finally:
-        for name, (get, put) in SETTINGS.items():
-            if pickle.dumps(get()) != pickle.dumps(before[name]):
+        for name, (read, write) in SETTINGS.items():
+            if pickle.dumps(read()) != pickle.dumps(before[name]):
                 changed.append(name)
-                put(before[name])
-    require(not changed, f"{doing} changes the {', '.join(changed)}")
+                write(before[name])
+    require(not changed, f"{action} changes the {', '.join(changed)}")

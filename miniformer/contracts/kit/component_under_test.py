@@ -1,4 +1,4 @@
-"""What is checked: a component as a class with options, named in the registry or given as it is."""
+"""The component that is checked: a class with options, found in the registry by name or passed as it is."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class ComponentUnderTest:
 
     Attributes:
         kind: its kind.
-        name: what it is called in reports.
+        name: its name in reports.
         cls: its class.
-        fixed: options that are not drawn, because the one who asks has given them.
+        fixed: options that the caller of the check chose; they are not drawn.
         data: a JSONL file with records, for a task without embedded data.
     """
 
@@ -35,10 +35,10 @@ class ComponentUnderTest:
 
     @classmethod
     def of(cls, kind: str, target: Any, data: str | None = None) -> ComponentUnderTest:
-        """From a name, a spec with options, or a class that need not be registered.
+        """Make one from a registered name, a spec with options, or a class, which need not be registered.
 
         Raises:
-            UserError: there is no such component, it cannot be a component of this kind, or its options are wrong.
+            UserError: no component has this name, the class cannot be a component of this kind, or its options are wrong.
         """
         if isinstance(target, type):
             if problem := why_not_a_component(KINDS[check_kind(kind)], target):
@@ -50,25 +50,25 @@ class ComponentUnderTest:
         return cls(kind, entry.saved, loaded, spec.options, data)
 
     def build(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
-        """The component at some sizes.
+        """An instance with these sizes, these options and the fixed ones.
 
         Raises:
-            ValueError: these sizes and options do not go together.
+            ValueError: the component refuses these sizes and options.
         """
         try:
-            chosen = arguments(self.cls, complete(self.cls, {**options, **self.fixed}, self.name))
+            keywords = arguments(self.cls, complete(self.cls, {**options, **self.fixed}, self.name))
         except SpecError as error:
             raise ValueError(str(error)) from error
-        return self.cls(*(sizes[name] for name in KINDS[self.kind].sizes), **chosen)
+        return self.cls(*(sizes[name] for name in KINDS[self.kind].sizes), **keywords)
 
     @property
     def known_violations(self) -> Mapping[str, str]:
-        """The promises that the component says it does not keep, and why."""
+        """The promises that the component declares it does not keep, each with the reason."""
         declared: Mapping[str, str] = getattr(self.cls, "known_violations", {})
         return declared
 
     def _state(self) -> Any:
-        """An empty state of an attention; None if it needs none."""
+        """An empty state of an attention; None if it needs no state."""
         return self.build({"d_model": 16, "n_heads": 2}, {}).init_state(1, 1)
 
     @cached_property
@@ -98,16 +98,16 @@ class ComponentUnderTest:
 
     @cached_property
     def abilities(self) -> frozenset[str]:
-        """What the class data declare, as the names that properties `prove`."""
-        found = set[str]()
+        """The abilities that the class declares, by the names that properties list in `proves`."""
+        names = set[str]()
         if self.kind == "attention":
-            found |= {name for name in ("causal_only", "cross") if getattr(self.cls, name)}
-            found |= {f"applies {hook}" for hook in self.cls.applies}
-            keeps = {"state": self.has_state, "joins": self.joins, "static": self.static}
-            found |= {name for name, able in keeps.items() if able}
+            names |= {name for name in ("causal_only", "cross") if getattr(self.cls, name)}
+            names |= {f"applies {hook}" for hook in self.cls.applies}
+            of_state = {"state": self.has_state, "joins": self.joins, "static": self.static}
+            names |= {name for name, able in of_state.items() if able}
         elif self.kind == "position":
-            found |= {name for name in ("extrapolates", "learns_bias", "relative") if getattr(self.cls, name)}
-            found |= {f"hook {hook}" for hook in self.cls.hooks()}
+            names |= {name for name in ("extrapolates", "learns_bias", "relative") if getattr(self.cls, name)}
+            names |= {f"hook {hook}" for hook in self.cls.hooks()}
         elif self.kind == "task":
-            found |= {name for name in ("packs", "has_source", "additive") if getattr(self.cls, name)}
-        return frozenset(found)
+            names |= {name for name in ("packs", "has_source", "additive") if getattr(self.cls, name)}
+        return frozenset(names)

@@ -1,4 +1,7 @@
-"""The promises of docs/contracts.md, made from their docstrings: `python -m miniformer.contracts.kit.document FILE`."""
+"""Writes the second half of docs/contracts.md from the docstrings of the properties.
+
+    python -m miniformer.contracts.kit.document docs/contracts.md
+"""
 
 from __future__ import annotations
 
@@ -10,11 +13,12 @@ from miniformer.kernel.kinds import KINDS
 
 from .properties import Property, properties_of
 
-MARK = "<!-- made of the docstrings of the properties: python -m miniformer.contracts.kit.document docs/contracts.md -->\n"
+MARK = "<!-- generated from docstrings: python -m miniformer.contracts.kit.document docs/contracts.md -->\n"
+"""The line of the page after which everything is generated."""
 
 
 def document() -> str:
-    """Every property once, in the order in which reports show them, those of all modules first."""
+    """The generated half: every property once, in the order of reports, those that several kinds share first."""
     return "\n".join(_lines()) + "\n"
 
 
@@ -24,9 +28,9 @@ def _lines() -> Iterator[str]:
         for prop in properties_of(kind):
             kinds = [name for name in KINDS if name in prop.kinds]
             title = kinds[0] if len(kinds) == 1 else "All kinds" if kinds == list(KINDS) else f"All of {', '.join(kinds)}"
-            found = sections.setdefault(title, [])
-            if prop not in found:
-                found.append(prop)
+            section = sections.setdefault(title, [])
+            if prop not in section:
+                section.append(prop)
     for title, properties in sections.items():
         yield f"## {title[0].upper()}{title[1:]}\n"
         for prop in properties:
@@ -46,7 +50,7 @@ def _notes(prop: Property) -> str:
     if prop.thorough:
         notes.append("Checked with `--thorough`.")
     if prop.note:
-        notes.append("Told, and no failure.")
+        notes.append("Reported as a note; it is no failure.")
     return " ".join(notes)
 
 

@@ -1,4 +1,4 @@
-"""Strategies of hypothesis: layouts small enough to reason about, and options by the component's own schema."""
+"""Strategies of hypothesis: layouts that are small enough to reason about, and options by the component's own schema."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from miniformer.ops.attention_kernels import KERNELS, KernelName
 
 FULL, LEFT, RIGHT, HOLES, PACKED = "full", "left", "right", "holes", "packed"
 LONG = 300
-"""Columns of a long row: more than the blocks, chunks and windows that a component may work by."""
+"""The largest number of columns in a long row: more than the blocks, chunks and windows that a component may use."""
 seeds = st.integers(0, 2**16)
 
 
@@ -35,7 +35,15 @@ def lengths(draw: st.DrawFn, short: st.SearchStrategy[int], at_most: int = LONG)
 @st.composite
 def layouts(draw: st.DrawFn, kinds: Sequence[str] = (FULL, LEFT, RIGHT, HOLES, PACKED), max_rows: int = 3,
             max_length: int = 7, rows: int | None = None, long: bool = False) -> Layout:
-    """A layout whose every row has a token that is not padding; `long`: at times one of many columns."""
+    """A layout in which every row has at least one token that is not padding.
+
+    Args:
+        kinds: where padding may stand, or `packed`.
+        max_rows: the largest number of rows.
+        max_length: the largest number of columns, but for long rows.
+        rows: the number of rows; without it, it is drawn.
+        long: whether a layout may have up to `LONG` columns; one in three then has at least 17.
+    """
     rows = draw(st.integers(1, max_rows)) if rows is None else rows
     short = st.integers(1, max_length)
     kind, length = draw(st.sampled_from(list(kinds))), draw(lengths(short) if long else short)
@@ -45,9 +53,9 @@ def layouts(draw: st.DrawFn, kinds: Sequence[str] = (FULL, LEFT, RIGHT, HOLES, P
         return Layout.full(rows, length)
     if kind == PACKED:
         layout = Layout.from_documents(torch.tensor([draw(documents(length)) for _ in range(rows)]))
-        # whoever builds the batch may know more than the constructor
+        # the constructor assumes padding; code that builds a batch may know that there is none
         return replace(layout, padded=not bool(layout.real.all())) if draw(st.booleans()) else layout
-    if kind == HOLES:  # as in a batch of texts of different lengths, padded on the right, that were written on
+    if kind == HOLES:  # as in a batch of prompts that is padded on the right, after new tokens were appended
         real = torch.tensor([draw(st.lists(st.booleans(), min_size=length, max_size=length)) for _ in range(rows)])
         real[:, 0] |= ~real.any(dim=1)
         return Layout(torch.where(real, real.long().cumsum(dim=1) - 1, 0), real.long(), packed=False)
@@ -56,7 +64,7 @@ def layouts(draw: st.DrawFn, kinds: Sequence[str] = (FULL, LEFT, RIGHT, HOLES, P
 
 
 def many_columns(kind: str, rows: int, length: int, seed: int) -> Layout:
-    """A layout of a kind with so many columns that they are not worth drawing one by one."""
+    """A layout of a kind with many columns, made from one seed, since drawing them one by one would be slow."""
     generator = torch.Generator().manual_seed(seed)
     if kind == FULL:
         return Layout.full(rows, length)
@@ -75,7 +83,7 @@ def many_columns(kind: str, rows: int, length: int, seed: int) -> Layout:
 
 @st.composite
 def documents(draw: st.DrawFn, length: int) -> list[int]:
-    """A row of document numbers: runs 1, 2, ... and padding at its end."""
+    """A row of document numbers: a run of 1, a run of 2, and so on, then padding."""
     real = draw(st.just(length) | st.integers(1, length))
     row: list[int] = []
     while len(row) < real:
@@ -84,42 +92,48 @@ def documents(draw: st.DrawFn, length: int) -> list[int]:
 
 
 def whole(batch: int, length: int, padding: bool = False) -> Layout:
-    """Unpadded rows of one document each, or nothing but padding."""
+    """Rows of one document each without padding, or with `padding`, rows of padding only."""
     layout = Layout.full(batch, length)
     return replace(layout, documents=torch.zeros_like(layout.documents), padded=True) if padding else layout
 
 
 @st.composite
 def cuts(draw: st.DrawFn, length: int) -> list[int]:
-    """Ends of the pieces in which `length` columns are fed, the last one's included."""
+    """The ends of the pieces in which `length` columns are fed; the last one is `length`."""
     return [*sorted(draw(st.sets(st.integers(1, max(1, length - 1)), max_size=4)) - {length}), length]
 
 
 def options(cls: type) -> st.SearchStrategy[dict[str, Any]]:
-    """Options of a component class by its own schema; any of them may be left at its default; some may be refused."""
-    fields, drawn = options_of(cls).model_fields, {name: st.sampled_from(found) for name, found in choices_of(cls).items()}
-    required = {name: one for name, one in drawn.items() if fields[name].is_required()}
-    return st.fixed_dictionaries(required, optional={name: one for name, one in drawn.items() if name not in required})
+    """Options of a component class by its own schema. Any of them may be left at its default.
+
+    Each value is valid by itself; the class may still refuse a combination.
+    """
+    fields = options_of(cls).model_fields
+    required, optional = dict[str, st.SearchStrategy[Any]](), dict[str, st.SearchStrategy[Any]]()
+    for name, values in choices_of(cls).items():
+        strategies = required if fields[name].is_required() else optional
+        strategies[name] = st.sampled_from(values)
+    return st.fixed_dictionaries(required, optional=optional)
 
 
 def choices_of(cls: type) -> dict[str, list[Any]]:
-    """A few values of each option, the default first where there is one."""
-    found = {}
+    """A few values of each option; the default comes first, if the option has one."""
+    choices = {}
     for name, field in options_of(cls).model_fields.items():
         default = None if field.default is PydanticUndefined else field.default
         values = _values(field.annotation, field.metadata, default)
-        found[name] = values if field.is_required() else [default, *(value for value in values if value != default)]
-    return found
+        choices[name] = values if field.is_required() else [default, *(value for value in values if value != default)]
+    return choices
 
 
 def _values(annotation: Any, metadata: Sequence[Any], default: Any) -> list[Any]:
-    """Values that an annotation allows: few, and near the default."""
+    """A few values that an annotation allows, near the default."""
     origin, args = get_origin(annotation), get_args(annotation)
     if origin is Annotated:
         return _values(args[0], [*metadata, *args[1:]], default)
     if origin in (Union, types.UnionType):
         return [value for arg in args for value in _values(arg, metadata, default)]
-    if annotation == KernelName:  # those that train everywhere; the others are compared with them by a property of its own
+    if annotation == KernelName:  # only those that train on every device; the property kernels-agree compares the others
         return ["auto", *(name for name, kernel in KERNELS.items() if kernel.trains_on is None)]
     if origin is Literal:
         return list(args)
@@ -132,28 +146,35 @@ def _values(annotation: Any, metadata: Sequence[Any], default: Any) -> list[Any]
     if annotation in (int, float):
         return _numbers(annotation, metadata, default)
     if annotation is ComponentSpec:
-        kind = next((one.interface for one in metadata if hasattr(one, "interface")), None)
-        return [default] if kind is None else _usable(kind)
+        interface = next((constraint.interface for constraint in metadata if hasattr(constraint, "interface")), None)
+        return [default] if interface is None else _built_in(interface)
     return [default]
 
 
 def _numbers(number: type, metadata: Sequence[Any], default: Any) -> list[Any]:
-    """A few numbers that the annotation allows, the default first and then others near it."""
-    limits = _flat(metadata)
-    low = next((limit for one in limits for limit in (getattr(one, "ge", None), getattr(one, "gt", None))
-                if limit is not None), None)
-    high = next((limit for one in limits for limit in (getattr(one, "le", None), getattr(one, "lt", None))
-                 if limit is not None), None)
+    """A few numbers that the annotation allows: the default first, then others near it."""
+    constraints = _flat(metadata)
+    low, high = _bound(constraints, "ge", "gt"), _bound(constraints, "le", "lt")
     near = default or low or 1
+    candidates: list[Any] = [] if default is None else [default]
     if number is int:
-        found: list[Any] = [*range(int(low or 0), int(low or 0) + 9), near // 2, near + 1, 2 * near,
-                            *([] if default else [50])]
+        first = int(low or 0)
+        candidates += [*range(first, first + 9), near // 2, near + 1, 2 * near, *([] if default else [50])]
     elif low is not None and high is not None:
-        found = [low + part * (high - low) for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
+        candidates += [low + part * (high - low) for part in (0.0, 0.25, 0.5, 0.75, 1.0)]
     else:
-        found = [near, near * 1.5, near * 2, near * 4, near / 2]
+        candidates += [near, near * 1.5, near * 2, near * 4, near / 2]
     allowed: TypeAdapter[Any] = TypeAdapter(Annotated[(number, *metadata)] if metadata else number)  # type: ignore[arg-type]
-    return [x for x in dict.fromkeys([*([] if default is None else [default]), *found]) if _accepts(allowed, x)]
+    return [value for value in dict.fromkeys(candidates) if _accepts(allowed, value)]
+
+
+def _bound(constraints: Sequence[Any], inclusive: str, exclusive: str) -> Any:
+    """The first bound among the constraints, by either name; None without a bound."""
+    for constraint in constraints:
+        for name in (inclusive, exclusive):
+            if (bound := getattr(constraint, name, None)) is not None:
+                return bound
+    return None
 
 
 def _accepts(adapter: TypeAdapter[Any], value: Any) -> bool:
@@ -165,12 +186,12 @@ def _accepts(adapter: TypeAdapter[Any], value: Any) -> bool:
 
 
 def _flat(metadata: Sequence[Any]) -> list[Any]:
-    """Constraints, those inside of pydantic's `Field` too."""
-    return [inner for one in metadata for inner in (one.metadata if hasattr(one, "metadata") else [one])]
+    """The constraints, including those inside pydantic's `Field`."""
+    return [inner for outer in metadata for inner in (outer.metadata if hasattr(outer, "metadata") else [outer])]
 
 
-def _usable(interface: type) -> list[ComponentSpec]:
-    """The components that can fill a slot, with their defaults."""
+def _built_in(interface: type) -> list[ComponentSpec]:
+    """The built-in components that can fill a slot, with their default options."""
     kind, registry = kind_of(interface), current_registry()
     return [resolve(kind, entry.qualified) for entry in registry.entries(kind)
             if entry.state is Availability.AVAILABLE and entry.distribution == "miniformer"]

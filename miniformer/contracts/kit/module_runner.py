@@ -1,4 +1,7 @@
-"""One way to run a module of any kind: tensors in, tensors out, row b of what comes out made from row b of what goes in."""
+"""Runs a module of any kind the same way: an input tensor, and an output tensor from each method of its kind.
+
+The first dimension is the batch: row b of an output is computed from row b of the input.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +17,20 @@ from miniformer.kernel.context import Context, Record
 from . import drawing
 from .case import Case, seeded
 
-MODULES = ("attention", "position", "ffn", "norm", "head")
+MODULE_KINDS = ("attention", "position", "ffn", "norm", "head")
 """The kinds whose components are modules."""
 
 
 @dataclass
 class ModuleRunner:
-    """A module with an input `[B, T, D]` and what its kind's methods make of it.
+    """A module with an input, run through all methods of its kind.
 
     Attributes:
         module: the component.
-        x: the input.
-        causal: whether tokens only look back.
-        records: what the module noted in the last run.
+        x: the input `[B, T, D]`.
+        kind: the component's kind.
+        causal: whether tokens look back only.
+        records: the values that the module recorded in the last run.
     """
 
     module: Any
@@ -38,13 +42,13 @@ class ModuleRunner:
     @classmethod
     def drawn(cls, case: Case, *, batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64,
               options: Mapping[str, Any] | None = None, training: bool = False, long: bool = False) -> ModuleRunner:
-        """A component with drawn options, and numbers for it.
+        """A component with drawn options, and a drawn input for it.
 
         Args:
-            batch, length, dtype: of the numbers.
-            options: instead of drawn ones.
-            training: it may be in training mode too.
-            long: the rows may be long too, as far as it takes them.
+            batch, length, dtype: shape and dtype of the input.
+            options: options; without them, they are drawn.
+            training: whether training mode may be drawn.
+            long: whether rows may be long, up to the component's `max_seq_len`.
         """
         module = case.component(dtype, options=options)
         if training:
@@ -55,16 +59,16 @@ class ModuleRunner:
 
     @classmethod
     def of(cls, case: Case, module: Any, x: Tensor) -> ModuleRunner:
-        """A probe of a component that is there already."""
-        return cls(module, x, case.subject.kind, bool(getattr(module, "causal_only", False)), [])
+        """A runner of a component that is built already."""
+        return cls(module, x, case.under_test.kind, bool(getattr(module, "causal_only", False)), [])
 
     def outputs(self, x: Tensor | None = None) -> dict[str, Tensor]:
-        """What the methods of the module's kind return, by method; the first dimension is the batch."""
+        """The outputs by the name of the method, for `x` or the runner's own input; the first dimension is the batch."""
         x = self.x if x is None else x
         context = Context.plain(x, causal=self.causal)
         self.records = context.records
-        out = RUN[self.kind](self.module, x, context)
-        return {name: value for name, value in out.items() if value is not None}
+        by_method = METHODS[self.kind](self.module, x, context)
+        return {name: value for name, value in by_method.items() if value is not None}
 
     def joined(self, x: Tensor | None = None) -> Tensor:
         """All outputs as one tensor `[B, N]`."""
@@ -72,41 +76,44 @@ class ModuleRunner:
 
 
 def set_mode(case: Case, module: nn.Module) -> None:
-    """Draw whether a module trains. One that draws random numbers then, as with dropout, stays in eval mode: two runs of it
-    differ by them."""
+    """Draw whether a module is in training mode.
+
+    A module that draws random numbers in training, as dropout does, stays in eval mode: its outputs differ from run to run, so
+    they cannot be compared.
+    """
     if case.choose("mode", ["evaluation", "training"]) == "training" and draws_in_training(case, module):
         case.story["mode"] = "evaluation"
         module.eval()
 
 
 def draws_in_training(case: Case, module: nn.Module) -> bool:
-    """Whether a module draws random numbers in training mode, in which it is left."""
+    """Whether a module draws random numbers in training mode. The module is left in that mode."""
     module.train()
     with seeded(0), torch.no_grad():
         width = case.last_sizes["d_model"]
-        probe = ModuleRunner.of(case, module, torch.randn(1, 20, width, dtype=torch.float64).to(_dtype(module)))
+        runner = ModuleRunner.of(case, module, torch.randn(1, 20, width, dtype=torch.float64).to(_dtype(module)))
         state = torch.get_rng_state()
-        probe.outputs()
+        runner.outputs()
         return not torch.equal(torch.get_rng_state(), state)
 
 
 def _dtype(module: nn.Module) -> torch.dtype:
-    """Of its parameters, as far as it has some."""
+    """The dtype of the module's parameters; float64 if it has none."""
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float64)
 
 
 def _position(module: Any, x: Tensor, context: Context) -> dict[str, Tensor | None]:
     positions = context.layout.positions
     heads = x.view(*x.shape[:2], module.n_heads, -1).transpose(1, 2)
-    found: dict[str, Tensor | None] = {"embed": module.embed(x, positions),
-                                       "rotate": module.rotate(heads, module.precompute(positions), "q")}
+    by_hook: dict[str, Tensor | None] = {"embed": module.embed(x, positions),
+                                         "rotate": module.rotate(heads, module.precompute(positions), "q")}
     for name in ("bias", "causal_bias"):
         bias = getattr(module, name)(positions, positions)
-        found[name] = None if bias is None else bias.expand(x.shape[0], -1, -1, -1)
-    return found
+        by_hook[name] = None if bias is None else bias.expand(x.shape[0], -1, -1, -1)
+    return by_hook
 
 
-RUN: dict[str, Callable[[Any, Tensor, Context], dict[str, Tensor | None]]] = {
+METHODS: dict[str, Callable[[Any, Tensor, Context], dict[str, Tensor | None]]] = {
     "attention": lambda module, x, context: {"forward": module(x, context)},
     "position": _position,
     "ffn": lambda module, x, context: {"forward": module(x, context)},

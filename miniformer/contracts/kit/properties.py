@@ -1,8 +1,8 @@
-"""What a property is: a promise of every component of a kind, as a check of one drawn example, with what it is worth.
+"""Properties: promises that every component of a kind makes, each with a check of one drawn example.
 
-A property is a function of a `Case` whose docstring tells people three things: what is promised (the first sentence), what
-goes wrong where the promise is broken (`In training:`), and where that was seen (`Seen:`). The modules of properties register
-theirs here with `@contract`; `docs/contracts.md` is made of the docstrings.
+A property is a function of a `Case`, registered with `@contract`. Its docstring has three parts: the promise, the damage that a
+broken promise does (`In training:`), and a bug of the real world that broke it (`Seen:`, may be left out). Reports and
+`docs/contracts.md` show these parts.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .component_under_test import ComponentUnderTest
 
-MODULES = ("construction", "module", "attention_visibility", "attention", "decoding", "position", "feedforward", "norm", "head",
-           "task", "task_data", "recipes", "extension")
-"""The modules of this package that hold properties, in the order in which they are shown."""
+PROMISE_MODULES = ("construction", "module", "attention_visibility", "attention", "decoding", "position", "feedforward",
+                   "norm", "head", "task", "task_data", "recipes", "extension")
+"""The modules of `miniformer.contracts.promises`, in the order in which reports show their properties."""
 
 Check = Callable[[Any], None]
 
@@ -29,7 +29,7 @@ class Broken(AssertionError):
 
 
 class Skip(Exception):
-    """There is nothing to check here; the text says why."""
+    """A property has nothing to check; the text says why."""
 
 
 @dataclass(frozen=True)
@@ -37,54 +37,54 @@ class Property:
     """A promise and its check.
 
     Attributes:
-        name: what reports, `known_violations` and test ids call it.
+        name: its name in reports, `known_violations` and test ids.
         kinds: the kinds of component that make the promise.
-        check: raises where one example breaks it.
-        proves: the declared abilities that it is the proof of.
-        skip: why it does not concern a component; "" where it does.
-        examples: part of the usual number of examples, for checks that cost more.
-        thorough: is checked only when asked to be thorough.
-        note: breaking it is told and fails nothing.
+        check: raises if one example breaks the promise.
+        proves: the declared abilities that this check proves.
+        skip: gives the reason why the promise does not concern a component, or "" if it does.
+        examples: factor on the number of examples, below 1 for slow checks; 0 means one example.
+        thorough: whether it is checked in thorough checks only.
+        note: whether a broken promise is reported as a note instead of a failure.
     """
 
     name: str
     kinds: frozenset[str]
     check: Check
     proves: frozenset[str] = frozenset()
-    skip: Callable[[ComponentUnderTest], str] = lambda subject: ""
+    skip: Callable[[ComponentUnderTest], str] = lambda under_test: ""
     examples: float = 1.0
     thorough: bool = False
     note: bool = False
 
     @property
     def promise(self) -> str:
-        """What is promised, in a sentence."""
+        """The promise itself."""
         return self._parts()[0]
 
     @property
     def consequence(self) -> str:
-        """What a broken promise means in training."""
+        """The damage that a broken promise does in training."""
         return self._parts()[1]
 
     @property
     def seen(self) -> str:
-        """A bug of the real world that this check finds."""
+        """A bug of the real world that broke the promise; "" if none is named."""
         return self._parts()[2]
 
     def _parts(self) -> tuple[str, str, str]:
         text = " ".join((inspect.getdoc(self.check) or "").split())
-        found = re.fullmatch(r"(.+?) In training: (.+?)(?: Seen: (.+))?", text)
-        if found is None:
+        parts = re.fullmatch(r"(.+?) In training: (.+?)(?: Seen: (.+))?", text)
+        if parts is None:
             raise TypeError(f"the docstring of property {self.name} has no part 'In training:'")
-        return found[1], found[2], found[3] or ""
+        return parts[1], parts[2], parts[3] or ""
 
 
 PROPERTIES: list[Property] = []
 
 
-def contract(*kinds: str, proves: Iterable[str] = (), skip: Callable[[ComponentUnderTest], str] = lambda subject: "",
+def contract(*kinds: str, proves: Iterable[str] = (), skip: Callable[[ComponentUnderTest], str] = lambda under_test: "",
              examples: float = 1.0, thorough: bool = False, note: bool = False) -> Callable[[Check], Check]:
-    """Register a check as a property of some kinds, under its own name with dashes."""
+    """Register a check as a property of some kinds, under the function's name with dashes; for the arguments see `Property`."""
 
     def register(check: Check) -> Check:
         name = check.__name__.replace("_", "-")
@@ -96,7 +96,7 @@ def contract(*kinds: str, proves: Iterable[str] = (), skip: Callable[[ComponentU
 
 def properties_of(kind: str) -> list[Property]:
     """The properties of a kind, in the order of their modules."""
-    for module in MODULES:
+    for module in PROMISE_MODULES:
         importlib.import_module(f"miniformer.contracts.promises.{module}")
-    order = [f"miniformer.contracts.promises.{module}" for module in MODULES]
+    order = [f"miniformer.contracts.promises.{module}" for module in PROMISE_MODULES]
     return sorted((p for p in PROPERTIES if kind in p.kinds), key=lambda p: order.index(p.check.__module__))

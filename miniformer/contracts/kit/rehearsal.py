@@ -1,9 +1,9 @@
-"""Short runs in a process of their own, to see what importing an extension, naming it and having named it change.
+"""Short training runs in a process of their own, to see what an extension changes.
 
     python -m miniformer.contracts.kit.rehearsal '{"module": ..., "file": ..., "cls": ..., "options": {...}}'
 
-It trains a small model for two steps: before the extension's module is imported, after, with the extension active, and once
-more without. It prints one JSON object, a `Runs`.
+A small model is trained for two steps, four times: before the extension's module is imported, after that, with the extension
+active, and once more without it. One JSON object is printed, a `Runs`.
 """
 
 from __future__ import annotations
@@ -26,18 +26,21 @@ from miniformer.kernel.errors import UserError
 from miniformer.kernel.registry import Entry, Registry, discover, use_registry
 
 ON_TRIAL = "on-trial"
+"""The name under which the extension is registered for these runs."""
 
 
 @dataclass(frozen=True)
 class Runs:
-    """What came of the runs.
+    """The results of the runs.
 
     Attributes:
-        before, imported, after: digests of the weights without the extension: before its module is imported, when it is, and
-            after the run in which it was active.
-        refused: what the user was told where that run was refused; else "".
-        failed: how that run failed; "" where it ended.
-        untried: why there were no such runs: a new process cannot import the module, or a run without it fails there.
+        before: digest of the weights that a run without the extension reaches before its module is imported.
+        imported: digest of a run without the extension, after its module is imported.
+        after: digest of a run without the extension, after a run in which it was active.
+        refused: the error message, if the run with the extension was refused; else "".
+        failed: the exception, if the run with the extension failed; else "".
+        untried: the reason why nothing could be run: a new process cannot import the module, or a run without the extension
+            fails there; else "".
     """
 
     before: str = ""
@@ -49,18 +52,25 @@ class Runs:
 
 
 def rehearse(cls: type, options: Mapping[str, Any]) -> Runs:
-    """The runs of an extension's class, which a new process can import by its module and name, or from its file."""
+    """Run training in a new process, without and with an extension.
+
+    Args:
+        cls: its class, which the new process imports by the name of its module, or from the module's file.
+        options: its options.
+    """
     module = sys.modules[cls.__module__]
-    what = {"module": module.__name__, "file": getattr(module, "__file__", None), "cls": cls.__qualname__, "options": options}
-    done = subprocess.run([sys.executable, "-m", __name__, json.dumps(what)], capture_output=True, text=True, timeout=300,
-                          env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
-    if done.returncode:
-        return Runs(untried=f"a run without it fails: {done.stderr.strip()[-300:]}")
-    return Runs(**json.loads(done.stdout.strip().rpartition("\n")[2]))
+    request = {"module": module.__name__, "file": getattr(module, "__file__", None), "cls": cls.__qualname__,
+               "options": options}
+    process = subprocess.run([sys.executable, "-m", __name__, json.dumps(request)], capture_output=True, text=True, timeout=300,
+                             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    if process.returncode:
+        return Runs(untried=f"a run without it fails: {process.stderr.strip()[-300:]}")
+    last_line = process.stdout.strip().rpartition("\n")[2]
+    return Runs(**json.loads(last_line))
 
 
-def _run(folder: Path, extensions: Mapping[str, Any]) -> str:
-    """The digest of the weights that two steps lead to."""
+def _train(folder: Path, extensions: Mapping[str, Any]) -> str:
+    """Train for two steps and return a digest of the weights."""
     from miniformer.train.train_config import TrainConfig
     from miniformer.train.trainer import train
 
@@ -75,8 +85,8 @@ def _run(folder: Path, extensions: Mapping[str, Any]) -> str:
     return hashlib.sha256(b"".join(weights)).hexdigest()
 
 
-def _imported(module: str, file: str | None) -> None:
-    """Import a module by its name, or where it has none in this process from its file."""
+def _import(module: str, file: str | None) -> None:
+    """Import a module by its name, or from its file if this process cannot find it by name."""
     try:
         importlib.import_module(module)
     except ImportError:
@@ -87,31 +97,32 @@ def _imported(module: str, file: str | None) -> None:
         spec.loader.exec_module(sys.modules[module])
 
 
-def main(what: Mapping[str, Any]) -> Runs:
-    """All runs, in this process."""
-    with tempfile.TemporaryDirectory() as place:
+def main(request: Mapping[str, Any]) -> Runs:
+    """Do all runs in this process."""
+    with tempfile.TemporaryDirectory() as root:
         def run(name: str, extensions: Mapping[str, Any]) -> str:
-            folder = Path(place) / name
+            folder = Path(root) / name
             folder.mkdir()
-            return _run(folder, extensions)
+            return _train(folder, extensions)
 
         before = run("before", {})
-        name = "extension_on_trial" if what["module"] == "__main__" else what["module"]
+        # here, __main__ is this module: a class of a script is imported from the script's file
+        module = "extension_on_trial" if request["module"] == "__main__" else request["module"]
         try:
-            _imported(name, what["file"])
+            _import(module, request["file"])
         except Exception as error:  # a module may fail in any way
             return Runs(untried=f"its module cannot be imported: {type(error).__name__}: {error}")
-        entry = Entry("extension", ON_TRIAL, f"{name}:{what['cls']}", "contracts", "0")
+        entry = Entry("extension", ON_TRIAL, f"{module}:{request['cls']}", "contracts", "0")
         with use_registry(Registry([*discover(), entry])):
             imported = run("imported", {})
             refused = failed = ""
             try:
-                run("active", {ON_TRIAL: what["options"]})
+                run("active", {ON_TRIAL: request["options"]})
             except UserError as error:
                 refused = str(error)
             except Exception as error:  # an extension may fail in any way
-                where = traceback.extract_tb(error.__traceback__)[-1]
-                failed = f"{type(error).__name__}: {error} ({Path(where.filename).name}, {where.name})"
+                frame = traceback.extract_tb(error.__traceback__)[-1]
+                failed = f"{type(error).__name__}: {error} ({Path(frame.filename).name}, {frame.name})"
             return Runs(before, imported, run("after", {}), refused, failed)
 
 

@@ -1,4 +1,4 @@
-"""What came of checking: one result a property, and the report of a component."""
+"""Results of checking: one for each property, and the report of a component."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class Outcome(str, Enum):
-    """What came of a property."""
+    """The outcome of checking a property; docs/contracts.md says what each means."""
 
     HELD = "held"
     SKIPPED = "skipped"
@@ -20,17 +20,17 @@ class Outcome(str, Enum):
 
 @dataclass(frozen=True)
 class Result:
-    """What came of one property of one component.
+    """The result of one property of one component.
 
     Attributes:
-        kind, component, property: what was checked.
-        outcome: what came of it.
-        promise: the property in a sentence.
+        kind, component, property: the names of what was checked.
+        outcome: how the check ended.
+        promise: the property in words.
         examples: how many examples were checked.
-        seconds: how long that took.
-        why: the reason of a skip or a declaration, or what was seen instead of what is promised.
-        example: the smallest example found for which it fails: sizes, options and layout.
-        consequence: what that means in training.
+        seconds: how long the check took.
+        why: the reason for a skip, the declared reason for a violation, or the fault that was seen.
+        example: the smallest example that fails: its sizes, options and layout.
+        consequence: the damage that the fault does in training.
     """
 
     kind: str
@@ -55,30 +55,30 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """No property failed."""
+        """Whether no property failed."""
         return not self.failed
 
     @property
     def failed(self) -> list[Result]:
-        """What failed."""
+        """The results that failed."""
         return [result for result in self.results if result.outcome is Outcome.FAILED]
 
     def __getitem__(self, name: str) -> Result:
-        """The result of a property."""
+        """The result of a property by its name."""
         return next(result for result in self.results if result.property == name)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON data."""
+        """The report as JSON data."""
         return {"kind": self.kind, "component": self.component, "ok": self.ok,
                 "results": [{**asdict(result), "outcome": result.outcome.value} for result in self.results]}
 
     def explain(self) -> str:
-        """What failed, in sentences; "" if nothing did."""
+        """All failures in sentences; "" if nothing failed."""
         return "\n".join(sentences(result) for result in self.failed)
 
 
 def sentences(result: Result) -> str:
-    """A failure for people: the promise, what was seen, for which example, and what it means."""
+    """A failure in sentences: the promise, the fault that was seen, the example, and the damage in training."""
     lines = [f"{result.kind} {result.component} breaks {result.property}: {result.promise}", f"  seen: {result.why}"]
     if result.example:
         lines.append(f"  for: {result.example}")

@@ -1,6 +1,6 @@
-"""The pytest door: every property of some components as a test of its own.
+"""The pytest suite: every property of a component, or of many, is a test of its own.
 
-A plugin's whole test file:
+This is a plugin's whole test file:
 
     from miniformer.contracts import contract_suite
 
@@ -27,19 +27,20 @@ def contract_suite(kind: str | None = None, target: Any = None, *, distribution:
     """A test function that pytest runs once for each property of each component.
 
     Args:
-        kind, target: one component, as for `check_component`; without `target` all of the kind.
-        distribution: everything that this installed distribution registers, or what it registers of `kind`.
+        kind, target: one component, as for `check_component`; without `target`, all components of the kind.
+        distribution: only components that this installed distribution registers.
         thorough, examples, seed, data: as for `check_component`.
 
     Raises:
-        SpecError: that is nothing.
+        SpecError: no component fits these arguments.
     """
     import pytest
 
-    suites = [Suite(ComponentUnderTest.of(kind_, target_, data), examples or (THOROUGH if thorough else FAST), thorough, seed)
-              for kind_, target_ in _targets(kind, target, distribution)]
-    parameters = [pytest.param(suite, name, id=f"{suite.subject.kind}-{suite.subject.name}-{name}")
-                  for suite in suites for name in suite.names]
+    parameters = []
+    for kind_, target_ in _targets(kind, target, distribution):
+        under_test = ComponentUnderTest.of(kind_, target_, data)
+        suite = Suite(under_test, examples or (THOROUGH if thorough else FAST), thorough, seed)
+        parameters += [pytest.param(suite, name, id=f"{under_test.kind}-{under_test.name}-{name}") for name in suite.names]
 
     @pytest.mark.parametrize(("suite", "name"), parameters)
     def test_contracts(suite: Suite, name: str) -> None:
@@ -57,18 +58,18 @@ def contract_suite(kind: str | None = None, target: Any = None, *, distribution:
 def _targets(kind: str | None, target: Any, distribution: str | None) -> list[tuple[str, Any]]:
     if target is not None:
         if kind is None:
-            raise SpecError("a component to check has a kind; give it")
+            raise SpecError("a component to check has a kind; pass it as `kind`")
         return [(kind, target)]
-    found = [(entry.kind, entry.qualified) for entry in usable(kind) if distribution in (None, entry.distribution)]
-    if not found:
+    targets = [(entry.kind, entry.qualified) for entry in usable(kind) if distribution in (None, entry.distribution)]
+    if not targets:
         raise SpecError(f"{distribution or 'nobody'} registers no {kind or 'component'} that can be loaded; "
                         "is the package installed?")
-    return found
+    return targets
 
 
 @cache
 def usable(kind: str | None = None) -> list[Entry]:
-    """The entries of a kind, or of all, that can be loaded."""
+    """The entries that can be loaded, of one kind or of all."""
     registry = current_registry()
     registry.load_all()
     return [entry for entry in registry.entries(kind)

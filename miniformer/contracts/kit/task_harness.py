@@ -1,4 +1,4 @@
-"""A task with what a run would give it: a few records, what it learnt from them, a tokenizer, and a small model in float64."""
+"""Runs a task as a training run would: with records, fitted options, a tokenizer, and a small model in float64."""
 
 from __future__ import annotations
 
@@ -26,36 +26,37 @@ from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task
 from miniformer.model.assemblies import assembly_for
 from miniformer.model.assembly import Assembly
 
-from .case import Case, move, require, seeded
+from .case import Case, perturb, require, seeded
 from .properties import Skip
 
-SEEN, RECORDS = 3000, 24
-"""Records that are read at most, and that are used: the shortest of a sample from all over."""
+MAX_READ, MAX_RECORDS = 3000, 24
+"""The number of records that are read at most, and of those that are used."""
 LIMIT, CUT, VOCABULARY = 32, 20, 300
-"""Tokens of a row, tokens of a text in a packed row, and tokens that the tokenizer has."""
-EXACT, ROUNDED = 1e-9, 1e-6
-"""How near numbers are that are equal: losses in float64, and metrics and predictions, which may be rounded."""
+"""The number of tokens in a row, in a text of a packed row, and in the tokenizer's vocabulary."""
+LOSS_TOLERANCE, METRIC_TOLERANCE = 1e-9, 1e-6
+"""The rounding error that is allowed: of losses in float64, and of metrics and predictions, which a task may round."""
 
 
-def exact(loss: Tensor) -> float:
-    """How near losses are that are equal; a task may compute its loss in float32, and a sum of it is rounded then."""
-    return max(EXACT, 16 * torch.finfo(loss.dtype).eps) if loss.is_floating_point() else EXACT
+def loss_tolerance(loss: Tensor) -> float:
+    """The rounding error that is allowed for a loss of this dtype; a task may compute its loss in float32."""
+    return max(LOSS_TOLERANCE, 16 * torch.finfo(loss.dtype).eps) if loss.is_floating_point() else LOSS_TOLERANCE
 
 
 @dataclass(frozen=True)
 class TaskHarness:
-    """A task that has learnt from its records.
+    """A task that is fitted to its records.
 
     Attributes:
-        task: the task, made of its options and of what it learnt, through JSON.
-        given, learnt: what it is made of, as JSON data: options, and what `fit` and `fit_tokenizer` returned.
-        tokenizer: trained on the records.
+        task: the task, built from its options and the learnt ones, which went through JSON.
+        options: the options that it was given, as JSON data.
+        learnt: the options that `fit` and `fit_tokenizer` returned, as JSON data.
+        tokenizer: a tokenizer trained on the records.
         split: the records and their examples.
-        model: a model that the task trains, with moved weights, in eval mode.
+        model: a model that the task can train, in eval mode, with weights moved away from their initial values.
     """
 
     task: Task
-    given: Mapping[str, Any]
+    options: Mapping[str, Any]
     learnt: Mapping[str, Any]
     tokenizer: Any
     split: Split
@@ -63,68 +64,79 @@ class TaskHarness:
 
     @classmethod
     def drawn(cls, case: Case, options: Mapping[str, Any] | None = None) -> TaskHarness:
-        """The task with drawn options, or with some; a set of them that it refuses is no example."""
-        subject = case.subject
-        fixed = json.dumps(to_jsonable_python(subject.fixed), sort_keys=True)
+        """The task with `options`, or with drawn ones; the example is rejected if the task refuses them."""
+        under_test = case.under_test
+        fixed = json.dumps(to_jsonable_python(under_test.fixed), sort_keys=True)
         options = case.options() if options is None else options
-        learnt = _prepared(subject.cls, fixed, subject.data).learnt
-        chosen = {name: value for name, value in {**options, **subject.fixed}.items() if name not in learnt}
-        case.story["options"] = chosen
-        case.built({}, chosen)
-        return _prepared(subject.cls, json.dumps(to_jsonable_python(chosen), sort_keys=True), subject.data)
+        learnt = _prepare(under_test.cls, fixed, under_test.data).learnt
+        # an option that is learnt from the data, such as labels, is not drawn: it has to fit the records
+        options = {name: value for name, value in {**options, **under_test.fixed}.items() if name not in learnt}
+        case.story["options"] = options
+        case.build_or_reject({}, options)
+        return _prepare(under_test.cls, json.dumps(to_jsonable_python(options), sort_keys=True), under_test.data)
 
-    def pick(self, case: Case, at_least: int = 2, at_most: int = 5) -> list[Example]:
-        """The rows of some examples."""
-        return self.rows(self.examples(case, at_least, at_most))
+    def draw_rows(self, case: Case, at_least: int = 2, at_most: int = 5) -> list[Example]:
+        """Draw examples and return the rows that they fill."""
+        return self.rows(self.draw_examples(case, at_least, at_most))
 
-    def examples(self, case: Case, at_least: int = 2, at_most: int = 5) -> list[Example]:
-        """Some of the examples."""
-        there = len(self.split.examples)
-        if there < at_least:
-            raise Skip(f"there are {there} examples, and this takes {at_least}; give more records with data= or --data")
-        chosen = case.draw("examples", st.lists(st.integers(0, there - 1), min_size=at_least, max_size=at_most, unique=True))
-        examples = [self.split.examples[i] for i in chosen]
-        case.story["examples"] = f"{chosen} of {[len(example.tokens) for example in examples]} tokens"
+    def draw_examples(self, case: Case, at_least: int = 2, at_most: int = 5) -> list[Example]:
+        """Draw some of the examples.
+
+        Raises:
+            Skip: the records have fewer than `at_least` examples.
+        """
+        count = len(self.split.examples)
+        if count < at_least:
+            raise Skip(f"there are {count} examples, and this takes {at_least}; give more records with data= or --data")
+        indices = case.draw("examples", st.lists(st.integers(0, count - 1), min_size=at_least, max_size=at_most, unique=True))
+        examples = [self.split.examples[i] for i in indices]
+        case.story["examples"] = f"{indices} of {[len(example.tokens) for example in examples]} tokens"
         return examples
 
-    def record(self, case: Case, name: str = "record") -> Any:
-        """One of the records, as the story's `name`."""
+    def draw_record(self, case: Case, name: str = "record") -> Any:
+        """Draw one of the records; `name` is its name in the story."""
         record = case.choose(name, self.split.records)
         line = record.model_dump_json()
         case.story[name] = line if len(line) <= 200 else f"{line[:200]}..."
         return record
 
     def rows(self, examples: Sequence[Example]) -> list[Example]:
-        """Rows of a batch: these examples, or where the task packs the rows that they fill."""
+        """The rows of a batch: the examples themselves, or if the task packs, the packed rows that they fill."""
         if not self.task.packs:
             return list(examples)
         packed = PackedRows([self.task.cut(example, CUT) for example in examples], LIMIT)
         return [packed[i] for i in range(len(packed))]
 
     def loss(self, rows: Sequence[Example]) -> LossTerm:
-        """The loss of some rows as one batch."""
+        """The loss of rows as one batch."""
         return loss_of(self.model, self.task, self.task.collate(rows))
 
     def predictions(self, rows: Sequence[Example]) -> list[dict[str, Any]]:
-        """What is predicted for some rows as one batch."""
+        """The predictions for rows as one batch."""
         return predictions_of(self.model, self.task, self.task.collate(rows))
 
     def answers(self, rows: Sequence[Example]) -> list[dict[str, Any]]:
-        """What people are told about some rows as one batch."""
+        """The answers, which people read, for rows as one batch."""
         with torch.no_grad():
             return self.task.answer(self.model, self.task.collate(rows), self.tokenizer)
 
-    def measured(self, *batches: Sequence[Example]) -> dict[str, float]:
-        """The metrics over some batches of rows."""
-        return measured(self.model, self.task, self.tokenizer, [self.task.collate(rows) for rows in batches])
+    def measure(self, *batches: Sequence[Example]) -> dict[str, float]:
+        """The metrics over batches of rows."""
+        return metrics_of(self.model, self.task, self.tokenizer, [self.task.collate(rows) for rows in batches])
 
     def update(self, metrics: Mapping[str, Metric], rows: Sequence[Example]) -> None:
-        """Add some rows as one batch to metrics."""
-        updated(metrics, self.model, self.task, self.task.collate(rows))
+        """Add rows as one batch to metrics."""
+        update_metrics(metrics, self.model, self.task, self.task.collate(rows))
 
 
 def model_for(task: Task, vocab_size: int, **fields: Any) -> Assembly:
-    """A small model that a task trains, in float64 and eval mode, with every weight moved from where it starts."""
+    """A small model that a task can train, in float64 and eval mode, with weights moved away from their initial values.
+
+    Args:
+        task: the task.
+        vocab_size: the number of tokens in the vocabulary.
+        fields: further fields of the model's config.
+    """
     tokens = task.input_dim is None and task.n_outputs(vocab_size) == vocab_size
     outputs = {} if tokens else {"output_dim": task.n_outputs(vocab_size)}
     config = TransformerConfig.model_validate({
@@ -132,12 +144,12 @@ def model_for(task: Task, vocab_size: int, **fields: Any) -> Assembly:
         "causal": task.causal, "head": task.head, "input_dim": task.input_dim, **outputs, **fields})
     with seeded(0):
         model = assembly_for(task.has_source)(config).double().eval()
-        move(model)
+        perturb(model)
     return model
 
 
 def _read(model: Assembly, batch: Batch, readout: Any) -> Any:
-    """What `readout` makes of hidden states and head."""
+    """The result of `readout(hidden, head)` for a batch, without gradients."""
     with torch.no_grad():
         return model.read(batch, readout=readout)
 
@@ -154,56 +166,57 @@ def predictions_of(model: Assembly, task: Task, batch: Batch) -> list[dict[str, 
     return rows
 
 
-def measured(model: Assembly, task: Task, tokenizer: Any, batches: Sequence[Batch]) -> dict[str, float]:
-    """The task's metrics over some batches."""
+def metrics_of(model: Assembly, task: Task, tokenizer: Any, batches: Sequence[Batch]) -> dict[str, float]:
+    """The task's metrics over batches."""
     metrics = task.metrics(tokenizer)
     for batch in batches:
-        updated(metrics, model, task, batch)
+        update_metrics(metrics, model, task, batch)
     return {name: float(metric.compute()) for name, metric in metrics.items()}
 
 
-def updated(metrics: Mapping[str, Metric], model: Assembly, task: Task, batch: Batch) -> None:
+def update_metrics(metrics: Mapping[str, Metric], model: Assembly, task: Task, batch: Batch) -> None:
     """Add a batch to metrics."""
     _read(model, batch, lambda hidden, head: task.update(metrics, hidden, head, batch, task.loss(hidden, head, batch)))
 
 
 @cache
 def records_of(cls: type[Task], data: str | None) -> list[Any]:
-    """Records to check a task with: of a file, or of those that it embeds.
+    """Records to check a task with, from a file or from the task itself: the shortest ones of an evenly spread sample.
 
     Raises:
-        Skip: there are none.
+        Skip: the task embeds no records, and no file is given.
         DataError: the file cannot be used.
     """
     try:
-        there = cls().stdlib() if data is None else read_records(data, cls.Record)
-        found = [record for _, record in islice(there, SEEN)]
+        source = cls().stdlib() if data is None else read_records(data, cls.Record)
+        records = [record for _, record in islice(source, MAX_READ)]
     except DataError:
         if data is not None:
             raise
-        raise Skip("it has no embedded records; a JSONL file of some helps: data=, or --data on the command line") from None
-    spread = found[::max(1, len(found) // (3 * RECORDS))]
-    sizes = [len(record.model_dump_json()) for record in spread]
-    return [spread[i] for i in sorted(sorted(range(len(spread)), key=lambda i: sizes[i])[:RECORDS])]
+        raise Skip("it embeds no records; give a JSONL file of records with data=, or --data on the command line") from None
+    sample = records[::max(1, len(records) // (3 * MAX_RECORDS))]
+    sizes = [len(record.model_dump_json()) for record in sample]
+    shortest = sorted(range(len(sample)), key=lambda i: sizes[i])[:MAX_RECORDS]
+    return [sample[i] for i in sorted(shortest)]
 
 
 @cache
-def _prepared(cls: type[Task], options: str, data: str | None) -> TaskHarness:
-    """What a run does before its first step, for a class that need not be registered."""
-    records, given = records_of(cls, data), json.loads(options)
-    learnt = json.loads(json.dumps(dict(made(cls, given).fit(records))))
-    task = made(cls, {**given, **learnt})
+def _prepare(cls: type[Task], options_json: str, data: str | None) -> TaskHarness:
+    """Prepare a task as a run does before its first step; the class need not be registered."""
+    records, options = records_of(cls, data), json.loads(options_json)
+    learnt = json.loads(json.dumps(dict(build_task(cls, options).fit(records))))
+    task = build_task(cls, {**options, **learnt})
     tokenizer = _tokenizer(tuple(text for record in records for text in task.texts(record)))
     learnt |= json.loads(json.dumps(dict(task.fit_tokenizer(tokenizer))))
-    task = made(cls, {**given, **learnt})
+    task = build_task(cls, {**options, **learnt})
     limit = None if task.packs else LIMIT
     examples = [example for record in records for example in task.examples(record, tokenizer, limit)]
     model = model_for(task, tokenizer.vocab_size, max_seq_len=LIMIT)
-    return TaskHarness(task, given, learnt, tokenizer, Split(records, examples), model)
+    return TaskHarness(task, options, learnt, tokenizer, Split(records, examples), model)
 
 
-def made(cls: type[Task], options: Mapping[str, Any]) -> Task:
-    """The task with these options, as they come from JSON."""
+def build_task(cls: type[Task], options: Mapping[str, Any]) -> Task:
+    """The task with options that are JSON data."""
     return cls(**arguments(cls, complete(cls, dict(options), cls.__name__)))
 
 
@@ -212,24 +225,24 @@ def _tokenizer(texts: tuple[str, ...]) -> Tokenizer:
     return Tokenizer.train(texts, VOCABULARY) if texts else NoTokenizer()
 
 
-def near(found: Any, expected: Any, what: str, tolerance: float = ROUNDED) -> None:
-    """Two values of JSON are the same, numbers up to a tolerance relative to them or to 1.
+def require_equal_data(actual: Any, expected: Any, what: str, tolerance: float = METRIC_TOLERANCE) -> None:
+    """Require that two JSON values are equal; numbers may differ by `tolerance`, times their size if that is above 1.
 
     Raises:
-        Broken: they are not; the text says where.
+        Broken: they differ; the text says where.
     """
-    if isinstance(expected, Mapping) and isinstance(found, Mapping) and found.keys() == expected.keys():
+    if isinstance(expected, Mapping) and isinstance(actual, Mapping) and actual.keys() == expected.keys():
         for name, value in expected.items():
-            near(found[name], value, f"{what} {name}", tolerance)
-    elif _is_list(expected) and _is_list(found) and len(found) == len(expected):
-        for i, (one, other) in enumerate(zip(found, expected)):
-            near(one, other, f"{what} {i}", tolerance)
-    elif isinstance(expected, float) and isinstance(found, (int, float)):
-        apart = abs(found - expected)
-        close = apart <= tolerance * max(1.0, abs(expected)) or (math.isnan(found) and math.isnan(expected))
-        require(close, f"{what}: {found:.6g} and {expected:.6g}, {apart:.1e} apart")
+            require_equal_data(actual[name], value, f"{what} {name}", tolerance)
+    elif _is_list(expected) and _is_list(actual) and len(actual) == len(expected):
+        for i, (actual_item, expected_item) in enumerate(zip(actual, expected)):
+            require_equal_data(actual_item, expected_item, f"{what} {i}", tolerance)
+    elif isinstance(expected, float) and isinstance(actual, (int, float)):
+        difference = abs(actual - expected)
+        close = difference <= tolerance * max(1.0, abs(expected)) or (math.isnan(actual) and math.isnan(expected))
+        require(close, f"{what}: {actual:.6g} and {expected:.6g}, {difference:.1e} apart")
     else:
-        require(found == expected, f"{what}: {found!r:.80} and {expected!r:.80}")
+        require(actual == expected, f"{what}: {actual!r:.80} and {expected!r:.80}")
 
 
 def _is_list(value: Any) -> bool:

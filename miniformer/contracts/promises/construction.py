@@ -1,4 +1,4 @@
-"""What components of all kinds promise of their making: options that count, a state that is saved, and nothing else touched."""
+"""Promises of all kinds about construction: options that count, weights that can be saved, and a process left as it was."""
 
 from __future__ import annotations
 
@@ -17,154 +17,159 @@ from torch import nn
 from miniformer.config.model_config import TransformerConfig
 from miniformer.contracts.kit import drawing
 from miniformer.contracts.kit.case import Case, require, seeded, undisturbed
-from miniformer.contracts.kit.module_runner import MODULES, ModuleRunner
+from miniformer.contracts.kit.module_runner import MODULE_KINDS, ModuleRunner
 from miniformer.contracts.kit.properties import Broken, contract
 from miniformer.kernel.errors import SpecError
 from miniformer.kernel.kinds import KINDS
 from miniformer.kernel.options import complete, options_of
 
-ORDINARY: dict[str, Any] = {"d_model": 16, "n_heads": 2, "d_ff": 24, "max_seq_len": 64, "n_outputs": 5, "lr": 0.01,
-                            "weight_decay": 0.1, "total_steps": 20, "warmup_steps": 4}
+ORDINARY_SIZES: dict[str, Any] = {"d_model": 16, "n_heads": 2, "d_ff": 24, "max_seq_len": 64, "n_outputs": 5, "lr": 0.01,
+                                  "weight_decay": 0.1, "total_steps": 20, "warmup_steps": 4}
 
 
 @cache
 def ordinary_config() -> TransformerConfig:
-    """The only size of an assembly."""
+    """The config that an assembly is built from; an assembly has no other size."""
     return TransformerConfig(vocab_size=32, d_model=16, n_heads=2, n_layers=1, max_seq_len=64)
 
 
 @contract(*KINDS)
 def builds_from_its_options(case: Case) -> None:
-    """It is built at ordinary sizes, from every set of options that it does not refuse with a ValueError, on the meta device
-    too; a set of options survives JSON, and an option that it does not have is refused.
+    """It can be built at ordinary sizes, also on the meta device. It either accepts a set of options or refuses it with a
+    ValueError, options survive JSON, and an option that it does not have is refused.
 
-    In training: a run ends at its start, or a saved model cannot be made again.
+    In training: a run ends at its start, or a saved model cannot be rebuilt.
 
-    Seen: KempnerForge#180, where a checkpoint did not record what made the model.
+    Seen: KempnerForge#180, where a checkpoint did not record the settings of its model.
     """
     options = case.options()
-    subject = case.subject
+    under_test = case.under_test
     try:
-        subject.build({**ORDINARY, "config": ordinary_config()}, {})
+        under_test.build({**ORDINARY_SIZES, "config": ordinary_config()}, {})
     except ValueError as error:
-        if not any(option.is_required() for option in options_of(subject.cls).model_fields.values()):
+        if not any(option.is_required() for option in options_of(under_test.cls).model_fields.values()):
             raise Broken(f"it refuses ordinary sizes and its own defaults: {error}") from None
     try:
-        chosen = complete(subject.cls, {**options, **subject.fixed}, subject.name)
-        again = complete(subject.cls, json.loads(json.dumps(chosen)), subject.name)
+        chosen = complete(under_test.cls, {**options, **under_test.fixed}, under_test.name)
+        again = complete(under_test.cls, json.loads(json.dumps(chosen)), under_test.name)
     except SpecError:
         reject()
     require(again == chosen, f"options changed on their way through JSON: {chosen} and {again}")
     try:
-        complete(subject.cls, {**chosen, "no_such_option": 1}, subject.name)
+        complete(under_test.cls, {**chosen, "no_such_option": 1}, under_test.name)
     except SpecError:
         pass
     else:
-        raise Broken("it takes an option that it does not have")
-    if subject.kind not in MODULES:
+        raise Broken("it accepts an option that it does not have")
+    if under_test.kind not in MODULE_KINDS:
         return
     sizes = case.sizes()
-    built = case.built(sizes, options)
+    module = case.build_or_reject(sizes, options)
     with torch.device("meta"):
-        ghost = case.built(sizes, options)
-    require(shapes(built) == shapes(ghost), "on the meta device its parameters have other names or shapes")
-    require(all(t.is_meta for t in [*ghost.parameters(), *ghost.buffers()]), "on the meta device it makes tensors elsewhere")
+        on_meta = case.build_or_reject(sizes, options)
+    require(shapes(module) == shapes(on_meta), "on the meta device its parameters have other names or shapes")
+    tensors = [*on_meta.parameters(), *on_meta.buffers()]
+    require(all(tensor.is_meta for tensor in tensors), "on the meta device it makes tensors elsewhere")
 
 
 def shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
-    """The shape of every parameter and buffer."""
+    """The shape of every parameter and buffer, by name."""
     return {name: tuple(t.shape) for name, t in [*module.named_parameters(), *module.named_buffers()]}
 
 
-@contract(*MODULES, examples=0)  # one example, of which nothing is drawn
+@contract(*MODULE_KINDS, examples=0)  # one example is enough, since nothing is drawn
 def every_option_counts(case: Case) -> None:
-    """Each option makes a difference: to its shapes, its outputs, what it records or what it remembers.
+    """Each option makes a difference: to shapes, outputs, recorded values or the size of the state.
 
-    In training: a comparison of settings compares a model with itself.
+    In training: an experiment that compares settings of this option compares a model with itself.
 
-    Seen: torchtune#1791, where attn_dropout was said to be ignored outside of training and was not.
+    Seen: torchtune#1791, where attn_dropout was documented to have no effect outside of training, and had one.
     """
-    choices = drawing.choices_of(case.subject.cls)
+    choices = drawing.choices_of(case.under_test.cls)
     rng = random.Random(0)
-    for name in sorted(choices.keys() - case.subject.fixed.keys()):
+    for name in sorted(choices.keys() - case.under_test.fixed.keys()):
         if len(choices[name]) < 2:
             continue
         for attempt in range(60):
-            others = {} if not attempt else {other: rng.choice(found) for other, found in choices.items() if other != name}
-            prints = {p for value in choices[name] if (p := _fingerprint(case, {**others, name: value})) is not None}
-            if len(prints) > 1:
+            others = {}  # the defaults first; then random settings of the other options, on which this one may depend
+            if attempt:
+                others = {other: rng.choice(values) for other, values in choices.items() if other != name}
+            fingerprints = {_fingerprint(case, {**others, name: value}) for value in choices[name]} - {None}
+            if len(fingerprints) > 1:
                 break
         else:
             raise Broken(f"option {name!r} makes no difference: {', '.join(map(repr, choices[name][:4]))}")
 
 
 def _fingerprint(case: Case, options: Mapping[str, Any]) -> bytes | None:
-    """All that can be seen of a component with these options; None: it refuses them."""
+    """Everything about a component with these options that can be observed, as bytes; None if it refuses them."""
     try:
         with seeded(0):
-            module = case.subject.build(ORDINARY, options).double().train()
+            module = case.under_test.build(ORDINARY_SIZES, options).double().train()
     except ValueError:
         return None
     with seeded(1), torch.no_grad():
         for parameter in module.parameters():
             parameter.add_(0.1)
-        probe = ModuleRunner.of(case, module, torch.randn(2, 40, ORDINARY["d_model"], dtype=torch.float64))
-        seen: list[Any] = [shapes(module), probe.joined().numpy().tobytes(),
-                           [(r.name, float(r.value.sum())) for r in probe.records]]
-        if case.subject.kind == "attention" and case.subject.has_state:
+        runner = ModuleRunner.of(case, module, torch.randn(2, 40, ORDINARY_SIZES["d_model"], dtype=torch.float64))
+        observed: list[Any] = [shapes(module), runner.joined().numpy().tobytes(),
+                               [(record.name, float(record.value.sum())) for record in runner.records]]
+        if case.under_test.kind == "attention" and case.under_test.has_state:
             state = module.init_state(2, 3)
-            seen.append(None if state is None else state.nbytes)
-        if case.subject.kind == "head":
-            seen.append(module.tie(nn.Parameter(torch.randn(ORDINARY["n_outputs"], ORDINARY["d_model"], dtype=torch.float64))))
-    return repr(seen).encode()
+            observed.append(None if state is None else state.nbytes)
+        if case.under_test.kind == "head":
+            shape = ORDINARY_SIZES["n_outputs"], ORDINARY_SIZES["d_model"]
+            observed.append(module.tie(nn.Parameter(torch.randn(*shape, dtype=torch.float64))))
+    return repr(observed).encode()
 
 
-@contract(*MODULES)
+@contract(*MODULE_KINDS)
 def is_saved_and_loaded(case: Case) -> None:
-    """Its state_dict, written and loaded into a fresh one, gives the same outputs to the last bit, and pickling it does too.
+    """A new component that loads its saved state_dict has the same outputs to the last bit; so has a copy made by pickle.
 
-    In training: parts that are not registered as parameters or buffers are not trained, not moved to the GPU, and lost on
+    In training: tensors that are not registered as parameters or buffers are not trained, not moved to the GPU, and lost on
     saving.
 
-    Seen: parts kept in a Python list, which nn.ModuleList is made for.
+    Seen: layers kept in a Python list, for which nn.ModuleList exists.
     """
-    probe = ModuleRunner.drawn(case)
+    runner = ModuleRunner.drawn(case)
     file = io.BytesIO()
-    torch.save(probe.module.state_dict(), file)
+    torch.save(runner.module.state_dict(), file)
     with seeded(12345):
-        fresh = case.built(case.last_sizes, case.chosen).double().eval()
+        fresh = case.build_or_reject(case.last_sizes, case.chosen_options).double().eval()
     file.seek(0)
     fresh.load_state_dict(torch.load(file, weights_only=True), strict=True)
     with torch.no_grad():
-        out = probe.joined()
-        loaded = ModuleRunner.of(case, fresh, probe.x).joined()
-        require(torch.equal(loaded, out), "loaded into a fresh one it gives other outputs")
+        out = runner.joined()
+        loaded = ModuleRunner.of(case, fresh, runner.x).joined()
+        require(torch.equal(loaded, out), "a new one that loads its state_dict gives other outputs")
         try:
-            copy = pickle.loads(pickle.dumps(probe.module))
+            copy = pickle.loads(pickle.dumps(runner.module))
         except (pickle.PicklingError, AttributeError, TypeError) as error:
             raise Broken(f"it cannot be pickled for another process: {error}") from None
-        require(torch.equal(ModuleRunner.of(case, copy, probe.x).joined(), out), "pickled it gives other outputs")
+        require(torch.equal(ModuleRunner.of(case, copy, runner.x).joined(), out), "a copy made by pickle gives other outputs")
 
 
-@contract(*MODULES, examples=0.5)
+@contract(*MODULE_KINDS, examples=0.5)
 def leaves_the_process_alone(case: Case) -> None:
-    """Building it and running it in eval mode changes no random state beyond drawing its first weights, and no setting of
-    torch.
+    """Building it draws initial weights from torch's random numbers, and changes no other state of the process. Running it in
+    eval mode changes none at all.
 
-    In training: every run has the same seed however it is set, or another part of the program computes in another precision.
+    In training: every run has the same random numbers, whatever its seed, or other parts of the program compute in another
+    precision.
 
-    Seen: pytorch-lightning#20204, where loading a checkpoint moved the global random state.
+    Seen: pytorch-lightning#20204, where loading a checkpoint changed the global random state.
     """
     sizes, options = case.sizes(), case.options()
-    after_seed = []
+    states_after = []
     with undisturbed("building it"):
         for seed in (1, 2):
             with seeded(seed):
-                module = case.built(sizes, options).double().eval()
-                after_seed.append(torch.get_rng_state())
-    require(not torch.equal(*after_seed), "building it sets torch's seed")
-    probe = ModuleRunner.of(case, module, case.tensor(2, 4, module.d_model))
+                module = case.build_or_reject(sizes, options).double().eval()
+                states_after.append(torch.get_rng_state())
+    require(not torch.equal(*states_after), "building it sets torch's seed")
+    runner = ModuleRunner.of(case, module, case.tensor(2, 4, module.d_model))
     state = torch.get_rng_state()
     with undisturbed("running it"), torch.no_grad():
-        probe.outputs()
+        runner.outputs()
     require(torch.equal(torch.get_rng_state(), state), "running it in eval mode draws from torch's random numbers")

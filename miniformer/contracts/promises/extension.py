@@ -1,4 +1,4 @@
-"""What an extension promises: hooks that fit their specifications, and no change to anything but the run that names it."""
+"""Promises of an extension: its hooks fit their specifications, and it changes nothing but the run that names it."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from miniformer.kernel.hooks import PROJECT, RunHooks
 
 @contract("extension", examples=0.5)
 def hooks_fit_their_specification(case: Case) -> None:
-    """It has hooks, each of which is one of a run, and takes arguments that the run gives.
+    """It has at least one hook, and each hook has the name and the arguments of a hook that runs call.
 
-    In training: a hook whose name is misspelt is never called, and the run is as if nothing had been installed.
+    In training: a hook whose name is misspelt is never called, and the run is as if the extension were not installed.
     """
-    extension = case.built({}, case.options())
+    extension = case.build_or_reject({}, case.options())
     manager = pluggy.PluginManager(PROJECT)
     manager.add_hookspecs(RunHooks)
     try:
-        manager.register(extension, case.subject.name)
+        manager.register(extension, case.under_test.name)
         manager.check_pending()
     except pluggy.PluginValidationError as error:
         raise Broken(" ".join(str(error).split())) from None
@@ -36,18 +36,18 @@ def hooks_fit_their_specification(case: Case) -> None:
 
 @contract("extension", examples=0.5)
 def making_one_changes_nothing(case: Case) -> None:
-    """To make one, as each run that names it does, draws no random number and sets nothing for the whole process.
+    """Building an instance draws no random number, and changes no setting of the process.
 
-    In training: every run has the same seed however it is set, or other data and weights than without it.
+    In training: every run has the same random numbers, whatever its seed, or other data and weights than without the extension.
 
     Seen: flash-fft-conv#26, whose import set torch's seed to 23.
     """
     options, state, environment = case.options(), torch.get_rng_state(), dict(os.environ)
-    with undisturbed("making it"):
+    with undisturbed("building it"):
         try:
-            case.built({}, options)
-            require(torch.equal(torch.get_rng_state(), state), "making it changes the random state of torch")
-            require(dict(os.environ) == environment, "making it changes the environment")
+            case.build_or_reject({}, options)
+            require(torch.equal(torch.get_rng_state(), state), "building it changes the random state of torch")
+            require(dict(os.environ) == environment, "building it changes the environment")
         finally:
             torch.set_rng_state(state)
             for name in os.environ.keys() - environment.keys():
@@ -55,44 +55,44 @@ def making_one_changes_nothing(case: Case) -> None:
             os.environ.update(environment)
 
 
-@contract("extension", examples=0)  # one example: options are those that it has unless told otherwise
+@contract("extension", examples=0)  # one example is enough, since its options are the defaults
 def installed_is_not_active(case: Case) -> None:
     """A run that does not name it has the same weights, to the last bit, whether its module is imported or not.
 
-    In training: results hang on what else is installed.
+    In training: results depend on which other packages are installed.
 
     Seen: flash-fft-conv#26, whose import set torch's seed to 23.
     """
-    runs = _runs(case.subject)
+    runs = _runs(case.under_test)
     require(runs.imported == runs.before, "once its module is imported, a run that does not name it has other weights")
 
 
 @contract("extension", examples=0)
 def a_run_with_it_ends(case: Case) -> None:
-    """A short run that names it ends, or is refused with an error that tells its user what would be right.
+    """A short run that names it comes to its end, or is refused with an error that is written for its user.
 
     In training: a run fails with a traceback, perhaps after hours.
     """
-    runs = _runs(case.subject)
+    runs = _runs(case.under_test)
     require(not runs.failed, f"a run of two steps ends with {runs.failed}")
     if runs.refused:
-        raise Skip(f"it refuses the run that is tried: {runs.refused}")
+        raise Skip(f"it refuses the short run: {runs.refused}")
 
 
 @contract("extension", examples=0)
 def a_run_leaves_no_trace(case: Case) -> None:
-    """After a run that named it, a run that does not has the weights that it had before.
+    """A run that does not name it has the same weights before and after a run that does.
 
-    In training: the second run of a sweep is not the run that its settings say.
+    In training: the second run of a sweep is not the one that its settings describe.
     """
-    runs = _runs(case.subject)
-    require(runs.after == runs.imported, "after a run that named it, one that does not has other weights")
+    runs = _runs(case.under_test)
+    require(runs.after == runs.imported, "after a run that named it, a run that does not has other weights")
 
 
-def _runs(subject: ComponentUnderTest) -> Runs:
-    if "<locals>" in subject.cls.__qualname__:
+def _runs(under_test: ComponentUnderTest) -> Runs:
+    if "<locals>" in under_test.cls.__qualname__:
         raise Skip("it is defined inside a function, where no other process can import it")
-    runs = _rehearsed(subject.cls, json.dumps(to_jsonable_python(subject.fixed), sort_keys=True))
+    runs = _rehearsed(under_test.cls, json.dumps(to_jsonable_python(under_test.fixed), sort_keys=True))
     if runs.untried:
         raise Skip(f"in another process {runs.untried}")
     return runs

@@ -1,4 +1,4 @@
-"""What a head promises: any selection of positions gives what all give, summaries are blind to padding, ties are real."""
+"""Promises of a head about selected positions, padding, its loss, and the table that it may share with the embedding."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from miniformer.contracts.kit import drawing
-from miniformer.contracts.kit.attention_harness import alone
-from miniformer.contracts.kit.case import Case, require, same
+from miniformer.contracts.kit.attention_harness import each_document
+from miniformer.contracts.kit.case import Case, require, require_equal
 from miniformer.contracts.kit.module_runner import set_mode
 from miniformer.contracts.kit.properties import contract
 from miniformer.kernel.layout import Layout
@@ -17,9 +17,9 @@ from miniformer.kernel.layout import Layout
 
 @contract("head")
 def selecting_is_picking(case: Case) -> None:
-    """Asked for some positions, it gives what it gives there when asked for all, row by row.
+    """The outputs at selected positions are the outputs at all positions, picked there, row by row.
 
-    In training: losses are computed at some positions and metrics at all, and the two speak of different outputs.
+    In training: losses are computed at selected positions and metrics at all, and the two are of different outputs.
     """
     module = case.component()
     set_mode(case, module)
@@ -28,15 +28,15 @@ def selecting_is_picking(case: Case) -> None:
     with torch.no_grad():
         out = module(x)
         expected = [2, 5, module.n_outputs]
-        require(list(out.shape) == expected, f"it gives {list(out.shape)}; expected {expected}")
-        same(module(x, select), out[select], "at selected positions and at all")
+        require(list(out.shape) == expected, f"its output has shape {list(out.shape)}; expected {expected}")
+        require_equal(module(x, select), out[select], "at selected positions and at all")
 
 
 @contract("head")
 def summaries_are_blind_to_padding(case: Case) -> None:
-    """The output for a whole row hangs on its tokens alone, with padding on the left, on the right or in between.
+    """The summary of a row depends on its tokens only, with padding on the left, on the right or in between.
 
-    In training: the class of a text hangs on the length of its neighbours.
+    In training: the class of a text depends on how long the other texts of its batch are.
 
     Seen: sentence-transformers#2569, where mean pooling by hand changed with the size of the batch.
     """
@@ -48,16 +48,16 @@ def summaries_are_blind_to_padding(case: Case) -> None:
         out = module.summary(x, layout)
         require(tuple(out.shape) == (layout.shape[0], module.n_outputs),
                 f"summary gives {list(out.shape)}; expected {[layout.shape[0], module.n_outputs]}")
-        for b, columns, tokens in alone(x, layout):
-            by_itself = module.summary(tokens, Layout.full(1, len(columns)))
-            same(out[b], by_itself[0], f"row {b} padded and alone")
+        for b, columns, tokens in each_document(x, layout):
+            alone = module.summary(tokens, Layout.full(1, len(columns)))
+            require_equal(out[b], alone[0], f"row {b} padded and alone")
 
 
 @contract("head")
 def positions_stand_alone(case: Case) -> None:
-    """The output at a position hangs on the hidden state there and on no other.
+    """The output at a position depends on the hidden state at that position only.
 
-    In training: a decoder's head that looks around reads the answer from the next position.
+    In training: a decoder's head that reads other positions finds the answer at the next one.
     """
     module = case.component()
     set_mode(case, module)
@@ -65,34 +65,35 @@ def positions_stand_alone(case: Case) -> None:
     x = case.tensor(2, T, module.d_model)
     with torch.no_grad():
         out = module(x)
-        for t in case.some("positions", T):
-            same(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
+        for t in case.indices("positions", T):
+            require_equal(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
 
 
 @contract("head")
 def loss_is_that_of_its_scores(case: Case) -> None:
-    """The cross-entropy that it computes, and its gradients, are those of the scores that it gives; -1 is no class.
+    """Its `cross_entropy`, and the gradients of that, are those computed from its scores; a target of -1 does not count.
 
-    In training: the loss falls, and the scores that a text is written by do not get better.
+    In training: the loss falls, and the scores that texts are generated from do not get better.
     """
     module = case.component()
     x = case.tensor(2, 5, module.d_model).requires_grad_()
-    wanted = st.lists(st.integers(-1, module.n_outputs - 1), min_size=10, max_size=10)
-    targets = torch.tensor(case.draw("targets", wanted)).view(2, 5)
-    given = [x, *(p for p in module.parameters() if p.requires_grad)]
-    losses = module.cross_entropy(x, targets), F.cross_entropy(module(x).flatten(0, 1), targets.flatten(), ignore_index=-1,
-                                                               reduction="sum")
-    same(losses[0], losses[1], "the loss and that of its scores")
-    gradients = (torch.autograd.grad(loss, given, allow_unused=True, materialize_grads=True) for loss in losses)
-    for found, expected in zip(*gradients, strict=True):
-        same(found, expected, "gradients of the loss and of that of its scores")
+    classes = st.lists(st.integers(-1, module.n_outputs - 1), min_size=10, max_size=10)
+    targets = torch.tensor(case.draw("targets", classes)).view(2, 5)
+    inputs = [x, *(p for p in module.parameters() if p.requires_grad)]
+    own = module.cross_entropy(x, targets)
+    of_scores = F.cross_entropy(module(x).flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+    require_equal(own, of_scores, "its loss and that of its scores")
+    gradients = (torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True) for loss in (own, of_scores))
+    for gradient, expected in zip(*gradients, strict=True):
+        require_equal(gradient, expected, "gradients of its loss and of that of its scores")
 
 
 @contract("head")
 def ties_are_real(case: Case) -> None:
-    """Where it says that it shares the embedding's table it does, and where it says not it is as before.
+    """If `tie` returns True, the head uses the embedding's table as its own parameter; if it returns False, the head is
+    unchanged.
 
-    In training: the two tables drift apart although the count of parameters says one.
+    In training: the two tables drift apart, although the parameter count says that they are one.
 
     Seen: Megatron-LM#656, tied weights that came apart in training.
     """
@@ -103,10 +104,10 @@ def ties_are_real(case: Case) -> None:
         before = module(x)
         tied = module.tie(table)
         shared = any(p is table for p in module.parameters())
-        require(tied == shared, f"tie says {tied}, and the table is {'' if shared else 'not '}among its parameters")
+        require(tied == shared, f"tie returns {tied}, and the table is {'' if shared else 'not '}among its parameters")
         if not tied:
-            same(module(x), before, "after tie said no")
+            require_equal(module(x), before, "before and after tie returned False")
             return
         out = module(x)
         table.add_(1.0)
-        require(not torch.equal(module(x), out), "tie says yes, and the table makes no difference")
+        require(not torch.equal(module(x), out), "tie returns True, and the outputs do not change with the table")

@@ -1,6 +1,6 @@
-"""Checkpoints of transformers in miniformer: import and export of GPT-2, Llama, BERT and T5.
+"""Imports checkpoints of transformers into miniformer, and exports them: GPT-2, Llama, BERT and T5.
 
-transformers itself is not needed: `config.json`, `*.safetensors` and `tokenizer.json` are plain files.
+transformers itself is not needed, since `config.json`, `*.safetensors` and `tokenizer.json` are plain files.
 """
 
 import lazy_loader

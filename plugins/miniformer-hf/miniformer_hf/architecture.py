@@ -1,4 +1,4 @@
-"""What the importer and the exporter know of an architecture of transformers: one table, read in both directions."""
+"""The description of an architecture of transformers: one table that the importer and the exporter both read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from miniformer.config.model_config import TransformerConfig
 from miniformer.model.assembly import Assembly
 from miniformer.model.transformer import Transformer
 
-from .pattern import Found, Problem, Unsupported, fill, match
+from .pattern import MatchResult, Problem, Unsupported, fill, match
 from .weights import Row
 
 Fields = dict[str, Any]
@@ -23,13 +23,13 @@ logger = logging.getLogger(__name__)
 ACTIVATIONS = {"gelu": "gelu", "gelu_new": "gelu-tanh", "gelu_pytorch_tanh": "gelu-tanh", "gelu_fast": "gelu-tanh",
                "relu": "relu", "relu2": "relu2", "silu": "silu", "swish": "silu", "sigmoid": "sigmoid", "tanh": "tanh",
                "linear": "identity"}
-"""Their activations and ours; the first name of one is written."""
+"""Activations by their names in transformers, with ours; if several names mean one activation, an export writes the first."""
 INERT = frozenset({
     "_name_or_path", "architectures", "model_type", "transformers_version", "dtype", "torch_dtype", "use_cache",
     "initializer_range", "pad_token_id", "cls_token_id", "sep_token_id", "unk_token_id", "id2label", "label2id", "problem_type",
     "gradient_checkpointing", "output_past", "task_specific_params", "_attn_implementation",
 })
-"""Fields of any config.json that change nothing in what these models compute."""
+"""Fields of a config.json that do not change what any of these models computes."""
 
 
 def unchanged(fields: Fields, weights: Mapping[str, Tensor]) -> Fields:
@@ -42,22 +42,23 @@ class Architecture:
     """A model class of transformers.
 
     Attributes:
-        family: what people call it.
-        name: the class, as `architectures` of a config.json says it.
-        model_type: as a config.json says it.
-        assembly: the class of ours.
-        spec: its pattern; a field of `TransformerConfig` that is left out has its default.
-        defaults: the fields that are read, each with its value where a config.json leaves it out.
-        fixed: fields that must have this value, or one of a tuple, of which the first is meant where it is left out.
-        inert: fields that change nothing in what it computes.
-        weights: which tensors are whose.
-        base: the name that transformers puts before all tensors but those of the head.
-        copies: tensors that may be in a file beside what they are tied to.
-        left_out: patterns of other tensors that may be in a file, each with what it is; "" if it holds nothing learnt.
+        family: its usual name.
+        name: the class, as `architectures` of a config.json names it.
+        model_type: the `model_type` of a config.json.
+        spec: the pattern of its spec; a field of `TransformerConfig` that is left out must have its default.
+        defaults: the fields that are read, each with the value that it has if a config.json leaves it out.
+        weights: the table of tensors, with their names in transformers and in miniformer.
+        base: the prefix of all tensor names but those of the head.
         task: the task that the head serves.
-        labels: the width of the head is the number of labels.
-        read: completes the fields of a config.json, from the weights too where they decide.
-        write: turns fields back into those of a config.json.
+        assembly: the class of models in miniformer.
+        fixed: fields that must have this value, or one of a tuple; the first is meant if a config.json leaves the field out.
+        inert: fields that do not change what the model computes.
+        copies: tensors that may be in a file although they are tied to another one, which is named.
+        left_out: patterns of further tensors that may be in a file and are not read, each with a description; "" if the tensor
+            holds nothing learnt.
+        labels: whether the width of the head is the number of labels.
+        read: completes the fields of a config.json; some depend on the weights.
+        write: turns the fields back into those of a config.json.
     """
 
     family: str
@@ -78,7 +79,7 @@ class Architecture:
     write: Callable[[Fields], Fields] = dict
 
     def fields(self, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> Fields:
-        """The fields that the pattern speaks of.
+        """The fields that the pattern refers to.
 
         Raises:
             Unsupported: a field has a value that cannot be represented.
@@ -93,38 +94,38 @@ class Architecture:
         if isinstance(ends := known["eos_token_id"], list):
             known["eos_token_id"] = ends[0] if ends else None
             if len(ends) > 1:
-                logger.warning("eos_token_id %s: a text of miniformer ends at one token; taken: %s", ends, ends[0])
+                logger.warning("eos_token_id %s: miniformer ends a text at one token; using %s", ends, ends[0])
         if known.get("bos_token_id", 0) is None:
             known["bos_token_id"] = TransformerConfig.model_fields["bos_id"].default
         return self.read(known, weights)
 
     def unknown(self, config: Mapping[str, Any]) -> list[str]:
-        """The fields of a config.json of which nothing is known."""
+        """The fields of a config.json that this architecture does not read."""
         return [name for name in config if name not in {*self.defaults, *self.fixed, *self.inert, *INERT}]
 
     def config(self, fields: Fields) -> TransformerConfig:
-        """The spec for the fields of a config.json."""
+        """The spec that the fields of a config.json describe."""
         return TransformerConfig.model_validate(fill(self.spec, fields))
 
-    def find(self, model: Assembly) -> Found:
-        """The fields of a config.json that `model` has, or what does not fit."""
+    def find(self, model: Assembly) -> MatchResult:
+        """The fields of a config.json that describe `model`, or the parts of it that do not fit."""
         if not isinstance(model, self.assembly):
-            return Found(problems=[Problem("assembly", model.assembly, (self.assembly.assembly,))])
+            return MatchResult(problems=[Problem("assembly", model.assembly, (self.assembly.assembly,))])
         layers = {repr(layer): layer for layer in model.config.layer_specs()}
         if len(layers) > 1:
-            return Found(problems=[Problem("layers", "of several kinds", ("all alike",))])
+            return MatchResult(problems=[Problem("layers", "of several kinds", ("all alike",))])
         spec = {**model.config.model_dump(mode="json"), **next(iter(layers.values())).model_dump(mode="json"), "layers": []}
         del spec["repeat"]
-        found = Found()
+        result = MatchResult()
         for name, value in spec.items():
             default = [] if name == "layers" else TransformerConfig.model_fields[name].get_default()
-            found.join(match(self.spec.get(name, default), value, name), name)
-        if not found.problems:
+            result.join(match(self.spec.get(name, default), value, name), name)
+        if not result.problems:
             try:
-                found.fields = self.write(found.fields)
+                result.fields = self.write(result.fields)
             except Unsupported as error:
-                found.problems.append(Problem(error.name, error.value, tuple(error.supported)))
-        return found
+                result.problems.append(Problem(error.name, error.value, tuple(error.supported)))
+        return result
 
 
 KINDS: Mapping[type, tuple[tuple[type, ...], str]] = {
@@ -133,7 +134,11 @@ KINDS: Mapping[type, tuple[tuple[type, ...], str]] = {
 
 
 def _checked(name: str, value: Any, default: Any) -> Any:
-    """The value, if it is of its default's type; ids of tokens may be left open, and ends of texts be several."""
+    """The value, which must be of its default's type; a token id may also be null, or a list of ids.
+
+    Raises:
+        Unsupported: it is of another type.
+    """
     if default is None or (name.endswith("_token_id") and (value is None or isinstance(value, (int, list)))):
         return value
     types, kind = KINDS[type(default)]

@@ -1,4 +1,4 @@
-"""What BERT has and miniformer has not: its embeddings, and two of its heads (Devlin et al. 2019, arXiv:1810.04805)."""
+"""Parts of BERT that miniformer does not have: its embeddings, and two of its heads (Devlin et al. 2019, arXiv:1810.04805)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ACTIVATIONS: Mapping[Activation, Callable[[Tensor], Tensor]] = {
 class BertEmbeddings(PositionEncoding):
     """A learned vector for each position and one for the segment, added to the embeddings and normalised (BERT).
 
-    A model sees one segment, the first; the vectors of the others are kept and do nothing.
+    A model sees the first segment only; the vectors of other segments are kept, so that an export has them, and not used.
 
     Args:
         n_segments: rows of the segment table (`type_vocab_size`).
@@ -46,8 +46,8 @@ class MaskedLanguageModelHead(Head):
     """A score for each token, from a transformed hidden state and the tied token embedding, with a bias (BERT).
 
     Args:
-        activation: of the transform.
-        eps: of its norm, added to the variance.
+        activation: the activation of the transform.
+        eps: added to the variance in its norm.
     """
 
     def __init__(self, d_model: int, n_outputs: int, *, activation: Activation = "gelu",

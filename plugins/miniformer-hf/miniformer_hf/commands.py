@@ -11,7 +11,7 @@ import click
 def import_hf(folder: str, out: str) -> None:
     """Make a model folder of miniformer from a checkpoint of transformers: GPT-2, Llama, BERT or T5.
 
-    DIR is a folder with config.json, *.safetensors and tokenizer.json, as save_pretrained writes it; OUT is made.
+    DIR is a folder with config.json, *.safetensors and tokenizer.json, as save_pretrained writes it; OUT is the new folder.
     """
     from .convert import import_folder
 
@@ -25,7 +25,7 @@ def import_hf(folder: str, out: str) -> None:
 def export_hf(run: str, folder: str) -> None:
     """Make a checkpoint that transformers reads, from a model that fits GPT-2, Llama, BERT or T5.
 
-    RUN is a run folder, or a folder with a saved model; DIR is made.
+    RUN is a run folder, or a folder with a saved model; DIR is the new folder.
     """
     import json
     from pathlib import Path

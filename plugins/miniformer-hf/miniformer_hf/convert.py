@@ -21,13 +21,14 @@ from . import bert, files
 from .architecture import Architecture
 from .gpt2 import GPT2
 from .llama import LLAMA
-from .pattern import Found, Unsupported
+from .pattern import MatchResult, Unsupported
 from .t5 import T5
 from .weights import PARTS, expand, to_ours, to_theirs
 
-ARCHITECTURES = {one.name: one for one in (GPT2, LLAMA, bert.MASKED, bert.SEQUENCE, bert.TOKENS, T5)}
+ARCHITECTURES = {architecture.name: architecture for architecture in (GPT2, LLAMA, bert.MASKED, bert.SEQUENCE, bert.TOKENS, T5)}
 OLD_NAMES = {".gamma": ".weight", ".beta": ".bias"}
-TOLD = 3
+MAX_LISTED = 3
+"""How many misfits an error lists for each architecture."""
 
 logger = logging.getLogger(__name__)
 
@@ -38,8 +39,7 @@ def import_model(folder: str | Path) -> Assembly:
     Weights of less than 32 bits become float32; float64 stays.
 
     Raises:
-        UserError: files are missing or damaged, the config says what miniformer cannot represent, or the weights are not those
-            that the config speaks of.
+        UserError: files are missing or damaged, miniformer cannot represent the config, or the weights do not fit the config.
     """
     checkpoint = files.read(Path(folder))
     return _import(_architecture(checkpoint.config, Path(folder)), checkpoint, Path(folder))
@@ -48,10 +48,10 @@ def import_model(folder: str | Path) -> Assembly:
 def import_folder(folder: str | Path, out: str | Path) -> Assembly:
     """Make `out`, a folder that miniformer loads, generates with and inspects, from a folder of transformers.
 
-    Without a `tokenizer.json` there, `from_pretrained` reads `out`, and the commands that need a tokenizer do not.
+    If there is no `tokenizer.json`, `from_pretrained` can read `out`, but commands that need a tokenizer cannot.
 
     Raises:
-        UserError: as `import_model`; or `out` exists, or the tokenizer has tokens that the model has not.
+        UserError: as `import_model`; or `out` exists, or the tokenizer has more tokens than the model.
         RunError: `out` cannot be written.
     """
     folder, out = Path(folder), files.free(Path(out))
@@ -80,29 +80,29 @@ def export_model(model: Assembly, folder: str | Path, *, tokenizer: str | Path |
     """Make a folder that `from_pretrained` of transformers reads.
 
     Args:
-        model: any that fits GPT-2, Llama, BERT or T5 part by part.
+        model: a model whose parts are those of a GPT-2, Llama, BERT or T5.
         folder: must not exist, or be empty.
         tokenizer: its `tokenizer.json`.
         labels: names of the outputs of a classifier, in their order.
 
     Raises:
-        UserError: the model fits none of them, told part by part; or the folder exists.
+        UserError: the model fits none of them, and the message lists the parts that do not; or the folder exists.
         RunError: the folder cannot be written.
     """
     folder = files.free(Path(folder))
-    tried = [(one, one.find(model)) for one in ARCHITECTURES.values()]
-    fitting = [(one, found) for one, found in tried if not found.problems]
+    results = [(architecture, architecture.find(model)) for architecture in ARCHITECTURES.values()]
+    fitting = [(architecture, result) for architecture, result in results if not result.problems]
     if not fitting:
-        raise UserError(_misfit(tried))
-    architecture, found = fitting[0]
+        raise UserError(_misfit(results))
+    architecture, result = fitting[0]
     ours = unshared(model.state_dict())
     table = expand(architecture.weights, ours, model.config.n_layers)
-    if strange := sorted(set(ours) - {name for row in table for name in row.ours}):
-        raise UserError(f"the model has parameters that {architecture.family} has not: {', '.join(strange[:8])}")
+    if unknown := sorted(set(ours) - {name for row in table for name in row.ours}):
+        raise UserError(f"the model has parameters that {architecture.family} has not: {', '.join(unknown[:8])}")
     theirs = to_theirs(table, ours)
     config: dict[str, Any] = {"architectures": [architecture.name], "model_type": architecture.model_type,
                               **{name: value[0] if isinstance(value, tuple) else value
-                                 for name, value in architecture.fixed.items()}, **found.fields}
+                                 for name, value in architecture.fixed.items()}, **result.fields}
     config["dtype"] = str(next(iter(ours.values())).dtype).removeprefix("torch.")
     if config.get("tie_word_embeddings") is False:  # then a reader looks for the matrix, even where it is the embedding
         for name, original in architecture.copies.items():
@@ -168,49 +168,50 @@ def _architecture(config: Mapping[str, Any], folder: Path) -> Architecture:
 
 
 def _named(architecture: Architecture, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The weights by today's full names: older files have other ones for norms, or leave out the base's."""
-    found = {}
+    """The weights by their current full names: older files name norms differently, or leave out the prefix of the base."""
+    renamed = {}
     for name, tensor in weights.items():
         for old, new in OLD_NAMES.items():
             name = name.removesuffix(old) + new if name.endswith(old) else name
-        found[name] = tensor
-    if any(name.startswith(architecture.base) for name in found):
-        return found
+        renamed[name] = tensor
+    if any(name.startswith(architecture.base) for name in renamed):
+        return renamed
     heads = {part for row in architecture.weights for name in row.theirs if not name.startswith(architecture.base)
              for part in (name.format(p=p) for p in PARTS)}
     return {name if name in heads or name in architecture.copies else architecture.base + name: tensor
-            for name, tensor in found.items()}
+            for name, tensor in renamed.items()}
 
 
 def _known(architecture: Architecture, weights: Mapping[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """The weights without those that are left out, of which what was learnt is told."""
-    kept, told = dict(weights), dict[str, list[str]]()
+    """The weights without those that are left out; a warning names those of them that hold something learnt."""
+    remaining, left_out = dict(weights), dict[str, list[str]]()
     for name in weights:
         for pattern, what in architecture.left_out.items():
             if re.fullmatch(pattern, name):
-                del kept[name]
-                told.setdefault(what, []).append(name)
-    for what, names in told.items():
+                del remaining[name]
+                left_out.setdefault(what, []).append(name)
+    for what, names in left_out.items():
         if what:
             logger.warning("%s: left out, %s: %s", folder, what, ", ".join(names))
-    return kept
+    return remaining
 
 
 def _without_copies(architecture: Architecture, weights: Mapping[str, Tensor], expected: set[str],
                     folder: Path) -> dict[str, Tensor]:
-    """The weights without copies of what they are tied to.
+    """The weights without copies of tensors that they are tied to.
 
     Raises:
-        UserError: such a tensor differs from what it is tied to.
+        UserError: such a copy differs from the tensor that it is tied to.
     """
-    kept = dict(weights)
+    remaining = dict(weights)
     for name, original in architecture.copies.items():
-        if name in kept and name not in expected:
-            copy = kept.pop(name)
-            if original in kept and not (copy.shape == kept[original].shape and bool((copy == kept[original]).all())):
+        if name in remaining and name not in expected:
+            copy = remaining.pop(name)
+            tied = remaining.get(original)
+            if tied is not None and not (copy.shape == tied.shape and bool((copy == tied).all())):
                 raise UserError(f"{folder}: {name} differs from {original}, and config.json says that they are one "
                                 "(tie_word_embeddings)")
-    return kept
+    return remaining
 
 
 def _labels(config: Mapping[str, Any]) -> list[str]:
@@ -222,12 +223,17 @@ def _labels(config: Mapping[str, Any]) -> list[str]:
         raise UserError(f"id2label: expected an object of numbers to labels; found {named!r:.80}") from None
 
 
-def _misfit(tried: Sequence[tuple[Architecture, Found]]) -> str:
-    """What keeps a model from each architecture, the nearest first; of one family the nearest head speaks."""
+def _misfit(results: Sequence[tuple[Architecture, MatchResult]]) -> str:
+    """The parts of a model that do not fit, by architecture, the nearest first; of several heads only the nearest is listed."""
+    def distance(pair: tuple[Architecture, MatchResult]) -> tuple[bool, int]:
+        problems = pair[1].problems
+        return problems[0].where == "assembly", len(problems)
+
     lines: dict[str, str] = {}
-    for architecture, found in sorted(tried, key=lambda pair: (pair[1].problems[0].where == "assembly", len(pair[1].problems))):
-        more = [f"and {len(found.problems) - TOLD} more"] if len(found.problems) > TOLD else []
-        lines.setdefault(architecture.model_type,
-                         f"{architecture.family}: {'; '.join([*map(str, found.problems[:TOLD]), *more])}")
+    for architecture, result in sorted(results, key=distance):
+        parts = [str(problem) for problem in result.problems[:MAX_LISTED]]
+        if len(result.problems) > MAX_LISTED:
+            parts.append(f"and {len(result.problems) - MAX_LISTED} more")
+        lines.setdefault(architecture.model_type, f"{architecture.family}: {'; '.join(parts)}")
     return "\n  ".join(["this model fits no architecture that can be exported:", *lines.values()])
 

@@ -1,4 +1,4 @@
-"""A folder of transformers: `config.json`, weights in one `*.safetensors` or several, and `tokenizer.json`."""
+"""Reads and writes a folder of transformers: `config.json`, one or several `*.safetensors`, and `tokenizer.json`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from miniformer.kernel import UserError
 CONFIG, WEIGHTS, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
 MARKS = ("pad", "bos", "eos", "mask")
-ALSO = {"cls": "[CLS]", "sep": "[SEP]"}
-"""Marks of which miniformer knows nothing by that name."""
+OTHER_MARKS = {"cls": "[CLS]", "sep": "[SEP]"}
+"""Marks of transformers that a miniformer tokenizer has no attribute for, with their usual tokens."""
 
 
 class Checkpoint(NamedTuple):
-    """What a folder holds."""
+    """The contents of a folder."""
 
     config: dict[str, Any]
     weights: dict[str, Tensor]
@@ -77,16 +77,16 @@ def write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]
 
 
 def tokenizer_of(folder: Path) -> Path | None:
-    """The tokenizer file of a folder, if it has one."""
+    """The tokenizer file of a folder; None if it has none."""
     path = folder / TOKENIZER
     return path if path.is_file() else None
 
 
 def free(folder: Path) -> Path:
-    """`folder`, which is about to be written.
+    """Return `folder` if it can be written: it does not exist, or it is empty.
 
     Raises:
-        UserError: there is something in its place.
+        UserError: it exists and is not an empty folder.
     """
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: exists already; name a new folder")
@@ -94,7 +94,7 @@ def free(folder: Path) -> Path:
 
 
 def full_precision(weights: Mapping[str, Tensor]) -> torch.dtype:
-    """The type of the model for these weights: theirs, and float32 at least."""
+    """The dtype of the model for these weights: the widest of theirs, and at least float32."""
     dtype = torch.float32
     for tensor in weights.values():
         dtype = torch.promote_types(dtype, tensor.dtype) if tensor.is_floating_point() else dtype
@@ -102,11 +102,11 @@ def full_precision(weights: Mapping[str, Tensor]) -> torch.dtype:
 
 
 def _tokenizer_config(tokenizer: Tokenizer, config: Mapping[str, Any]) -> dict[str, Any]:
-    """What transformers needs to know of a tokenizer.json beside it: which tokens mark what."""
+    """The `tokenizer_config.json` that transformers needs beside a tokenizer.json: the tokens with a special meaning."""
     backend = tokenizer.backend
     ids = {mark: getattr(tokenizer, f"{mark}_id") for mark in MARKS}
     marks = {f"{mark}_token": backend.id_to_token(i) for mark, i in ids.items() if i is not None}
-    marks |= {f"{mark}_token": name for mark, name in ALSO.items() if backend.token_to_id(name) is not None}
+    marks |= {f"{mark}_token": name for mark, name in OTHER_MARKS.items() if backend.token_to_id(name) is not None}
     length = config.get("max_position_embeddings") or config.get("n_positions")
     return {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": length, **marks}
 

@@ -16,15 +16,15 @@ OURS, THEIRS = "stack.blocks.{i}.", "transformer.h.{i}."
 
 
 def read(fields: Fields, weights: Mapping[str, Tensor]) -> Fields:
-    """`n_inner` has a default that hangs on another field; of two rates of dropout one is kept."""
+    """Fill in `n_inner`, whose default depends on another field. Of two dropout rates, `resid_pdrop` is used."""
     if fields["embd_pdrop"] != fields["resid_pdrop"]:
-        logger.warning("embd_pdrop %s: miniformer has one dropout for embedding and branches, and takes resid_pdrop %s",
+        logger.warning("embd_pdrop %s: miniformer has one dropout for embedding and branches, and uses resid_pdrop %s",
                        fields["embd_pdrop"], fields["resid_pdrop"])
     return {**fields, "n_inner": fields["n_inner"] or 4 * fields["n_embd"]}
 
 
 def write(fields: Fields) -> Fields:
-    """One rate of dropout is written for both places."""
+    """Write the one dropout rate for both places."""
     return {**fields, "embd_pdrop": fields["resid_pdrop"]}
 
 

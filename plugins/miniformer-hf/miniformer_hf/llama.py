@@ -15,19 +15,19 @@ OURS, THEIRS = "stack.blocks.{i}.", "model.layers.{i}."
 ROPE = {"rope_type": "default", "rope_theta": 10000.0, "factor": 1.0, "original_max_position_embeddings": None,
         "partial_rotary_factor": 1.0, "attention_factor": None, "mscale": None, "mscale_all_dim": None, "beta_fast": 32,
         "beta_slow": 1, "truncate": True, "low_freq_factor": 1, "high_freq_factor": 4}
-"""What `rope_parameters` may say, with what is meant where it is left out."""
+"""The fields that `rope_parameters` may have, with the value that each has if it is left out."""
 WRITTEN: Mapping[str, tuple[str, ...]] = {
     "default": (), "linear": ("factor",), "yarn": ("factor", "original_max_position_embeddings"),
     "llama3": ("factor", "original_max_position_embeddings", "low_freq_factor", "high_freq_factor")}
-"""What is written of it."""
+"""The fields of `rope_parameters` that an export writes, by the type of rope."""
 
 
 def read(fields: Fields, weights: Mapping[str, Tensor]) -> Fields:
-    """The rope, from either place where it is written: `rope_parameters`, or `rope_theta` and `rope_scaling`."""
-    given = fields["rope_parameters"] or fields["rope_scaling"] or {}
-    if not isinstance(given, Mapping):
-        raise Unsupported("rope_parameters", given, ["an object", None])
-    said: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    """Read the rope from where a config.json has it: `rope_parameters`, or `rope_theta` and `rope_scaling`."""
+    source = fields["rope_parameters"] or fields["rope_scaling"] or {}
+    if not isinstance(source, Mapping):
+        raise Unsupported("rope_parameters", source, ["an object", None])
+    said: dict[str, Any] = {name: value for name, value in source.items() if value is not None}
     kind = said.pop("type", None)
     if said.setdefault("rope_type", kind or "default") not in WRITTEN:
         raise Unsupported("rope_parameters.rope_type", said["rope_type"], list(WRITTEN))
@@ -41,25 +41,25 @@ def read(fields: Fields, weights: Mapping[str, Tensor]) -> Fields:
             raise Unsupported(f"rope_parameters.{name}", rope[name], ["a number"])
     length, factor = fields["max_position_embeddings"], rope["factor"]
     if rope["original_max_position_embeddings"] is not None and rope["original_max_position_embeddings"] * factor == length:
-        rope["original_max_position_embeddings"] = None  # what miniformer takes unless told
+        rope["original_max_position_embeddings"] = None  # the default of miniformer
     return {**fields, **{f"rope_parameters.{name}": value for name, value in rope.items()}}
 
 
 def write(fields: Fields) -> Fields:
-    """The rope as all versions of transformers read it."""
+    """Write the rope so that all versions of transformers read it."""
     said: dict[str, Any] = {name: fields.get(f"rope_parameters.{name}") for name in ROPE}
-    kept = {name: value for name, value in fields.items() if not name.startswith("rope_parameters.")}
+    other = {name: value for name, value in fields.items() if not name.startswith("rope_parameters.")}
     scaling = {name: said[name] for name in ("rope_type", *WRITTEN[said["rope_type"]])}
     if scaling.get("original_max_position_embeddings", 0) is None:
-        length = kept["max_position_embeddings"] / said["factor"]
+        length = other["max_position_embeddings"] / said["factor"]
         if length != int(length):
             raise Unsupported("position.original_length", length, ["a whole number of tokens"])
         scaling["original_max_position_embeddings"] = int(length)
-    return {**kept, "rope_theta": said["rope_theta"], "rope_scaling": scaling if len(scaling) > 1 else None}
+    return {**other, "rope_theta": said["rope_theta"], "rope_scaling": scaling if len(scaling) > 1 else None}
 
 
 def rope(kind: str, scaling: str, said: Mapping[str, Any], **options: Any) -> Case:
-    """One way to scale rotary positions, where all else that `rope_parameters` says is what miniformer means by it."""
+    """The case of one way to scale rotary positions; other fields of `rope_parameters` must have the values in `said`."""
     where = {"rope_type": kind, "partial_rotary_factor": 1.0, **said}
     return Case({"name": "rope", "base": Field("rope_parameters.rope_theta"), "scaling": scaling, **options},
                 {f"rope_parameters.{name}": value for name, value in where.items()})

@@ -1,7 +1,7 @@
-"""The language in which an architecture says which spec it is: one pattern, read in both directions.
+"""Patterns, which relate the fields of a `config.json` to a spec of miniformer, in both directions.
 
-`fill` makes the spec from the fields of a `config.json`; `match` finds those fields in a spec, or says what does not fit.
-A pattern is a mapping like a spec's, whose values are constants, or one of the three classes here.
+`fill` makes a spec from the fields of a `config.json`. `match` finds those fields in a spec, or the parts that do not fit.
+A pattern is a mapping with the keys of a spec. Its values are constants, mappings, or instances of `Field`, `Free` and `OneOf`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ KINDS = {"attention": "attention", "cross_attention": "attention", "position": "
 
 @dataclass(frozen=True)
 class Field:
-    """The value of a field of `config.json`, or what `values` (theirs -> ours) makes of it."""
+    """The value of a field of `config.json`; with `values` (theirs -> ours), the value that it is translated to."""
 
     name: str
     values: Mapping[Any, Any] | None = None
@@ -27,27 +27,28 @@ class Field:
 
 @dataclass(frozen=True)
 class Free:
-    """No matter to what the model computes: an import gives `default`, a pattern too, and an export takes any value."""
+    """A part that does not change what the model computes: an import uses `default`, which may be a pattern, and an export
+    accepts any value."""
 
     default: Any
 
 
 class Case(NamedTuple):
-    """A pattern, and what `config.json` says where it holds; the first field decides between cases."""
+    """A pattern that applies if fields of `config.json` have the values in `where`; the first field decides between cases."""
 
     pattern: Any
     where: Mapping[str, Any] = {}
 
 
 class OneOf:
-    """The first case that holds."""
+    """Several cases, of which the first that applies counts."""
 
     def __init__(self, *cases: Case) -> None:
         self.cases = cases
 
 
 class Unsupported(UserError):
-    """A field of `config.json` has a value that no spec has."""
+    """A field of `config.json` has a value that no spec can express."""
 
     def __init__(self, name: str, value: Any, supported: Sequence[Any]) -> None:
         self.name, self.value, self.supported = name, value, list(dict.fromkeys(supported))
@@ -89,14 +90,14 @@ def _first(pattern: OneOf, fields: Mapping[str, Any]) -> Any:
             return fill(case.pattern, fields)
         except Unsupported as error:
             refused.append((passed, error))
-    most = max(passed for passed, _ in refused)  # the case that came nearest says what is missing
+    most = max(passed for passed, _ in refused)  # the message is about the cases that came nearest
     nearest = [error for passed, error in refused if passed == most]
     name = nearest[0].name
     raise Unsupported(name, fields[name], [value for error in nearest if error.name == name for value in error.supported])
 
 
 class Problem(NamedTuple):
-    """A part of a spec that does not fit: where it stands, what is there, and what would fit."""
+    """A part of a spec that does not fit: its path, its value, and the values that would fit."""
 
     where: str
     value: Any
@@ -107,41 +108,41 @@ class Problem(NamedTuple):
 
 
 @dataclass
-class Found:
-    """What `match` found.
+class MatchResult:
+    """The result of `match`.
 
     Attributes:
-        fields: of `config.json`.
-        problems: what does not fit; none: it fits.
+        fields: the fields of `config.json`.
+        problems: the parts of the spec that do not fit; an empty list if it fits.
     """
 
     fields: dict[str, Any] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
 
-    def join(self, other: Found, where: str) -> None:
-        """Add what a part of the spec gave; one field must have one value."""
+    def join(self, other: MatchResult, where: str) -> None:
+        """Add the result for a part of the spec. It is a problem if two parts need different values of one field."""
         self.problems += other.problems
         for name, value in other.fields.items():
             if self.fields.setdefault(name, value) != value:
                 self.problems.append(Problem(f"{name} by {where}", value, (self.fields[name],)))
 
 
-def match(pattern: Any, value: Any, where: str) -> Found:
+def match(pattern: Any, value: Any, where: str) -> MatchResult:
     """The fields of `config.json` for which `pattern` gives the spec `value`.
 
     Args:
-        pattern: what an architecture has.
-        value: a spec, or a part of one, as JSON data with every option filled in.
-        where: the path to that part, for sentences.
+        pattern: the pattern of an architecture, or a part of it.
+        value: the spec, or a part of it, as JSON data with every option filled in.
+        where: the path to that part, for messages.
     """
     match pattern:
         case Field(name, None):
-            return Found({name: value})
+            return MatchResult({name: value})
         case Field(name, values) if values is not None:
             theirs = [key for key, ours in values.items() if ours == value]
-            return Found({name: theirs[0]}) if theirs else _unfit(where, value, values.values())
+            return MatchResult({name: theirs[0]}) if theirs else _unfit(where, value, values.values())
         case Free():
-            return Found()
+            return MatchResult()
         case OneOf():
             cases = [case for case in pattern.cases if _name(case.pattern) == _name(value)]
             if not cases:
@@ -150,33 +151,38 @@ def match(pattern: Any, value: Any, where: str) -> Found:
         case Mapping() if "name" in pattern:
             if value["name"] != pattern["name"]:
                 return _unfit(where, value["name"], [pattern["name"]])
-            found = Found()
-            options = {**resolve(KINDS[where], pattern["name"]).options, **pattern}  # what it does not name has its default
+            result = MatchResult()
+            # options that the pattern leaves out must have their defaults
+            options = {**resolve(KINDS[where], pattern["name"]).options, **pattern}
             for name, part in value.items():
-                found.join(match(options[name], part, f"{where}.{name}"), f"{where}.{name}")
-            return found
-    return Found() if pattern == value else _unfit(where, value, [pattern])
+                result.join(match(options[name], part, f"{where}.{name}"), f"{where}.{name}")
+            return result
+    return MatchResult() if pattern == value else _unfit(where, value, [pattern])
 
 
-def _case(case: Case, value: Any, where: str) -> Found:
-    found = match(case.pattern, value, where)
-    found.join(Found(dict(case.where)), where)
-    return found
+def _case(case: Case, value: Any, where: str) -> MatchResult:
+    result = match(case.pattern, value, where)
+    result.join(MatchResult(dict(case.where)), where)
+    return result
 
 
-def _nearest(tried: Sequence[Found]) -> Found:
-    """The case with the fewest problems; others that fail at the same places add what would fit there."""
-    best = min(tried, key=lambda found: len(found.problems))
-    alike = [found.problems for found in tried if [p.where for p in found.problems] == [p.where for p in best.problems]]
-    best.problems = [one._replace(choices=tuple(choice for other in others for choice in other.choices))
-                     for one, *others in ((problems[0], *problems) for problems in zip(*alike, strict=True))]
+def _nearest(results: Sequence[MatchResult]) -> MatchResult:
+    """The result with the fewest problems; results that fail at the same places add the values that would fit there."""
+    best = min(results, key=lambda result: len(result.problems))
+    places = [problem.where for problem in best.problems]
+    alike = [result.problems for result in results if [problem.where for problem in result.problems] == places]
+    merged = []
+    for problems in zip(*alike, strict=True):
+        choices = tuple(choice for problem in problems for choice in problem.choices)
+        merged.append(problems[0]._replace(choices=choices))
+    best.problems = merged
     return best
 
 
 def _name(value: Any) -> Any:
-    """The component that a spec or its pattern names; None: it is no spec."""
+    """The component that a spec or its pattern names; None if it is not the spec of a component."""
     return value["name"] if isinstance(value, Mapping) else None
 
 
-def _unfit(where: str, value: Any, expected: Iterable[Any]) -> Found:
-    return Found(problems=[Problem(where, value, tuple(expected))])
+def _unfit(where: str, value: Any, expected: Iterable[Any]) -> MatchResult:
+    return MatchResult(problems=[Problem(where, value, tuple(expected))])

@@ -16,14 +16,14 @@ from .weights import Table, rows
 
 SHARED, HEAD = "shared.weight", "lm_head.weight"
 N_POSITIONS = 512
-"""T5 has no longest sequence; this is how long those were that it was trained on."""
+"""T5 has no longest sequence; this is the length of the sequences that it was trained on."""
 
 
 def read(fields: Fields, weights: Mapping[str, Tensor]) -> Fields:
-    """What hangs on other fields, on their history, and on the file.
+    """Complete fields that depend on other fields, on the version of transformers, and on the weights.
 
-    `tie_word_embeddings` once said both that the matrix of the scores is the embedding's and that scores are scaled. Now the
-    second is `scale_decoder_outputs`, and of the first transformers goes by the file.
+    In older versions `tie_word_embeddings` said two things: that the head uses the matrix of the embedding, and that scores are
+    scaled. Now `scale_decoder_outputs` says the second, and for the first transformers looks whether the file has a head.
     """
     if (fields["num_decoder_layers"] or fields["num_layers"]) != fields["num_layers"]:
         raise Unsupported("num_decoder_layers", fields["num_decoder_layers"], [fields["num_layers"]])
@@ -38,16 +38,16 @@ def read(fields: Fields, weights: Mapping[str, Tensor]) -> Fields:
 
 def write(fields: Fields) -> Fields:
     """The fields as all versions of transformers read them."""
-    kept = {name: value for name, value in fields.items() if name not in ("d_head", "tied", "head_scale", "start")}
+    written = {name: value for name, value in fields.items() if name not in ("d_head", "tied", "head_scale", "start")}
     d_model, scaled = fields["d_model"], fields["head_scale"] != 1
     if scaled and fields["head_scale"] != d_model ** -0.5:
         raise Unsupported("head.scale", fields["head_scale"], [1.0, d_model ** -0.5])
     if fields["d_head"] is None:
-        kept["d_kv"] = d_model // fields["num_heads"]
+        written["d_kv"] = d_model // fields["num_heads"]
     else:
-        kept["d_kv"] = fields["d_head"]
-    return {**kept, "num_decoder_layers": fields["num_layers"], "tie_word_embeddings": scaled, "scale_decoder_outputs": scaled,
-            "decoder_start_token_id": fields["start"]}
+        written["d_kv"] = fields["d_head"]
+    return {**written, "num_decoder_layers": fields["num_layers"], "tie_word_embeddings": scaled,
+            "scale_decoder_outputs": scaled, "decoder_start_token_id": fields["start"]}
 
 
 def stack(side: str, ffn: int) -> Table:
@@ -73,7 +73,7 @@ def attention(ours: str, theirs: str) -> Table:
 
 
 GATED = {"gated-gelu": "", **{f"gated-{name}": ours for name, ours in ACTIVATIONS.items()}} | {"gated-gelu": "gelu-tanh"}
-"""What `feed_forward_proj` says of a gated one, first what is written; its gelu is the approximation by a tanh."""
+"""Values of `feed_forward_proj` for gated feed-forwards, and our activations; `gated-gelu` means the tanh approximation."""
 ATTENTION: Mapping[str, Any] = {
     "name": "mha", "n_kv_heads": OneOf(Case(None), Case(Field("num_heads"))), "d_head": Field("d_head"), "scale": 1.0,
     "dropout": Free(Field("dropout_rate")), "kernel": Free("auto"),

@@ -1,7 +1,7 @@
-"""The weights of both sides: which tensors hold the same numbers, and how they are laid out.
+"""Tables of weights: which tensors of transformers and of miniformer hold the same numbers, and how they are laid out.
 
-miniformer keeps keys and values, or gate and up, in one matrix; transformers keeps them apart, or all three of queries, keys
-and values together, or transposed (GPT-2). So a row joins its tensors on one side and cuts them up on the other.
+miniformer has keys and values, or gate and up, in one matrix. transformers has them in two, or queries, keys and values in one
+matrix that is transposed (GPT-2). So a row of a table joins the tensors of one side and splits them for the other.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ from miniformer.kernel import UserError
 Names = str | tuple[str, ...]
 Table = dict[Names, Names]
 PARTS = ("weight", "bias")
-TOLD = 8
+MAX_LISTED = 8
+"""How many problems an error lists."""
 
 
 @dataclass(frozen=True)
 class Row:
     """Tensors of both sides that hold the same numbers, joined along their first dimension.
 
-    `{i}` in a name stands for each layer, `{p}` for weight and bias. A row whose tensors the model has not is passed over.
+    `{i}` in a name stands for the number of a layer, `{p}` for `weight` and `bias`. A row whose tensors a model does not have
+    is ignored.
 
     Attributes:
-        ours, theirs: names, in the order in which they are joined; theirs are of equal size.
-        transposed: their matrices are `[in, out]`.
+        ours, theirs: names in the order in which the tensors are joined; tensors of transformers have equal sizes.
+        transposed: whether matrices of transformers are `[in, out]`.
     """
 
     ours: tuple[str, ...]
@@ -37,49 +39,49 @@ class Row:
 
 
 def rows(table: Table, *, transposed: Iterable[str] = ()) -> tuple[Row, ...]:
-    """Rows from a table of ours and theirs; `transposed` are names of theirs."""
+    """Rows from a table of our names and theirs; `transposed` lists names of theirs."""
     def names(value: Names) -> tuple[str, ...]:
         return (value,) if isinstance(value, str) else value
 
-    turned = set(transposed)
-    return tuple(Row(names(ours), names(theirs), bool(turned & set(names(theirs)))) for ours, theirs in table.items())
+    transposed_names = set(transposed)
+    return tuple(Row(names(ours), names(theirs), bool(transposed_names & set(names(theirs))))
+                 for ours, theirs in table.items())
 
 
 def expand(table: Sequence[Row], present: Mapping[str, Tensor], n_layers: int) -> list[Row]:
-    """The rows of a model with the tensors `present`, one for each layer and part."""
-    found = []
+    """The rows for a model that has the tensors `present`, one for each layer and each of weight and bias."""
+    expanded = []
     for row in table:
         text = "".join(row.ours)
         for i in range(n_layers if "{i}" in text else 1):
             for p in PARTS if "{p}" in text else PARTS[:1]:
                 ours, theirs = (tuple(name.format(i=i, p=p) for name in side) for side in (row.ours, row.theirs))
-                one = Row(ours, theirs, row.transposed)
-                if all(name in present for name in one.ours):
-                    found.append(one)
-    return found
+                if all(name in present for name in ours):
+                    expanded.append(Row(ours, theirs, row.transposed))
+    return expanded
 
 
 def to_theirs(table: Sequence[Row], ours: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Their tensors, from expanded rows and ours."""
-    found = {}
+    """The tensors of transformers, from expanded rows and the tensors of miniformer."""
+    tensors = {}
     for row in table:
         joined = torch.cat([ours[name] for name in row.ours])
         for name, part in zip(row.theirs, joined.chunk(len(row.theirs)), strict=True):
-            found[name] = (part.T if row.transposed and part.ndim == 2 else part).contiguous()
-    return found
+            tensors[name] = (part.T if row.transposed and part.ndim == 2 else part).contiguous()
+    return tensors
 
 
 def to_ours(table: Sequence[Row], theirs: Mapping[str, Tensor], like: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
-    """Our tensors, from expanded rows and theirs.
+    """The tensors of miniformer, from expanded rows and the tensors of transformers.
 
     Args:
-        table: rows for each tensor of `like`.
-        theirs: tensors by name.
-        like: tensors of the right shapes by our names.
-        where: the file, for errors.
+        table: expanded rows, for all tensors of `like`.
+        theirs: the tensors of transformers by name.
+        like: tensors of the right shapes by their names in miniformer.
+        where: the file, for messages.
 
     Raises:
-        UserError: tensors are missing, unknown or of another shape, told in both directions.
+        UserError: tensors are missing, unknown or of another shape; the message names both shapes.
     """
     expected = {name: tensor for row in table for name, tensor in to_theirs([row], like).items()}
     problems = [f"missing in the file: {name}" for name in expected if name not in theirs]
@@ -87,11 +89,11 @@ def to_ours(table: Sequence[Row], theirs: Mapping[str, Tensor], like: Mapping[st
     problems += [f"{name}: {list(theirs[name].shape)} in the file, {list(tensor.shape)} by config.json"
                  for name, tensor in expected.items() if name in theirs and theirs[name].shape != tensor.shape]
     if problems:
-        more = [f"and {len(problems) - TOLD} more"] if len(problems) > TOLD else []
-        raise UserError("\n  ".join([f"{where}: the weights do not fit config.json:", *problems[:TOLD], *more]))
-    found = {}
+        more = [f"and {len(problems) - MAX_LISTED} more"] if len(problems) > MAX_LISTED else []
+        raise UserError("\n  ".join([f"{where}: the weights do not fit config.json:", *problems[:MAX_LISTED], *more]))
+    tensors = {}
     for row in table:
-        turned = [theirs[name].T if row.transposed and theirs[name].ndim == 2 else theirs[name] for name in row.theirs]
-        parts = torch.split(torch.cat(turned), [like[name].shape[0] for name in row.ours])
-        found.update({name: part.contiguous() for name, part in zip(row.ours, parts, strict=True)})
-    return found
+        pieces = [theirs[name].T if row.transposed and theirs[name].ndim == 2 else theirs[name] for name in row.theirs]
+        parts = torch.split(torch.cat(pieces), [like[name].shape[0] for name in row.ours])
+        tensors.update({name: part.contiguous() for name, part in zip(row.ours, parts, strict=True)})
+    return tensors

@@ -1,4 +1,4 @@
-"""Tiny checkpoints of transformers with random weights, and what transformers says to them: the oracle."""
+"""Tiny checkpoints of transformers with random weights, and the outputs of transformers for them, which tests compare with."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def ids_of(batch: int, length: int, vocab_size: int = V) -> Tensor:
 
 @torch.no_grad()
 def outputs(model: Any, ids: Tensor, lengths: list[int] | None = None) -> tuple[Tensor, Tensor]:
-    """What transformers says, and where it counts: `[B, T]`, True at tokens that are not padding."""
+    """The output of transformers, and `[B, T]`, True at tokens that are not padding."""
     real = Layout.from_lengths(lengths or [ids.shape[1]] * len(ids), ids.shape[1]).real
     if model.config.is_encoder_decoder:
         target = ids.roll(1, dims=1)
@@ -105,7 +105,7 @@ def outputs(model: Any, ids: Tensor, lengths: list[int] | None = None) -> tuple[
 
 @torch.no_grad()
 def ours(model: Any, ids: Tensor, lengths: list[int] | None = None, *, summary: bool = False) -> Tensor:
-    """What miniformer says to the same."""
+    """The output of miniformer for the same tokens."""
     layout = Layout.from_lengths(lengths or [ids.shape[1]] * len(ids), ids.shape[1])
     if model.has_source:
         return model(ids, ids.roll(1, dims=1), source_layout=layout)[0]

@@ -36,10 +36,10 @@ CASES: dict[str, tuple[str, Callable[[], Backend], dict[str, str]]] = {
 
 
 def run(*args: str, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run([sys.executable, "-m", "miniformer", *args], cwd=cwd, env=dict(os.environ), capture_output=True,
+    process = subprocess.run([sys.executable, "-m", "miniformer", *args], cwd=cwd, env=dict(os.environ), capture_output=True,
                           text=True, timeout=300)
-    assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
-    return done
+    assert process.returncode == code, f"exit {process.returncode}\n{process.stdout}\n{process.stderr}"
+    return process
 
 
 def there(folder: Path, case: str) -> tuple[Any, Any]:
@@ -55,13 +55,13 @@ def there(folder: Path, case: str) -> tuple[Any, Any]:
 @pytest.fixture(scope="module")
 def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, Trained, Path]]:
     """Each case: their tokenizer, what miniformer loads, and the folder of both."""
-    found = {}
+    by_case = {}
     for case in CASES:
         folder = tmp_path_factory.mktemp(case)
         _, tokenizer = there(folder / "there", case)
         import_folder(folder / "there", folder / "here")
-        found[case] = tokenizer, load(folder / "here"), folder
-    return found
+        by_case[case] = tokenizer, load(folder / "here"), folder
+    return by_case
 
 
 @settings(max_examples=60)
@@ -102,8 +102,8 @@ def test_the_task_is_that_of_the_head(imported: dict[str, Any], case: str, task:
 @pytest.mark.slow
 def test_commands_import_generate_inspect_and_export(tmp_path: Path) -> None:
     model, tokenizer = there(tmp_path / "there", "gpt2")
-    said = run("import-hf", "there", "here", cwd=tmp_path)
-    assert said.stdout == f"here: transformer of {model.num_parameters():,} parameters\n" and said.stderr == ""
+    process = run("import-hf", "there", "here", cwd=tmp_path)
+    assert process.stdout == f"here: transformer of {model.num_parameters():,} parameters\n" and process.stderr == ""
     prompt = "the quick"
     ids = tokenizer(prompt, return_tensors="pt").input_ids
     expected = model.generate(ids, do_sample=False, max_new_tokens=8, eos_token_id=tokenizer.eos_token_id)[0, ids.shape[1]:]
@@ -111,8 +111,8 @@ def test_commands_import_generate_inspect_and_export(tmp_path: Path) -> None:
     assert text == prompt + tokenizer.decode(expected, skip_special_tokens=True) + "\n"
     assert json.loads(run("inspect", "here", "--json", cwd=tmp_path).stdout)["parameters"] == model.num_parameters()
     assert run("export-hf", "here", "back", cwd=tmp_path).stdout == "back: GPT2LMHeadModel\n"
-    one, other = (load_file(tmp_path / name / "model.safetensors") for name in ("there", "back"))
-    assert all(torch.equal(tensor, other[name]) for name, tensor in one.items())
+    original, exported = (load_file(tmp_path / name / "model.safetensors") for name in ("there", "back"))
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in original.items())
     assert "back: exists already" in run("export-hf", "here", "back", code=2, cwd=tmp_path).stderr
 
 
@@ -123,8 +123,8 @@ def test_of_t5_the_source_is_a_whole_text(tmp_path: Path) -> None:
     ids = tokenizer("a cat", return_tensors="pt").input_ids
     assert ids[0, -1] == tokenizer.eos_token_id
     expected = tokenizer.decode(model.generate(ids, do_sample=False, max_new_tokens=8)[0], skip_special_tokens=True)
-    said = run("generate", "here", "--prompt", "a cat", "--greedy", "--max-new-tokens", "8", cwd=tmp_path).stdout
-    assert said.split() == expected.split() != []
+    text = run("generate", "here", "--prompt", "a cat", "--greedy", "--max-new-tokens", "8", cwd=tmp_path).stdout
+    assert text.split() == expected.split() != []
 
 
 def test_a_checkpoint_without_a_tokenizer_is_told_and_still_a_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -164,5 +164,5 @@ def test_what_miniformer_trained_transformers_runs(tmp_path: Path, name: str, fl
     if not llama:
         assert list(theirs.config.id2label.values()) == list(trained.task.labels)
     else:
-        found, expected = (model.generate(ids, max_new_tokens=5, do_sample=False) for model in (trained.model, theirs))
-        assert found[0, :expected.shape[1]].tolist() == expected[0].tolist()
+        actual, expected = (model.generate(ids, max_new_tokens=5, do_sample=False) for model in (trained.model, theirs))
+        assert actual[0, :expected.shape[1]].tolist() == expected[0].tolist()

@@ -1,4 +1,4 @@
-"""The package as others see it: what it imports, what it registers, and what its README says."""
+"""The package from outside: its imports, the parts that it registers, and its README."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ README = Path(__file__).parents[1] / "README.md"
 PUBLIC = {"miniformer.kernel", "miniformer.kernel.errors", "miniformer.config.model_config", "miniformer.model.assembly",
           "miniformer.model.assemblies", "miniformer.model.transformer", "miniformer.model.seq2seq_transformer",
           "miniformer.checkpoint.store", "miniformer.checkpoint.atomic", "miniformer.data.tokenizer"}
-"""What docs/plugins.md names as open to plugins that read and write whole models."""
+"""The modules that docs/plugins.md opens to plugins that read and write whole models."""
 PARTS = [("position", "bert-embeddings"), ("head", "bert-mlm"), ("head", "bert-pooled")]
 
 
@@ -57,7 +57,7 @@ def test_the_readme_names_every_architecture() -> None:
 
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     [code] = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.S)
-    done = subprocess.run([sys.executable, "-c", code + "\nassert logits.shape == (2, 10, 100)"], cwd=tmp_path, text=True,
-                          env=dict(os.environ), capture_output=True, timeout=120)
-    assert done.returncode == 0, done.stderr
+    process = subprocess.run([sys.executable, "-c", code + "\nassert logits.shape == (2, 10, 100)"], cwd=tmp_path, text=True,
+                             env=dict(os.environ), capture_output=True, timeout=120)
+    assert process.returncode == 0, process.stderr
     assert (tmp_path / "exported" / "config.json").is_file()

@@ -41,11 +41,11 @@ def test_it_says_what_transformers_says(tmp_path: Path, maker: str, fields: dict
     ids, lengths = ids_of(3, 9), [9, 4, 7]
     with exact():
         expected, real = outputs(theirs, ids, lengths)
-    found = ours(model, ids, lengths, summary=maker == "sequence")
+    actual = ours(model, ids, lengths, summary=maker == "sequence")
     if maker == "sequence":
-        torch.testing.assert_close(found, expected, rtol=0, atol=TOLERANCE[dtype])
+        torch.testing.assert_close(actual, expected, rtol=0, atol=TOLERANCE[dtype])
     else:
-        torch.testing.assert_close(found[real], expected[real], rtol=0, atol=TOLERANCE[dtype])
+        torch.testing.assert_close(actual[real], expected[real], rtol=0, atol=TOLERANCE[dtype])
     assert expected.std() > 0.05
 
 
@@ -76,8 +76,8 @@ def test_it_says_so_at_any_size(heads: int, width: int, layers: int, d_ff: int, 
     }[maker]
     theirs, ids = MAKERS[maker](**fields).double(), ids_of(2, length)
     with tempfile.TemporaryDirectory() as folder, exact():
-        found = ours(import_model(saved(theirs, Path(folder))), ids)
-        torch.testing.assert_close(found, outputs(theirs, ids)[0], rtol=0, atol=1e-10)
+        actual = ours(import_model(saved(theirs, Path(folder))), ids)
+        torch.testing.assert_close(actual, outputs(theirs, ids)[0], rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize("maker", ["gpt2", "llama", "t5", "t5_11"])
@@ -87,19 +87,19 @@ def test_it_writes_what_transformers_writes(tmp_path: Path, maker: str, use_stat
     model, written = import_model(saved(theirs, tmp_path)), set()
     for row in ids_of(4, 6):
         expected = theirs.generate(row[None], do_sample=False, max_new_tokens=10)
-        found = model.generate(row[None], max_new_tokens=10, do_sample=False, use_state=use_state)
-        assert found.tolist() == (expected[:, 1:] if model.has_source else expected).tolist()
-        written.add(tuple(found[0].tolist()))
+        actual = model.generate(row[None], max_new_tokens=10, do_sample=False, use_state=use_state)
+        assert actual.tolist() == (expected[:, 1:] if model.has_source else expected).tolist()
+        written.add(tuple(actual[0].tolist()))
     assert len(written) > 1
 
 
 @pytest.mark.parametrize("maker", ["gpt2", "t5"])
 def test_shards_are_one_model(tmp_path: Path, maker: str) -> None:
     theirs = MAKERS[maker]()
-    one = import_model(saved(theirs, tmp_path / "one"))
+    single = import_model(saved(theirs, tmp_path / "one"))
     many = import_model(saved(theirs, tmp_path / "many", max_shard_size="4KB"))
     assert len(list((tmp_path / "many").glob("*.safetensors"))) > 2
-    assert all(torch.equal(tensor, many.state_dict()[name]) for name, tensor in one.state_dict().items())
+    assert all(torch.equal(tensor, many.state_dict()[name]) for name, tensor in single.state_dict().items())
 
 
 def test_half_precision_becomes_float32(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def changed(folder: Path, **fields: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("maker", "fields", "said"), [
+@pytest.mark.parametrize(("maker", "fields", "message"), [
     ("gpt2", {"add_cross_attention": True}, "config.json: add_cross_attention is True; supported: False"),
     ("gpt2", {"scale_attn_by_inverse_layer_idx": True}, "scale_attn_by_inverse_layer_idx is True; supported: False"),
     ("gpt2", {"activation_function": "xielu"}, "activation_function is 'xielu'; supported: 'gelu', 'relu', .*'gelu_new'"),
@@ -53,8 +53,8 @@ def changed(folder: Path, **fields: Any) -> Path:
     ("t5", {"relative_attention_num_buckets": 7}, "n_buckets 7 must be even"),
 ])
 def test_a_config_that_says_what_miniformer_cannot_is_refused(tmp_path: Path, maker: str, fields: dict[str, Any],
-                                                              said: str) -> None:
-    with pytest.raises(UserError, match=said):
+                                                              message: str) -> None:
+    with pytest.raises(UserError, match=message):
         import_model(changed(saved(MAKERS[maker](), tmp_path), **fields))
 
 
@@ -65,14 +65,14 @@ def rewritten(folder: Path, change: Any) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("change", "said"), [
+@pytest.mark.parametrize(("change", "message"), [
     (lambda w: w.pop("model.norm.weight"), "missing in the file: model.norm.weight"),
     (lambda w: w.update(extra=torch.zeros(3)), r"unknown to the architecture: extra \[3\]"),
     (lambda w: w.update({"model.norm.weight": torch.zeros(3)}), r"model.norm.weight: \[3\] in the file, \[16\] by config.json"),
     (lambda w: w.update({"model.layers.0.self_attn.q_proj.bias": torch.zeros(16)}), "unknown to .*q_proj.bias"),
 ])
-def test_weights_are_those_of_the_config_and_no_others(tmp_path: Path, change: Any, said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_weights_are_those_of_the_config_and_no_others(tmp_path: Path, change: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
         import_model(rewritten(saved(llama(), tmp_path), change))
 
 
@@ -89,7 +89,7 @@ def test_the_encoder_of_t5_has_no_table_of_its_own(tmp_path: Path) -> None:
                                lambda w: w.update({"encoder.embed_tokens.weight": w["shared.weight"] + 1})))
 
 
-@pytest.mark.parametrize(("files", "said"), [
+@pytest.mark.parametrize(("files", "message"), [
     ({}, "config.json: no such file; a folder that save_pretrained"),
     ({"config.json": "{"}, "config.json: not JSON"),
     ({"config.json": "[]"}, "expected an object; found list"),
@@ -97,10 +97,10 @@ def test_the_encoder_of_t5_has_no_table_of_its_own(tmp_path: Path) -> None:
     ({"config.json": "{}", "model.safetensors": "x"}, "cannot be read as safetensors"),
     ({"config.json": "{}", "model.safetensors.index.json": "{}"}, "expected a 'weight_map'"),
 ])
-def test_a_folder_that_is_none_is_told(tmp_path: Path, files: dict[str, str], said: str) -> None:
+def test_a_folder_without_a_checkpoint_is_refused(tmp_path: Path, files: dict[str, str], message: str) -> None:
     for name, text in files.items():
         (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         import_model(tmp_path)
 
 
@@ -122,7 +122,7 @@ def test_what_is_not_read_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixtu
 SIZES: dict[str, Any] = {"vocab_size": 20, "d_model": 16, "n_heads": 4, "n_layers": 2, "max_seq_len": 18}
 
 
-@pytest.mark.parametrize(("fields", "said"), [
+@pytest.mark.parametrize(("fields", "message"), [
     ({"attention": {"name": "mha", "window": 4}}, r"\n  Llama: attention.window is 4 instead of None\n"),
     ({"attention": {"name": "mha", "qk_norm": "rmsnorm"}}, "Llama: attention.qk_norm is .'name': 'rmsnorm'.* instead of None"),
     ({"attention": "linear", "position": "none"},
@@ -137,14 +137,14 @@ SIZES: dict[str, Any] = {"vocab_size": 20, "d_model": 16, "n_heads": 4, "n_layer
     ({"position": "learned", "norm": "layernorm", "ffn": {"name": "gelu", "bias": True},
       "attention": {"name": "mha", "bias": True, "n_kv_heads": 2}}, "GPT-2: n_head by attention is 2 instead of 4"),
 ])
-def test_a_model_that_fits_nothing_is_told_part_by_part(tmp_path: Path, fields: dict[str, Any], said: str) -> None:
+def test_a_model_that_fits_nothing_is_refused_part_by_part(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     model = Transformer(TransformerConfig(**{**SIZES, "causal": True, **fields}))
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         export_model(model, tmp_path / "there")
     assert not (tmp_path / "there").exists()
 
 
-def test_an_encoder_decoder_that_fits_nothing_is_told(tmp_path: Path) -> None:
+def test_an_encoder_decoder_that_fits_nothing_is_refused(tmp_path: Path) -> None:
     model = Seq2SeqTransformer(TransformerConfig(**SIZES, position="t5-bias", head={"name": "lm", "scale": 0.5}, ffn="relu",
                                                  attention={"name": "mha", "scale": 1.0}))
     with pytest.raises(UserError, match=r"\n  T5: cross_attention.scale is None instead of 1.0"):

@@ -39,11 +39,11 @@ UNSCALED = {"name": "mha", "scale": 1.0}
 T5 = {"position": "t5-bias", "ffn": "relu", "attention": UNSCALED, "cross_attention": UNSCALED}
 
 
-def same(one: Assembly, other: Assembly) -> None:
-    assert one.config == other.config
-    expected, found = one.state_dict(), other.state_dict()
-    assert expected.keys() == found.keys()
-    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+def assert_equal(actual: Assembly, expected: Assembly) -> None:
+    assert actual.config == expected.config
+    weights, expected_weights = actual.state_dict(), expected.state_dict()
+    assert weights.keys() == expected_weights.keys()
+    assert [name for name in weights if not torch.equal(weights[name], expected_weights[name])] == []
 
 
 @pytest.mark.parametrize("maker", MAKERS)
@@ -51,9 +51,9 @@ def test_import_then_export_gives_the_weights_of_the_original(tmp_path: Path, ma
     theirs, ids = MAKERS[maker](), ids_of(2, 7)
     import_folder(saved(theirs, tmp_path / "there"), tmp_path / "here")
     export_folder(tmp_path / "here", tmp_path / "back")
-    expected, found = (load_file(tmp_path / name / "model.safetensors") for name in ("there", "back"))
-    assert expected.keys() == found.keys()
-    assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
+    expected, exported = (load_file(tmp_path / name / "model.safetensors") for name in ("there", "back"))
+    assert expected.keys() == exported.keys()
+    assert [name for name in expected if not torch.equal(expected[name], exported[name])] == []
     back, loading = CLASSES[maker].from_pretrained(tmp_path / "back", output_loading_info=True)
     assert not any(loading.values()), loading
     assert torch.equal(outputs(back.eval(), ids)[0], outputs(theirs, ids)[0])
@@ -86,7 +86,7 @@ def test_export_then_import_is_the_identity_and_transformers_agrees(tmp_path: Pa
     config = TransformerConfig(**{**SIZES, **EXPORTED[case]})
     model = randomised((Seq2SeqTransformer if case.startswith("T5") else Transformer)(config))
     export_model(model, tmp_path / "there")
-    same(model, import_model(tmp_path / "there"))
+    assert_equal(model, import_model(tmp_path / "there"))
     cls = getattr(transformers, case.split()[0])
     theirs, loading = cls.from_pretrained(tmp_path / "there", output_loading_info=True)
     assert not any(loading.values()), loading
@@ -107,12 +107,12 @@ def test_of_any_options_of_a_llama(heads: int, width: int, kv: int | None, bias:
         norm={"name": "rmsnorm", "eps": eps}))
     with tempfile.TemporaryDirectory() as folder:
         export_model(model, Path(folder) / "there")
-        same(model, import_model(Path(folder) / "there"))
+        assert_equal(model, import_model(Path(folder) / "there"))
 
 
 def test_two_ways_to_say_one_model_are_exported_alike(tmp_path: Path) -> None:
-    said = {**LLAMA, "ffn": {"name": "glu", "activation": "silu"}, "layers": [{"repeat": 2, "ffn": "swiglu"}]}
-    export_model(Transformer(TransformerConfig(**SIZES, **said)), tmp_path / "there")
+    fields = {**LLAMA, "ffn": {"name": "glu", "activation": "silu"}, "layers": [{"repeat": 2, "ffn": "swiglu"}]}
+    export_model(Transformer(TransformerConfig(**SIZES, **fields)), tmp_path / "there")
     assert import_model(tmp_path / "there").config == TransformerConfig(**SIZES, **LLAMA)
 
 
@@ -120,8 +120,8 @@ def test_what_matters_in_training_alone_keeps_no_model_from_being_exported(tmp_p
     config = TransformerConfig(**SIZES, **T5, dropout=0.1)  # and none on the attention weights, which T5 cannot say
     export_model(Seq2SeqTransformer(config), tmp_path / "t5")
     assert import_model(tmp_path / "t5").config.attention.options["dropout"] == 0.1
-    said = {**LLAMA, "dropout": 0.1, "activation_checkpointing": True, "attention": {"name": "mha", "kernel": "eager"}}
-    export_model(Transformer(TransformerConfig(**SIZES, **said)), tmp_path / "llama")
+    fields = {**LLAMA, "dropout": 0.1, "activation_checkpointing": True, "attention": {"name": "mha", "kernel": "eager"}}
+    export_model(Transformer(TransformerConfig(**SIZES, **fields)), tmp_path / "llama")
     assert import_model(tmp_path / "llama").config == TransformerConfig(**SIZES, **LLAMA)
 
 
@@ -158,4 +158,4 @@ def test_older_names_of_tensors_are_read(tmp_path: Path) -> None:
                        for name, tensor in weights.items()}
             weights["bert.pooler.dense.weight"] = torch.ones(12, 12)
         save_file(weights, folder / "model.safetensors")
-        same(expected, import_model(folder))
+        assert_equal(expected, import_model(folder))

@@ -35,9 +35,9 @@ def test_beams_find_the_same_texts(tmp_path: Path, maker: str, length_penalty: f
         def ending(text: Text, end: int = end) -> Finish | None:
             return "eos" if text.new[-1] == end else None
 
-        [found] = search(model.feed(row[None], 8), [8], Beams(3, length_penalty, early_stop), Sampling(), ending)
-        assert [one.new for one in found] == [_to_the_end(text[start:].tolist(), end) for text in expected]
-        texts |= {tuple(one.new) for one in found}
+        [beams] = search(model.feed(row[None], 8), [8], Beams(3, length_penalty, early_stop), Sampling(), ending)
+        assert [text.new for text in beams] == [_to_the_end(text[start:].tolist(), end) for text in expected]
+        texts |= {tuple(text.new) for text in beams}
     assert len(texts) > 6
 
 

@@ -21,8 +21,8 @@ class MixtureOfExperts(FeedForward):
     sum to one over the chosen experts, weighs what they return. With `top_k` 1 the weight is the probability itself, as
     in the Switch Transformer: rescaled it would always be one, and the router would learn nothing from the task.
 
-    No expert has a capacity and no token is dropped, so a token's output depends on that token alone. Padding goes to
-    no expert, and zeros come back for it.
+    Experts have no capacity limit and no token is dropped, so a token's output depends on that token only. Padding goes to
+    no expert, and its output is zero.
 
     In training, `balance * E * sum_e(f_e * p_e)` is recorded as the loss `moe-balance` (Fedus 2021, arXiv:2101.03961):
     f_e is the fraction of the assignments that expert e got, p_e its mean probability, both over the tokens that are
@@ -32,7 +32,7 @@ class MixtureOfExperts(FeedForward):
     Args:
         n_experts: how many experts there are, each of width d_ff.
         top_k: how many of them serve each token.
-        inner: what an expert is: any feed-forward.
+        inner: the feed-forward that each expert is.
         balance: weight of the load-balance loss; 0 records none.
 
     Raises:
@@ -68,17 +68,17 @@ class MixtureOfExperts(FeedForward):
         if self.training and self.balance:
             context.record("moe-balance", self.balance * self._imbalance(counts_E, p_NE), loss=True)
 
-        # The assignments sorted by expert, so that each gets one slice, and one look at the counts tells all sizes.
+        # Assignments are sorted by expert, so that each expert gets one slice. `tolist` waits for the device, once.
         order_M = chosen_NK.flatten().argsort(stable=True)
         slices = torch.split(x_ND[order_M // self.top_k], counts_E.tolist())
-        # An expert without tokens runs too: its gradients are zeros, not missing, which data parallelism counts on.
+        # An expert without tokens runs too: data parallelism needs its gradients to be zeros, not missing.
         y_MD = torch.cat([self._expert(expert, tokens_nD, context) for expert, tokens_nD in zip(self.experts, slices)])
-        # Put back by index: adding up in place, a GPU would take the terms in another order each time.
+        # Outputs are put back by index, since index_add on a GPU sums in another order each time, and rounds differently.
         y_NKD = y_MD[order_M.argsort()].view(*chosen_NK.shape, self.d_model)
         return (y_NKD * weights_NK[..., None].to(y_NKD.dtype)).sum(dim=1)
 
     def _expert(self, expert: nn.Module, tokens_nD: Tensor, context: Context) -> Tensor:
-        """What an expert makes of its tokens; what it records itself, as a mixture in a mixture does, is kept."""
+        """The output of an expert for its tokens. Its own records, as of a mixture inside a mixture, join those of the pass."""
         row_1nD = tokens_nD[None]
         out_1nD: Tensor = expert(row_1nD, Context.plain(row_1nD, records=context.records))
         return out_1nD[0]

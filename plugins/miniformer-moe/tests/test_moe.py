@@ -1,6 +1,6 @@
 """The mixture of experts: against a loop over tokens, its balance loss, and in whole models.
 
-It is found through the entry point of the installed distribution, as a user's is.
+It is found through the entry point of the installed distribution, as an installed plugin's components are.
 """
 
 from __future__ import annotations
@@ -142,14 +142,14 @@ def test_the_task_alone_teaches_the_router_and_every_expert(top_k: int) -> None:
 def test_gradients_are_those_of_the_loop() -> None:
     moe, x = mixture(n_experts=3), torch.randn(1, 7, 6, dtype=F64, requires_grad=True)
     leaves = [x, *moe.parameters()]
-    found = torch.autograd.grad(moe(x).pow(2).sum(), leaves)
+    gradients = torch.autograd.grad(moe(x).pow(2).sum(), leaves)
     p = moe.router(x[0]).softmax(dim=-1)
     top = p.topk(2).indices
     chosen = torch.zeros_like(p).scatter(1, top, 1.0) * p
     weights = chosen / chosen.sum(dim=-1, keepdim=True)
     dense = sum(weights[:, e:e + 1] * moe.experts[e](x)[0] for e in range(3))
-    for one, other in zip(found, torch.autograd.grad(dense.pow(2).sum(), leaves)):
-        torch.testing.assert_close(one, other, atol=1e-10, rtol=0)
+    for gradient, expected in zip(gradients, torch.autograd.grad(dense.pow(2).sum(), leaves)):
+        torch.testing.assert_close(gradient, expected, atol=1e-10, rtol=0)
 
 
 def test_an_expert_without_tokens_has_zero_gradients() -> None:
@@ -209,8 +209,8 @@ def test_padding_counts_for_nothing_whatever_it_holds() -> None:
     assert out.isfinite().all()
     torch.testing.assert_close(out[layout.real], expected[0], atol=1e-10, rtol=0)
     assert len(padded.records) == len(dense.records) == 1 + 3
-    for one, other in zip(padded.records, dense.records):
-        torch.testing.assert_close(one.value, other.value, atol=1e-10, rtol=0)
+    for record, expected_record in zip(padded.records, dense.records):
+        torch.testing.assert_close(record.value, expected_record.value, atol=1e-10, rtol=0)
     loss = padded.auxiliary_loss()
     assert loss is not None
     (loss + out.sum()).backward()
@@ -245,7 +245,7 @@ def test_no_loss_in_evaluation_nor_at_weight_zero() -> None:
 @pytest.mark.parametrize("inner", ["swiglu", {"name": "moe", "n_experts": 2, "top_k": 1}])
 def test_recomputing_activations_counts_the_loss_once_and_keeps_gradients(inner: Any) -> None:
     tokens, layout = torch.randint(19, (2, 8)), Layout.from_lengths([8, 5])
-    found = []
+    results = []
     for again in (False, True):
         torch.manual_seed(1)
         model = Transformer(tiny(dropout=0.1, activation_checkpointing=again, ffn={"inner": inner})).to(F64)
@@ -256,8 +256,8 @@ def test_recomputing_activations_counts_the_loss_once_and_keeps_gradients(inner:
         assert loss is not None
         (out[layout.real].logsumexp(-1).sum() + loss).backward()
         assert len(context.records) == count == (2 if inner == "swiglu" else 2 * (1 + 4))
-        found.append((loss, {name: p.grad for name, p in model.named_parameters()}))
-    torch.testing.assert_close(found[0], found[1], atol=1e-12, rtol=0)
+        results.append((loss, {name: p.grad for name, p in model.named_parameters()}))
+    torch.testing.assert_close(results[0], results[1], atol=1e-12, rtol=0)
 
 
 def test_packed_documents_are_as_separate_ones() -> None:
@@ -336,7 +336,7 @@ def test_nested_options_reach_the_experts() -> None:
         assert expert.up.out_features == 8
 
 
-@pytest.mark.parametrize(("options", "said"), [
+@pytest.mark.parametrize(("options", "message"), [
     ({"n_expert": 4}, "no 'n_expert' here; did you mean 'n_experts'"),
     ({"n_experts": 1}, "n_experts: input should be greater than or equal to 2; found 1"),
     ({"top_k": 0}, "top_k: input should be greater than or equal to 1; found 0"),
@@ -346,8 +346,8 @@ def test_nested_options_reach_the_experts() -> None:
     ({"inner": {"name": "gelu", "bais": True}}, "ffn gelu.bais: there is no 'bais' here; did you mean 'bias'"),
     ({"top_k": 5, "n_experts": 4}, "top_k is 5 and n_experts is 4"),
 ])
-def test_wrong_options_are_told(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(UserError, match=said):
+def test_wrong_options_are_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
         TransformerConfig(d_model=16, n_heads=2, ffn={"name": "moe", **options})
 
 

@@ -1,1 +1,1 @@
-"""Components with one fault each, of the kind that trains well and is wrong; `caught_by` names the property that tells."""
+"""Components with one fault each, which train well and are wrong; `caught_by` names the property that finds the fault."""

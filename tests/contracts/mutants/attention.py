@@ -1,4 +1,4 @@
-"""Attentions: `Plain` is as it should be, every other class has one fault."""
+"""Attentions: `Plain` is correct, every other class has one fault unless its docstring says otherwise."""
 
 from typing import Annotated, ClassVar
 
@@ -68,7 +68,7 @@ class Still(Cache):
 
 
 class Plain(Attention):
-    """Multi-head attention as it should be."""
+    """Correct multi-head attention."""
 
     kind: ClassVar[str] = "attention"
     cross: ClassVar[bool] = True
@@ -157,7 +157,7 @@ class CentresOverTheSequence(Plain):
 
 
 class ForgetsTheMaskInTraining(Plain):
-    """A fast path for training takes no mask; in evaluation all is well."""
+    """A fast path for training ignores the mask; evaluation is correct."""
 
     caught_by = "no-look-ahead"
 
@@ -178,7 +178,7 @@ class MasksLongRowsByBlocks(Plain):
 
 
 class MixesDocumentsOfLongRows(Plain):
-    """Long rows go another way, which masks padding and the future only."""
+    """Long rows take another path, which masks padding and the future only."""
 
     caught_by = "documents-do-not-mix"
 
@@ -241,7 +241,7 @@ class OnlyLooksBack(Plain):
 
 
 class TurnsTheMaskRound(Plain):
-    """Takes True for hidden, as another library does."""
+    """Reads True in a mask as hidden, as another library does."""
 
     caught_by = "hears-what-it-may"
 
@@ -302,7 +302,7 @@ class IgnoresTheBiasInTraining(Plain):
 
 
 class IgnoresTheBias(Plain):
-    """Has no place for a bias on the scores, and says that it has."""
+    """Declares that it applies a bias, and does not."""
 
     caught_by = "a-bias-counts"
 
@@ -338,7 +338,7 @@ class RemembersTheLastChunk(Plain):
 
 
 class SaysItNeedsNoState(Plain):
-    """Hands out no state, although it looks at earlier tokens."""
+    """Returns no state, although it looks at earlier tokens."""
 
     caught_by = "steps-give-the-whole"
 
@@ -352,7 +352,7 @@ class Stubborn(Cache):
 
 
 class IgnoresReorder(Plain):
-    """Its state stays in the order in which it was."""
+    """Reordering its state does nothing."""
 
     caught_by = "reordered-rows-go-on"
 
@@ -394,7 +394,7 @@ class JoinsAtTheFront(Cache):
 
 
 class JoinsShorterRowsAtTheFront(Plain):
-    """Columns of who joins a batch are put at its start instead of its end."""
+    """The columns of joining rows are put at the start instead of the end."""
 
     caught_by = "joined-rows-go-on"
 
@@ -413,7 +413,7 @@ class Renewing(Cache):
 
 
 class MakesNewTensorsInCompiledSteps(Plain):
-    """A static state puts new tensors in the place of those that a graph was given."""
+    """A static state replaces its tensors by new ones, which a compiled graph does not see."""
 
     caught_by = "static-steps-go-on"
 
@@ -477,7 +477,7 @@ class HangsItsStateOnTheModule(Plain):
 
 
 class SharesABuffer(Plain):
-    """All layers and sequences write into one buffer, as if memory were saved that way."""
+    """All layers and sequences write into one buffer, to save memory."""
 
     caught_by = "states-are-separate"
     buffers_by_shape: ClassVar[dict] = {}
@@ -498,7 +498,7 @@ class Growing(Cache):
 
 
 class HidesItsSize(Plain):
-    """Its state grows, and says that it holds nothing."""
+    """Its state grows, and its `nbytes` are 0."""
 
     caught_by = "a-state-tells-its-size"
 
@@ -509,7 +509,7 @@ class HidesItsSize(Plain):
 
 
 class NaNForEmptyRows(Plain):
-    """Masks padding for padding too, so that a row of padding has nothing to look at."""
+    """Hides padding from padding too, so a row of padding sees no key."""
 
     caught_by = "rows-without-texts-are-finite"
 
@@ -518,7 +518,7 @@ class NaNForEmptyRows(Plain):
 
 
 class Overflows(Plain):
-    """A softmax by hand, without taking the largest score away first."""
+    """A hand-written softmax that does not subtract the largest score first."""
 
     caught_by = "extreme-inputs-are-finite"
 
@@ -566,7 +566,7 @@ class Source(State):
 
 
 class Remembering(Plain):
-    """Keeps keys and values of a memory between steps, as it should be."""
+    """Correct: keeps keys and values of a memory between steps."""
 
     keeps: ClassVar[type[Source]] = Source
 
@@ -586,7 +586,7 @@ class Stuck(Source):
 
 
 class DoesNotReorderTheMemory(Remembering):
-    """What it keeps of a memory stays in the order in which it was."""
+    """Reordering the state of a memory does nothing."""
 
     caught_by = "remembered-rows-go-on"
 
@@ -600,7 +600,7 @@ class PadsAtTheEnd(Source):
 
 
 class JoinsMemoriesAtTheFront(Remembering):
-    """Where one memory is shorter, padding comes after it instead of before."""
+    """Joining pads the shorter memory on the right instead of the left."""
 
     caught_by = "remembered-rows-go-on"
 
@@ -618,7 +618,7 @@ class LooksBackInTheMemory(Plain):
 
 
 class DeclaresCrossAndLooksAtItself(Plain):
-    """Says that it reads a memory, and never does."""
+    """Declares that it reads a memory, and never does."""
 
     caught_by = "reads-a-memory"
 
@@ -629,7 +629,7 @@ class DeclaresCrossAndLooksAtItself(Plain):
 
 
 class NormalisesOverTheBatch(Plain):
-    """Takes away the mean over the batch."""
+    """Subtracts the mean over the batch."""
 
     caught_by = "rows-stand-alone"
 
@@ -690,7 +690,7 @@ class MakesTensorsOnTheCPU(Plain):
 
 
 class KeepsHeadsInAList(Plain):
-    """Layers in a Python list are no part of the module."""
+    """Has layers in a Python list, which are not part of the module."""
 
     caught_by = "is-saved-and-loaded"
 
@@ -703,7 +703,7 @@ class KeepsHeadsInAList(Plain):
 
 
 class HoldsALambda(Plain):
-    """What cannot be pickled cannot go to another process."""
+    """Has an attribute that cannot be pickled, so it cannot go to another process."""
 
     caught_by = "is-saved-and-loaded"
 
@@ -716,7 +716,7 @@ class HoldsALambda(Plain):
 
 
 class ForgetsItsDefault(Plain):
-    """What an option's default means hangs on how many were built before."""
+    """The meaning of an option's default depends on how many instances were built before."""
 
     caught_by = "is-saved-and-loaded"
     built: ClassVar[list] = [1.0]
@@ -741,7 +741,7 @@ class FreezesAParameter(Plain):
 
 
 class HasAnUnusedParameter(Plain):
-    """A layer is made and never called."""
+    """A layer is built and never called."""
 
     caught_by = "trains-every-parameter"
 
@@ -780,7 +780,7 @@ class ChangesASetting(Plain):
 
 
 class IgnoresAnOption(Plain):
-    """Takes `sharpness` and does nothing with it."""
+    """Accepts `sharpness` and ignores it."""
 
     caught_by = "every-option-counts"
 
@@ -790,7 +790,7 @@ class IgnoresAnOption(Plain):
 
 
 class LooksAtItsWeightsInTheConstructor(Plain):
-    """Cannot be built without storage, as every model is before it is."""
+    """Cannot be built on the meta device, where every model is built once before its weights exist."""
 
     caught_by = "builds-from-its-options"
 

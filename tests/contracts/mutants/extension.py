@@ -21,7 +21,7 @@ class Scaled:
 
 
 class WrongArguments:
-    """A hook asks for what it is not given."""
+    """A hook has an argument that no run passes."""
 
     kind, caught_by = "extension", "hooks-fit-their-specification"
 
@@ -50,7 +50,7 @@ class Unmarked:
 
 
 class Seeds(Scaled):
-    """Making one sets torch's seed, for numbers of its own."""
+    """Building it sets torch's seed, for its own random numbers."""
 
     kind, caught_by = "extension", "making-one-changes-nothing"
 
@@ -61,7 +61,7 @@ class Seeds(Scaled):
 
 
 class Hastens(Scaled):
-    """Making one sets a precision for the whole process."""
+    """Building it sets a precision for the whole process."""
 
     kind, caught_by = "extension", "making-one-changes-nothing"
 

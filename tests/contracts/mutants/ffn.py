@@ -1,4 +1,4 @@
-"""Feed-forwards: `Plain` and `PlainMixture` are as they should be, every other class has one fault."""
+"""Feed-forwards: `Plain` and `PlainMixture` are correct, every other class has one fault."""
 
 from typing import ClassVar
 
@@ -40,7 +40,7 @@ class NormalisesOverTheBatch(Plain):
 
 
 class DropsWhatDoesNotFit(Plain):
-    """Tokens after the fourth of a row find no room, as with experts of a capacity."""
+    """Drops tokens after the fourth of a row, as experts with a capacity do."""
 
     caught_by = "acts-on-each-position"
 
@@ -78,7 +78,7 @@ class BalancesPadding(PlainMixture):
 
 
 class BalancesWithoutGradient(PlainMixture):
-    """The loss is computed and does nothing."""
+    """The loss has no gradient, so it trains nothing."""
 
     caught_by = "records-losses-that-train"
 
@@ -115,7 +115,7 @@ class NormalisesOverTheBatchInTraining(Plain):
 
 
 class DropsTokensInTraining(Plain):
-    """In training only the loudest tokens of a row are served, as with experts of a capacity."""
+    """In training it drops the tokens of a row with the smaller sums, as experts with a capacity do."""
 
     caught_by = "acts-on-each-position"
 
@@ -127,7 +127,7 @@ class DropsTokensInTraining(Plain):
 
 
 class AddsWhatStandsEightLater(Plain):
-    """Nothing is wrong in rows of eight tokens and less."""
+    """In rows of more than eight tokens, adds the token eight positions later."""
 
     caught_by = "acts-on-each-position"
 
@@ -152,7 +152,7 @@ class CountsItsPasses(Plain):
 
 
 class PutsBackInOneDtype(Plain):
-    """What comes of a linear layer under autocast is added to a tensor of the input's dtype."""
+    """Adds the output of a linear layer, which autocast rounds, to a tensor of the input's dtype."""
 
     caught_by = "runs-under-autocast"
 
@@ -162,7 +162,7 @@ class PutsBackInOneDtype(Plain):
 
 
 class LosesItsGradientUnderAutocast(Plain):
-    """A product of one's own for low precision, without a backward."""
+    """A product for low precision that has no backward pass."""
 
     caught_by = "runs-under-autocast"
 

@@ -1,4 +1,4 @@
-"""Heads: `Plain` is as it should be, every other class has one fault."""
+"""Heads: `Plain` is correct, every other class has one fault."""
 
 from typing import ClassVar
 

@@ -1,4 +1,4 @@
-"""Norms: `Plain` is as it should be, every other class has one fault."""
+"""Norms: `Plain` is correct, every other class has one fault."""
 
 from typing import ClassVar
 
@@ -50,7 +50,7 @@ class NormalisesOverLongSequences(Plain):
 
 
 class OnlyCentres(Plain):
-    """Takes the mean away and forgets the scale."""
+    """Subtracts the mean and leaves the scale."""
 
     caught_by = "brings-to-scale"
 
@@ -68,7 +68,7 @@ class SquaresInHalfPrecision(Plain):
 
 
 class StaysInFloat32(Plain):
-    """Computes in float32 and does not come back."""
+    """Computes in float32 and returns float32."""
 
     caught_by = "keeps-dtype-and-device"
 

@@ -1,4 +1,4 @@
-"""Position encodings: `PlainRotary` and `PlainBias` are as they should be, every other class has one fault."""
+"""Position encodings: `PlainRotary` and `PlainBias` are correct, every other class has one fault."""
 
 from typing import ClassVar
 
@@ -9,7 +9,7 @@ from miniformer.kernel import PositionEncoding
 
 
 class PlainRotary(PositionEncoding):
-    """Turns element i with element i + W, as it should be."""
+    """Correct: rotates element i with element i + W."""
 
     kind: ClassVar[str] = "position"
     extrapolates = True
@@ -42,7 +42,7 @@ class PairsNeighboursByHalves(PlainRotary):
 
 
 class SinesOfAnotherAngle(PlainRotary):
-    """cos and sin are not of one angle, so vectors change their length."""
+    """Uses cos and sin of different angles, so vectors change their length."""
 
     caught_by = "rotation-keeps-lengths"
 
@@ -51,7 +51,7 @@ class SinesOfAnotherAngle(PlainRotary):
 
 
 class TurnsKeysTheOtherWay(PlainRotary):
-    """Keys are turned back instead of forth."""
+    """Rotates keys in the opposite direction."""
 
     caught_by = "differences-decide"
 
@@ -78,7 +78,7 @@ class CountsColumnsInTraining(PlainRotary):
 
 
 class CountsColumnsOfLongRows(PlainRotary):
-    """Long rows are told places from a table, by column."""
+    """Takes the column for the position, in long rows."""
 
     caught_by = "asks-positions-only"
 
@@ -87,7 +87,7 @@ class CountsColumnsOfLongRows(PlainRotary):
 
 
 class ComputesAnglesInTheModelsPrecision(PlainRotary):
-    """A table in the model's dtype, which in bfloat16 does not tell 3000 from 3001."""
+    """Angles in the model's dtype: in bfloat16 those of 3000 and 3001 are the same."""
 
     caught_by = "far-places-survive-low-precision"
 
@@ -110,7 +110,7 @@ class TurnsNothing(PlainRotary):
 
 
 class EndsBeforeItSays(PlainRotary):
-    """Says that it goes on for ever, and has a table of `max_seq_len` rows."""
+    """Declares that it extrapolates, and has a table of `max_seq_len` rows."""
 
     caught_by = "ends-as-declared"
 
@@ -119,7 +119,7 @@ class EndsBeforeItSays(PlainRotary):
 
 
 class PlainBias(PositionEncoding):
-    """A bias that falls with distance, as it should be."""
+    """Correct: a bias that falls with distance."""
 
     kind: ClassVar[str] = "position"
     extrapolates = True
@@ -131,7 +131,7 @@ class PlainBias(PositionEncoding):
 
 
 class ForgetsTheHeads(PlainBias):
-    """`[T, S]`, which is spread over batch and heads without a word."""
+    """A bias `[T, S]`, which is broadcast over batch and heads without an error."""
 
     caught_by = "hooks-have-their-shapes"
 
@@ -140,7 +140,7 @@ class ForgetsTheHeads(PlainBias):
 
 
 class HidesByBias(PlainBias):
-    """Minus infinity in a bias does a mask's work."""
+    """Hides tokens by minus infinity in a bias, which is the work of a mask."""
 
     caught_by = "hooks-have-their-shapes"
 
@@ -150,7 +150,7 @@ class HidesByBias(PlainBias):
 
 
 class HangsOnTheKeysPlace(PlainBias):
-    """A bias by where the key is, declared to be relative."""
+    """A bias that depends on the position of the key, declared to be relative."""
 
     caught_by = "differences-decide"
 
@@ -159,7 +159,7 @@ class HangsOnTheKeysPlace(PlainBias):
 
 
 class LearnsInSecret(PlainBias):
-    """Its bias has a parameter, and it does not say so."""
+    """Its bias has a parameter, and the class does not declare it."""
 
     caught_by = "says-whether-its-bias-learns"
 
@@ -172,7 +172,7 @@ class LearnsInSecret(PlainBias):
 
 
 class AbilityWithoutProof(PlainBias):
-    """Declares that its bias learns, which it cannot show: it has none."""
+    """Declares that its bias learns, and has no bias."""
 
     caught_by = "declared-abilities-are-checked"
     learns_bias = True

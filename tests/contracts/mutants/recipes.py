@@ -27,7 +27,7 @@ class JoinsItsGroups(optimizers.AdamW):
 
 
 class NeverDecays(optimizers.AdamW):
-    """Weight decay is told to it and does nothing."""
+    """Accepts a weight decay and ignores it."""
 
     kind, caught_by = "optimizer", "decays-as-its-groups-say"
 
@@ -45,7 +45,7 @@ class LeavesVectorsOut(optimizers.AdamW):
 
 
 class Climbs(optimizers.AdamW):
-    """It goes up."""
+    """Raises the loss instead of lowering it."""
 
     kind, caught_by = "optimizer", "lowers-a-simple-loss"
 
@@ -54,7 +54,7 @@ class Climbs(optimizers.AdamW):
 
 
 class SetRate(torch.optim.Optimizer):
-    """Plain descent at the rate that it was made with."""
+    """Gradient descent at the learning rate that it was built with, whatever its groups say."""
 
     def __init__(self, groups, lr):
         super().__init__(groups, {"lr": lr, "weight_decay": 0.0})
@@ -101,7 +101,7 @@ class LosesItsMomentum(optimizers.AdamW):
 
 
 class Overshoots(schedulers.Linear):
-    """The warm-up goes on rising for a step too many."""
+    """The warm-up rises for one step too many."""
 
     kind, caught_by = "scheduler", "stays-between-zero-and-the-peak"
 
@@ -110,7 +110,7 @@ class Overshoots(schedulers.Linear):
 
 
 class FallsBelowZero(schedulers.Linear):
-    """The way down is as long as the run less twice its warm-up, and goes on."""
+    """The decay is too short by the warm-up, and goes on below zero."""
 
     kind, caught_by = "scheduler", "stays-between-zero-and-the-peak"
 
@@ -128,7 +128,7 @@ class DividesByWhatIsLeft(schedulers.Linear):
 
 
 class ColdStart(schedulers.Linear):
-    """Warm-up is told to it and not done."""
+    """Accepts a number of warm-up steps and does no warm-up."""
 
     kind, caught_by = "scheduler", "warms-up-to-the-peak"
 
@@ -146,7 +146,7 @@ class DecaysWhileWarming(schedulers.Cosine):
 
 
 class CountsItself(schedulers.Cosine):
-    """It counts how often it was asked, which no state holds, and so starts anew when a run is resumed."""
+    """Counts its calls, which no state holds, so it starts anew when a run is resumed."""
 
     kind, caught_by = "scheduler", "hangs-on-the-step-alone"
 
@@ -168,7 +168,7 @@ class OneRateForAll(schedulers.Cosine):
 
 
 class MovesTheMomentum(schedulers.OneCycle):
-    """Adam's first beta goes down and up, as torch has it unless told otherwise."""
+    """Changes Adam's first beta too, which is the default of torch."""
 
     kind, caught_by = "scheduler", "scales-every-group-alike"
 

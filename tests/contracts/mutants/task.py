@@ -1,4 +1,4 @@
-"""Tasks with one fault each, and the healthy ones that they are made of, with a few embedded records of their own."""
+"""Tasks with one fault each, and the healthy tasks that they derive from, with a few embedded records."""
 
 from dataclasses import replace
 
@@ -101,7 +101,7 @@ class ShiftsTwice(Texts):
 
 
 class NeverShifts(Texts):
-    """Each token is to be said where it is seen."""
+    """Each token is its own label."""
 
     caught_by = "labels-are-shifted-once"
 
@@ -110,7 +110,7 @@ class NeverShifts(Texts):
 
 
 class MeanOfTheBatch(Sorting):
-    """The loss is a mean already, and weighs nothing but itself."""
+    """The sum of its loss is a mean already, with weight 1."""
 
     caught_by = "losses-add-up"
 
@@ -120,14 +120,14 @@ class MeanOfTheBatch(Sorting):
 
 
 class HidesItsNeighbours(Matching):
-    """Its loss hangs on who else is in the batch, and it does not say so."""
+    """Its loss depends on the other rows of the batch, and the class declares that it does not."""
 
     caught_by = "losses-add-up"
     additive = True
 
 
 class DeniesThatItAddsUp(Sorting):
-    """Its losses add up, and it says that they do not."""
+    """Its losses add up, and the class declares that they do not."""
 
     caught_by = "losses-add-up"
     additive = False
@@ -156,7 +156,7 @@ class RightAboutPadding(Naming):
 
 
 class ReadsTheLastColumn(Sorting):
-    """What is said of a row is read where the longest row ends."""
+    """The prediction of a row is read at the end of the longest row."""
 
     caught_by = "padding-does-not-count"
 
@@ -190,7 +190,7 @@ class MetricsOfTheLastPass(Sorting):
 
 
 class PerplexityOfMeans(Texts):
-    """Perplexity is made of the mean loss of each batch."""
+    """Perplexity is computed from the mean loss of each batch."""
 
     caught_by = "metrics-match-the-loss"
 
@@ -236,7 +236,7 @@ class AnswerAtTheEnd(Sorting):
 
 
 class AnswerInTheBatch(Counting):
-    """The number to be said stands where the first token was, where it is known."""
+    """The value to be predicted replaces the first token."""
 
     caught_by = "answers-know-no-labels"
 
@@ -268,7 +268,7 @@ class DropsWords(Texts):
 
 
 class LearnsInSecret(Counting):
-    """What it learns stays in the task that learnt it: made again it takes numbers as they are."""
+    """Keeps what it learns as an attribute: a rebuilt task does not scale its values."""
 
     caught_by = "what-it-learnt-makes-it-again"
 
@@ -279,7 +279,7 @@ class LearnsInSecret(Counting):
 
 
 class LearnsAgain(Counting):
-    """It learns on top of what it has learnt, so that made again it is another."""
+    """Learns on top of what it has learnt, so a rebuilt task is another."""
 
     caught_by = "what-it-learnt-makes-it-again"
 
@@ -289,7 +289,7 @@ class LearnsAgain(Counting):
 
 
 class Prompted(LabelledRecord):
-    """A text that gets a prompt each time it is read."""
+    """Adds a prompt to the text each time a record is read."""
 
     @field_validator("input")
     @classmethod
@@ -308,7 +308,7 @@ class ReadsOtherRecords(Sorting):
 
 
 class OtherWords(Sorting):
-    """The baseline speaks of `acc`, and the metrics of `accuracy`."""
+    """The baseline reports `acc`, and the metric is called `accuracy`."""
 
     caught_by = "baselines-speak-in-its-metrics"
 
@@ -317,7 +317,7 @@ class OtherWords(Sorting):
 
 
 class NeverCuts(Sorting):
-    """Texts are as long as they are."""
+    """Ignores the limit on the length of examples."""
 
     caught_by = "keeps-to-the-limit"
 
@@ -336,7 +336,7 @@ class OneLongText(Texts):
 
 
 class SaysTheNextText(Texts):
-    """The last token of a text is to say the first of the next."""
+    """The label of the last token of a text is the first token of the next."""
 
     caught_by = "packing-changes-nothing"
 
@@ -369,7 +369,7 @@ class RewardsErrors(Sorting):
 
 
 class Detached(Counting):
-    """Its loss is a number that no gradient comes from."""
+    """Its loss has no gradient."""
 
     caught_by = "a-few-steps-lower-the-loss"
 
