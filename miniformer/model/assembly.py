@@ -25,15 +25,16 @@ from miniformer.kernel import assembly as kernel
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import SpecError, StateError, UserError
 from miniformer.kernel.layout import Layout
+from miniformer.kernel.registry import current_registry
 
 from .block import Stack
 
 
-class Assembly(kernel.Assembly):
-    """An assembly of blocks, which is saved and loaded by itself and may generate.
+class BlockAssembly(kernel.Assembly):
+    """A whole model made of blocks. It can be trained, saved and loaded, and may generate.
 
     Class data:
-        assembly: the name that it is registered by.
+        assembly: the name under which it is registered.
     """
 
     assembly: ClassVar[str]
@@ -108,10 +109,9 @@ class Assembly(kernel.Assembly):
     @classmethod
     def from_saved(cls, saved: SavedModel) -> Self:
         """The model of a folder that was read."""
-        if (found := saved.config.get("assembly", cls.assembly)) != cls.assembly:
-            from .assemblies import assembly_of
-
-            raise UserError(f"{saved.folder}: this model is a {found}; load it with {assembly_of(found).__name__}, not with "
+        name = saved.config.get("assembly", cls.assembly)
+        if name != cls.assembly:
+            raise UserError(f"{saved.folder}: this model is a {name}; load it with {assembly_of(name).__name__}, not with "
                             f"{cls.__name__}")
         with migrating(saved.config):
             model = cls(TransformerConfig.model_validate(saved.config["model"]))
@@ -173,6 +173,23 @@ class Assembly(kernel.Assembly):
             raise UserError(f"a layout of prompts has one text in each row and their shape {list(input_ids.shape[:2])}; found "
                             f"{'several texts in a row' if layout.packed else list(layout.shape)}")
         return layout.to(device)
+
+
+Assembly = BlockAssembly
+"""The former name, which plugins import."""
+
+
+def assembly_of(name: str) -> type[BlockAssembly]:
+    """The class that is registered as an assembly of that name.
+
+    Raises:
+        UserError: none is, or it is not made of blocks.
+    """
+    cls = current_registry().load("assembly", name)
+    if not issubclass(cls, BlockAssembly):
+        raise UserError(f"assembly {name!r} can be inspected, but not trained or loaded: it does not subclass "
+                        "miniformer.model.assembly.BlockAssembly")
+    return cls
 
 
 _held: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()

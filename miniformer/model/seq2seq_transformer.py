@@ -21,12 +21,12 @@ from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch
 from miniformer.ops.linear import speed_up
 
-from .assembly import Assembly, state_or_none
+from .assembly import BlockAssembly, state_or_none
 from .block import Stack
 from .init import dropout_of, embedding, linear
 
 
-class Seq2SeqTransformer(Assembly):
+class Seq2SeqTransformer(BlockAssembly):
     """Encoder and decoder of the parts that the config names (Vaswani 2017, arXiv:1706.03762).
 
     Both stacks have the config's layers; the decoder's are causal, and each has a cross-attention after its attention.

@@ -19,12 +19,12 @@ from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch
 from miniformer.ops.linear import speed_up
 
-from .assembly import Assembly, state_or_none
+from .assembly import BlockAssembly, state_or_none
 from .block import Stack
 from .init import dropout_of, embedding, linear
 
 
-class Transformer(Assembly):
+class Transformer(BlockAssembly):
     """A transformer of the parts that its config names.
 
     The model computes hidden states; what is made of them is the caller's to say. By default that is the head's output

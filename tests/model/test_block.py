@@ -80,7 +80,7 @@ def test_a_stack_arranges_its_blocks_as_the_config_says():
 def test_heads_of_another_width_are_served_by_an_encoding_of_their_width():
     config = {**SMALL, "layers": [{"attention": {"name": "mla", "d_rotary": 6}}, {"attention": "mha"}]}
     stack = Stack(TransformerConfig(**{k: v for k, v in config.items() if k != "n_layers"}))
-    assert [stack.positions[i].width for i in stack.which] == [6, 4]
+    assert [stack.positions[i].width for i in stack.encoding_of] == [6, 4]
 
 
 def test_layers_of_heads_of_another_width_share_an_encoding_that_rotates_nothing():
@@ -103,7 +103,7 @@ def test_a_pattern_gives_each_layer_its_parts():
     assert [b.attention.rule is None for b in stack.blocks] == [False, False, True]
     assert [type(b.ffn) for b in stack.blocks] == [SwiGLU, SwiGLU, GELU]
     assert [type(b.norm_ffn) for b in stack.blocks] == [RMSNorm, RMSNorm, LayerNorm]
-    assert [type(stack.positions[i]).__name__ for i in stack.which] == ["Rotary", "Rotary", "NoPosition"]
+    assert [type(stack.positions[i]).__name__ for i in stack.encoding_of] == ["Rotary", "Rotary", "NoPosition"]
 
 
 def test_equal_position_encodings_are_built_once():

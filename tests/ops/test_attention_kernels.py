@@ -170,7 +170,7 @@ def test_what_a_compiled_graph_calls_instead_of_blockwise_is_a_sound_operator(wi
     q, k, v = (t.flatten(0, 1).requires_grad_() for t in inputs(2, 5, 5, H))
     bias = torch.randn(1, H, 5, 5, dtype=torch.float64).requires_grad_() if with_bias else None
     for allowed, causal in ((None, True), (torch.rand(2, 1, 5, 5) > 0.3, False)):
-        torch.library.opcheck(blockwise._opaque, (q, k, v, bias, allowed, causal, H, 0.5),
+        torch.library.opcheck(blockwise._attend_operator, (q, k, v, bias, allowed, causal, H, 0.5),
                               test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
 
 
@@ -236,7 +236,7 @@ def test_a_kernel_that_cannot_do_what_is_needed_is_refused(name, needs, text):
 
 
 def test_a_slower_kernel_is_logged_once_with_the_reason(caplog):
-    kernels._say.cache_clear()
+    kernels._warn_once.cache_clear()
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             choose("auto", softcap=30.0)

@@ -32,7 +32,7 @@ def test_loss_and_gradients_are_those_of_all_scores_at_once(n, seed, at_once, in
     x, weight, targets = inputs(n, seed)
     leaves = [t.requires_grad_() for t, wanted in zip((x, weight), needed, strict=True) if wanted]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_entropy, "AT_ONCE", at_once)
+        patch.setattr(cross_entropy, "TOKENS", at_once)
         patch.setattr(cross_entropy, "IN_CACHE", in_cache)
         patch.setattr(cross_entropy, "CLASSES", classes)
         loss = linear_cross_entropy(x, weight, targets)
@@ -68,7 +68,7 @@ def test_in_half_precision_it_is_as_exact_as_the_formula(autocast):
 
 
 def test_gradients_of_many_parts_are_summed_in_single_precision(monkeypatch):
-    monkeypatch.setattr(cross_entropy, "AT_ONCE", 1)
+    monkeypatch.setattr(cross_entropy, "TOKENS", 1)
     x, weight, targets = inputs(512, 0, torch.bfloat16)
     exact = [t.double().requires_grad_() for t in (x, weight)]
     reference(*exact, targets).backward()

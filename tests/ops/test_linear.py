@@ -168,8 +168,8 @@ def packed():
 @pytest.mark.parametrize("wide", [True, False])
 def test_a_packed_matrix_is_packed_once_and_multiplies_alike(packed, wide, monkeypatch):
     as_with(monkeypatch, wide)
-    seen, onednn, x = [], products._onednn, torch.randn(4, 3)
-    monkeypatch.setattr(products, "_onednn", lambda x, weight, *rest: (seen.append(weight), onednn(x, weight, *rest))[1])
+    seen, onednn, x = [], products.onednn_linear, torch.randn(4, 3)
+    monkeypatch.setattr(products, "onednn_linear", lambda x, weight, *rest: (seen.append(weight), onednn(x, weight, *rest))[1])
     with torch.no_grad():
         for _ in range(2):
             torch.testing.assert_close(packed(x), F.linear(x, packed.weight, packed.bias))

@@ -24,7 +24,7 @@ from miniformer.kernel.errors import DataError
 from miniformer.kernel.options import arguments, complete
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task
 from miniformer.model.assemblies import assembly_for
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
 
 from .case import Case, move, require, seeded
 from .properties import Skip
@@ -59,7 +59,7 @@ class TaskHarness:
     learnt: Mapping[str, Any]
     tokenizer: Any
     split: Split
-    model: Assembly
+    model: BlockAssembly
 
     @classmethod
     def drawn(cls, case: Case, options: Mapping[str, Any] | None = None) -> TaskHarness:
@@ -123,7 +123,7 @@ class TaskHarness:
         updated(metrics, self.model, self.task, self.task.collate(rows))
 
 
-def model_for(task: Task, vocab_size: int, **fields: Any) -> Assembly:
+def model_for(task: Task, vocab_size: int, **fields: Any) -> BlockAssembly:
     """A small model that a task trains, in float64 and eval mode, with every weight moved from where it starts."""
     tokens = task.input_dim is None and task.n_outputs(vocab_size) == vocab_size
     outputs = {} if tokens else {"output_dim": task.n_outputs(vocab_size)}
@@ -136,25 +136,25 @@ def model_for(task: Task, vocab_size: int, **fields: Any) -> Assembly:
     return model
 
 
-def _read(model: Assembly, batch: Batch, readout: Any) -> Any:
+def _read(model: BlockAssembly, batch: Batch, readout: Any) -> Any:
     """What `readout` makes of hidden states and head."""
     with torch.no_grad():
         return model.read(batch, readout=readout)
 
 
-def loss_of(model: Assembly, task: Task, batch: Batch) -> LossTerm:
+def loss_of(model: BlockAssembly, task: Task, batch: Batch) -> LossTerm:
     """The task's loss of a batch."""
     term: LossTerm = _read(model, batch, lambda hidden, head: task.loss(hidden, head, batch))
     return term
 
 
-def predictions_of(model: Assembly, task: Task, batch: Batch) -> list[dict[str, Any]]:
+def predictions_of(model: BlockAssembly, task: Task, batch: Batch) -> list[dict[str, Any]]:
     """The task's predictions for a batch."""
     rows: list[dict[str, Any]] = _read(model, batch, lambda hidden, head: task.predict(hidden, head, batch))
     return rows
 
 
-def measured(model: Assembly, task: Task, tokenizer: Any, batches: Sequence[Batch]) -> dict[str, float]:
+def measured(model: BlockAssembly, task: Task, tokenizer: Any, batches: Sequence[Batch]) -> dict[str, float]:
     """The task's metrics over some batches."""
     metrics = task.metrics(tokenizer)
     for batch in batches:
@@ -162,7 +162,7 @@ def measured(model: Assembly, task: Task, tokenizer: Any, batches: Sequence[Batc
     return {name: float(metric.compute()) for name, metric in metrics.items()}
 
 
-def updated(metrics: Mapping[str, Metric], model: Assembly, task: Task, batch: Batch) -> None:
+def updated(metrics: Mapping[str, Metric], model: BlockAssembly, task: Task, batch: Batch) -> None:
     """Add a batch to metrics."""
     _read(model, batch, lambda hidden, head: task.update(metrics, hidden, head, batch, task.loss(hidden, head, batch)))
 

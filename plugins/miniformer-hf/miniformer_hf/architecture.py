@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
 from miniformer.model.transformer import Transformer
 
 from .pattern import Found, Problem, Unsupported, fill, match
@@ -68,7 +68,7 @@ class Architecture:
     weights: tuple[Row, ...]
     base: str
     task: str
-    assembly: type[Assembly] = Transformer
+    assembly: type[BlockAssembly] = Transformer
     fixed: Mapping[str, Any] = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     copies: Mapping[str, str] = field(default_factory=dict)
@@ -106,7 +106,7 @@ class Architecture:
         """The spec for the fields of a config.json."""
         return TransformerConfig.model_validate(fill(self.spec, fields))
 
-    def find(self, model: Assembly) -> Found:
+    def find(self, model: BlockAssembly) -> Found:
         """The fields of a config.json that `model` has, or what does not fit."""
         if not isinstance(model, self.assembly):
             return Found(problems=[Problem("assembly", model.assembly, (self.assembly.assembly,))])

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from miniformer.checkpoint.store import write_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import Entry, Registry, UserError, discover, hookimpl, use_registry
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 
@@ -39,7 +39,7 @@ UNSCALED = {"name": "mha", "scale": 1.0}
 T5 = {"position": "t5-bias", "ffn": "relu", "attention": UNSCALED, "cross_attention": UNSCALED}
 
 
-def same(one: Assembly, other: Assembly) -> None:
+def same(one: BlockAssembly, other: BlockAssembly) -> None:
     assert one.config == other.config
     expected, found = one.state_dict(), other.state_dict()
     assert expected.keys() == found.keys()
