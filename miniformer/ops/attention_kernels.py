@@ -129,13 +129,13 @@ def _fastest_for(q_BHTE: Tensor, dropout: float) -> Callable[..., Tensor]:
     """The function that is fastest for queries `[B, H, T, E]`, each case with its reason beside it."""
     if q_BHTE.device.type != "cpu":
         return sdpa  # torch's kernels there are the fastest
-    T, is_compiling = q_BHTE.shape[2], torch.compiler.is_compiling()
+    n_queries, is_compiling = q_BHTE.shape[2], torch.compiler.is_compiling()
     if is_plain_in_graph() if is_compiling else is_plain():
         return sdpa
-    if T == 1 and is_compiling and not torch.is_grad_enabled():
+    if n_queries == 1 and is_compiling and not torch.is_grad_enabled():
         return eager  # inductor makes one kernel of the formula and of what stands beside it
     few = FEW_QUERIES if q_BHTE.dtype.itemsize >= 4 else FEW_QUERIES_HALF
-    if T <= few or dropout:
+    if n_queries <= few or dropout:
         return sdpa  # blocks cost more than they save, or would have to draw dropout alike in backward
     if not is_compiling and functorch_is_active():
         return eager  # `torch.func` can not see through an autograd function of ours

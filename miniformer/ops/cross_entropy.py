@@ -88,7 +88,8 @@ def _add_loss(loss: Tensor, scores_nV: Tensor, targets_n: Tensor, wants_gradient
     The gradient by the scores of a token is softmax(scores) less 1 at its target.
     """
     at_once = max(1, IN_CACHE // scores_nV.shape[1]) if scores_nV.device.type == "cpu" else TOKENS
-    for block_scores_nV, block_targets_n in zip(scores_nV.split(at_once), targets_n.split(at_once), strict=True):
+    blocks = zip(torch.split(scores_nV, at_once), torch.split(targets_n, at_once), strict=True)
+    for block_scores_nV, block_targets_n in blocks:
         counts_n1 = (block_targets_n >= 0)[:, None]
         target_n1 = block_targets_n.clamp(min=0)[:, None]
         log_p_nV = torch.log_softmax(block_scores_nV, dim=-1, dtype=loss.dtype)

@@ -9,7 +9,7 @@ faster is then not used. So a missing name costs time, and never a wrong number.
 | `torch.ops.mkldnn._reorder_linear_weight`, `Tensor._version` | packed matrices | packed anew in each product |
 | `torch._C._are_functorch_transforms_active` | whether `torch.func` is at work | assumed: plain torch |
 | `forward_ad._current_level` | whether tangents are computed | assumed: plain torch |
-| `torch._C._is_tracing` | whether `torch.jit.trace` is at work | `torch.jit.is_tracing`, a little slower |
+| `torch._C._is_tracing` | whether `torch.jit.trace` is at work | assumed: plain torch |
 | `Module._forward_hooks` and the like, `_has_any_global_hook` | whether anyone listens to a layer | assumed: plain torch |
 | `torch._softmax_backward_data` | the derivative of a softmax | its formula |
 | `Module._call_impl` | calling a compiled block without its graph | the graph is called |
@@ -54,7 +54,8 @@ def version(tensor: Tensor) -> int:
 functorch_is_active: Callable[[], bool] = getattr(torch._C, "_are_functorch_transforms_active", lambda: True)
 """Whether a transform of `torch.func` (vmap, grad, jvp) sees the operators that run."""
 
-is_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", torch.jit.is_tracing)
+is_tracing: Callable[[], bool] = getattr(torch._C, "_is_tracing", lambda: True)
+"""Whether `torch.jit.trace` notes the operators that run."""
 
 _any_global_hook: Callable[[], bool] = getattr(nn.modules.module, "_has_any_global_hook", lambda: True)
 
@@ -102,13 +103,13 @@ def compile_graph(graph: torch.fx.GraphModule, inputs: Sequence[Tensor], options
         from torch._inductor.compile_fx import compile_fx
     except ImportError:
         return graph.forward
-    compiled: Callable[..., Any] = compile_fx(graph, inputs, config_patches=dict(options))  # type: ignore[arg-type, assignment]
+    compiled: Callable[..., Any] = compile_fx(graph, inputs, config_patches=dict(options))  # type: ignore[assignment]
     return compiled
 
 
 def graph_limit(graphs: int) -> AbstractContextManager[Any]:
     """Let Dynamo make so many graphs of one function inside, before it gives up compiling it."""
     try:
-        return torch._dynamo.config.patch(recompile_limit=graphs)  # type: ignore[no-any-return]
+        return torch._dynamo.config.patch(recompile_limit=graphs)
     except AttributeError:
         return nullcontext()

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import miniformer
 from miniformer.contracts.kit.drawing import layouts, seeds
 from miniformer.kernel import Context, Layout, RunError, Window
 from miniformer.kernel.masks import Mask
@@ -24,7 +25,7 @@ every_kernel = pytest.mark.parametrize(("kernel", "device"), [(k, d) for k in KE
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks():
     """Blocks of two queries, so that small inputs have several."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, miniformer.plain(False):
         patch.setattr(blockwise, "ROWS", 2)
         yield
 

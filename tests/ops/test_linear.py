@@ -11,6 +11,7 @@ from torch import nn
 from torch._inductor.compile_fx import compile_fx
 from torch.autograd import forward_ad
 
+import miniformer
 from miniformer.config.model_config import TransformerConfig
 from miniformer.contracts.kit.drawing import seeds
 from miniformer.kernel import Context
@@ -23,7 +24,7 @@ available = pytest.mark.skipif(not products.AVAILABLE, reason="torch's own way i
 
 @pytest.fixture(autouse=True, scope="module")
 def small_is_enough():
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, miniformer.plain(False):
         patch.setattr(products, "ENOUGH", 1)
         patch.setattr(products, "LARGE", 1)
         as_with(patch, wide=True)
