@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+import miniformer
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import Context, Entry, Layout, MaskRule, Registry, discover, use_registry
 from miniformer.model.attention import MultiHeadAttention
@@ -36,6 +37,12 @@ def block(dropout=0.0, **arrangement):
     for parameter in module.parameters():  # no two norms alike
         torch.nn.init.normal_(parameter)
     return module
+
+
+@pytest.fixture
+def fast_paths():
+    with miniformer.plain(False):
+        yield
 
 
 ARRANGEMENTS = {  # attention, feed-forward, then the norms of a block in their order
@@ -125,7 +132,7 @@ def test_layers_with_equal_rules_share_one_mask():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("documents", [[[1] * 6, [1] * 6], [[1, 1, 2, 2, 2, 3], [1, 1, 1, 1, 2, 2]]])
-def test_compiled_blocks_compute_what_they_did(documents, monkeypatch):
+def test_compiled_blocks_compute_what_they_did(documents, fast_paths, monkeypatch):
     monkeypatch.setattr("miniformer.ops.attention_kernels.sdpa", None)  # so blocks of queries are taken, whatever the mask
     config = TransformerConfig(vocab_size=7, d_model=8, n_heads=2, n_layers=1, causal=True)
     torch.manual_seed(0)
