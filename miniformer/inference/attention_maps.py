@@ -1,7 +1,7 @@
-"""Attention maps: which weights a model's attentions gave, noted while it runs, whatever kernel they have.
+"""Attention maps: the weights that a model's attentions give, noted while it runs, whatever their kernels are.
 
-While anyone notes, the attentions of the model have a kernel that looks who is running: it notes for those who asked in this
-context (thread, task), and for all others it is the kernel that it stands for.
+While anyone notes, the attentions have another kernel in the place of their own. It notes the weights for those who asked in
+the context (thread, task) that runs it; for everyone else it calls the attention's own kernel.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from miniformer.ops.attention_kernels import Kernel, eager, weights
 
 @dataclass(slots=True)
 class _Lent:
-    """The kernel that an attention has of its own, and how many are noting what it does."""
+    """An attention's own kernel, while another is in its place, and how many are noting."""
 
     kernel: Kernel
     users: int = 0
@@ -31,18 +31,18 @@ class _Lent:
 _lent: WeakKeyDictionary[nn.Module, _Lent] = WeakKeyDictionary()
 _lock = Lock()
 _notes: ContextVar[tuple[tuple[dict[nn.Module, str], dict[str, Tensor]], ...]] = ContextVar("notes", default=())
-"""Of everyone who notes in this context: the names of their attentions, and what was noted by name."""
+"""For each who notes in this context: the names of the attentions, and the weights that were noted, by name."""
 
 
 @contextmanager
 def attention_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """What is run inside notes its weights `[B, H, T, S]`, by the name of the module; the latest forward counts.
+    """Note the weights `[B, H, T, S]` of all attentions that run inside, by the name of the module; the latest forward counts.
 
-    Every module whose `kernel` is one of `ops/attention_kernels.py` takes part. One that weighs nothing by softmax (`linear`),
-    or that computes it by itself, is left out. What other threads run meanwhile on the same model is not noted, and is
-    computed as ever.
+    Every module whose `kernel` is one of `ops/attention_kernels.py` takes part. An attention without softmax (`linear`), or
+    with a computation of its own, is left out. If other threads run the model meanwhile, their weights are not noted, and
+    they compute as always.
     """
-    found: dict[str, Tensor] = {}
+    maps: dict[str, Tensor] = {}
     names = {module: name for name, module in model.named_modules() if isinstance(getattr(module, "kernel", None), Kernel)}
     with _lock:
         for module in names:
@@ -50,9 +50,9 @@ def attention_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
                 _lent[module] = _Lent(own := module.kernel)
                 module.kernel = replace(own, compute=_noting(module, own))
             _lent[module].users += 1
-    token = _notes.set((*_notes.get(), (names, found)))
+    token = _notes.set((*_notes.get(), (names, maps)))
     try:
-        yield found
+        yield maps
     finally:
         with _lock:
             for module in names:
@@ -64,15 +64,16 @@ def attention_maps(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def _noting(module: nn.Module, own: Kernel) -> Any:
-    """The function of a kernel that notes for those who asked in the context that runs it."""
+    """The function of the kernel in the place of `own`; it notes for those who asked in the context that runs it."""
+
     def compute(q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None = None, *, dropout: float = 0.0,
-                **asked: Any) -> Tensor:
-        asking = [(names[module], found) for names, found in _notes.get() if module in names]
-        if not asking:
-            return own.compute(q, k, v, mask, bias, **({"dropout": dropout} if dropout else {}), **asked)
-        noted = weights(q, k, mask, bias, **asked).detach()
-        for name, found in asking:
-            found[name] = noted
-        return eager(q, k, v, mask, bias, dropout=dropout, **asked)
+                **options: Any) -> Tensor:
+        note_books = [(names[module], maps) for names, maps in _notes.get() if module in names]
+        if not note_books:
+            return own.compute(q, k, v, mask, bias, **({"dropout": dropout} if dropout else {}), **options)
+        noted = weights(q, k, mask, bias, **options).detach()
+        for name, maps in note_books:
+            maps[name] = noted
+        return eager(q, k, v, mask, bias, dropout=dropout, **options)
 
     return compute
