@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,3 +30,14 @@ def load(path: str | Path) -> Pipeline:
     from miniformer.inference.pipeline import Pipeline  # imports torch
 
     return Pipeline.load(path)
+
+
+def plain(enabled: bool = True) -> AbstractContextManager[None]:
+    """Compute with plain torch inside a `with`, without any of the fast paths; with `enabled=False`, with them again.
+
+    Use it to find out whether a number comes from a fast path. It also works for models that were built before. The
+    environment variable MINIFORMER_PLAIN=1 asks for it in a whole process; see `ops.switch.plain`.
+    """
+    from miniformer.ops import switch  # imports torch
+
+    return switch.plain(enabled)

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from miniformer.decoding.loop import decode, start_rows
 from miniformer.decoding.sampling import Sampling
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
 
 
-def generate(model: Assembly, prompt: Tensor, max_new_tokens: int, **settings: Any) -> Tensor:
+def generate(model: BlockAssembly, prompt: Tensor, max_new_tokens: int, **settings: Any) -> Tensor:
     """The tokens `[T + N]` of `prompt` `[T]` and up to `max_new_tokens` that follow it; see `stream`.
 
     Of an encoder-decoder, whose answer does not go on from its source, the N new ones alone.
@@ -23,7 +23,7 @@ def generate(model: Assembly, prompt: Tensor, max_new_tokens: int, **settings: A
 
 
 @torch.inference_mode()
-def stream(model: Assembly, prompt: Tensor, max_new_tokens: int, *, temperature: float = 1.0, top_k: int = 0,
+def stream(model: BlockAssembly, prompt: Tensor, max_new_tokens: int, *, temperature: float = 1.0, top_k: int = 0,
            top_p: float = 1.0, repetition_penalty: float = 1.0, seed: int | None = None, eos_id: int | None = None,
            use_state: bool = True) -> Iterator[int]:
     """The tokens that follow `prompt` `[T]`, one by one, until `eos_id`, which is not among them.

@@ -14,7 +14,7 @@ from miniformer.data.packing import PackedRows
 from miniformer.kernel.errors import DataError, SpecError, UserError
 from miniformer.kernel.spec import ComponentSpec, build
 from miniformer.kernel.task import Batch, Example, Task
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
 from miniformer.train.specs import model_class, model_spec, task_spec
 from miniformer.train.train_config import TrainConfig
 
@@ -98,7 +98,7 @@ def completed(run: TrainConfig, setting: Setting) -> TrainConfig:
                            batch_size=setting.batch_size, max_steps=ENDLESS, max_epochs=None)
 
 
-def new_model(config: TrainConfig) -> Assembly:
+def new_model(config: TrainConfig) -> BlockAssembly:
     """The model of a completed run, with new weights."""
     task = build(Task, config.task)
     return model_class(task)(model_spec(config, task))
@@ -147,7 +147,7 @@ def account(config: TrainConfig, setting: Setting) -> Account:
     spec, assembly = model_spec(config, task), model_class(task)
     skeleton = Skeleton(spec, assembly.assembly)
     model = skeleton.model
-    assert isinstance(model, Assembly)
+    assert isinstance(model, BlockAssembly)
     if setting.length > spec.max_seq_len and not model.endless:
         raise UserError(f"rows of {setting.length} tokens, and it reads at most max_seq_len = {spec.max_seq_len}; "
                         "expected a smaller --length")

@@ -16,6 +16,7 @@ from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.state import State
+from miniformer.ops.torch_private import compile_graph, graph_limit
 
 from .loop import Feed, Run
 from .state import DecodingState
@@ -40,10 +41,8 @@ def compiled_step() -> Step:
     latest = threading.local()  # several threads may run steps of one engine
 
     def made_of(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
-        from torch._inductor.compile_fx import compile_fx
-
         outputs: Any = graph.graph.output_node().args[0]
-        made: Any = compile_fx(graph, inputs, config_patches=OPTIONS)
+        made: Any = compile_graph(graph, inputs, OPTIONS)
 
         def call(*given: Any) -> Any:
             found = made(*given)
@@ -65,7 +64,7 @@ def compiled_step() -> Step:
             if again is not None:
                 return again()[0]
             latest.call = None
-            with torch._dynamo.config.patch(recompile_limit=GRAPHS):
+            with graph_limit(GRAPHS):
                 logits_BV = compiled(*given)
             again = latest.call
             if again is not None and logits_BV.is_cuda:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from miniformer.decoding.loop import Feed, Row, start_rows
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
 
 AHEAD = 8
 """Batches of prompts that are looked at together, so that those of like length start together."""
@@ -33,7 +33,7 @@ class Queue:
         seed: of the draws after each prompt.
     """
 
-    def __init__(self, prompts: Iterator[Prompt], size: int, model: Assembly, start: Callable[[Sequence[Prompt]], Feed],
+    def __init__(self, prompts: Iterator[Prompt], size: int, model: BlockAssembly, start: Callable[[Sequence[Prompt]], Feed],
                  seed: int | None = None) -> None:
         self.prompts, self.size, self.model, self.start, self.seed = enumerate(prompts), size, model, start, seed
         self.place_of: dict[int, tuple[int, Prompt]] = {}

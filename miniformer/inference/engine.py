@@ -19,8 +19,9 @@ from miniformer.decoding.speculative import speculate
 from miniformer.kernel.errors import StateError, UserError
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.task import Tokenizer
-from miniformer.model.assembly import Assembly, evaluating
+from miniformer.model.assembly import BlockAssembly, evaluating
 from miniformer.ops.linear import pack
+from miniformer.ops.switch import is_plain
 
 from .batching import Prompt, Queue
 from .text import TextWriter, strings
@@ -89,7 +90,7 @@ class Engine:
         UserError: settings that exclude each other or make no sense.
     """
 
-    def __init__(self, model: Assembly, tokenizer: Tokenizer, *, batch_size: int = 16, draft: Assembly | None = None,
+    def __init__(self, model: BlockAssembly, tokenizer: Tokenizer, *, batch_size: int = 16, draft: BlockAssembly | None = None,
                  encode: Callable[[str], list[int]] | None = None, use_state: bool = True, compile: bool = False) -> None:
         if batch_size < 1:
             raise UserError(f"batch_size: at least 1; found {batch_size}")
@@ -196,13 +197,13 @@ class Engine:
             room = min(room, whole if model.has_source else whole + 1 - len(ids))
         return Prompt(prompt, ids, room)
 
-    def start(self, prompts: Sequence[Prompt], model: Assembly | None = None) -> Feed:
+    def start(self, prompts: Sequence[Prompt], model: BlockAssembly | None = None) -> Feed:
         """A model (None: the engine's), ready to go on from some prompts."""
         lengths = [len(prompt.ids) for prompt in prompts]
         ids = pad_sequence([torch.tensor(prompt.ids) for prompt in prompts], batch_first=True, padding_side="left")
         feed = (model or self.model).feed(ids, max(prompt.room for prompt in prompts), use_state=self.use_state,
                                           layout=Layout.from_lengths(lengths, side="left"))
-        if self._step is not None:
+        if self._step is not None and not is_plain():
             try:
                 return StaticFeed(feed, self._step)
             except StateError as error:
@@ -255,7 +256,7 @@ class Engine:
                 helper = self.start([prompt], self.draft)
                 yield from speculate(feed, helper, rows[0], sampling, eos_id=eos_id)
 
-    def _check_draft(self, draft: Assembly, prompt: Prompt) -> None:
+    def _check_draft(self, draft: BlockAssembly, prompt: Prompt) -> None:
         length = max(len(prompt.ids), prompt.room) if draft.has_source else len(prompt.ids) + prompt.room - 1
         if not draft.endless and length > draft.config.max_seq_len:
             raise UserError(f"draft: reads at most max_seq_len = {draft.config.max_seq_len} tokens, and prompt and text may "
@@ -272,7 +273,7 @@ class Engine:
             yield one
 
 
-def _kind(model: Assembly) -> str:
+def _kind(model: BlockAssembly) -> str:
     return f"{'encoder-decoder' if model.has_source else 'decoder'} of {model.config.vocab_size} tokens"
 
 

@@ -15,14 +15,14 @@ from miniformer.kernel.errors import UserError
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Task
 from miniformer.model.assemblies import assembly_of
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
 
 
 @dataclass(frozen=True, slots=True)
 class Trained:
     """A model in eval mode with the tokenizer (one without tokens if it reads features) and the task of its training."""
 
-    model: Assembly
+    model: BlockAssembly
     tokenizer: Tokenizer
     task: Task
     notes: tuple[str, ...] = ()

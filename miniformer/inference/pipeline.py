@@ -13,11 +13,11 @@ from torch.nn.utils.rnn import pad_sequence
 
 from miniformer.decoding.beam_search import Beams
 from miniformer.decoding.sampling import Sampling, count
+from miniformer.inference.attention_maps import attention_maps
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import UserError, did_you_mean
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
-from miniformer.model.attention_maps import attention_maps
 from miniformer.model.head import EmbeddingHead, pooled
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 

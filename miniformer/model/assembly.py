@@ -1,4 +1,4 @@
-"""What the assemblies of blocks have in common beside the interface: they are saved and loaded by themselves, and generate."""
+"""`BlockAssembly`: what whole models made of blocks have in common. They are saved and loaded, and generate."""
 
 from __future__ import annotations
 
@@ -25,15 +25,16 @@ from miniformer.kernel import assembly as kernel
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import SpecError, StateError, UserError
 from miniformer.kernel.layout import Layout
+from miniformer.kernel.registry import current_registry
 
 from .block import Stack
 
 
-class Assembly(kernel.Assembly):
-    """An assembly of blocks, which is saved and loaded by itself and may generate.
+class BlockAssembly(kernel.Assembly):
+    """A whole model made of blocks. It can be trained, saved and loaded, and may generate.
 
     Class data:
-        assembly: the name that it is registered by.
+        assembly: the name under which it is registered.
     """
 
     assembly: ClassVar[str]
@@ -45,11 +46,11 @@ class Assembly(kernel.Assembly):
     @abstractmethod
     def feed(self, input_ids: Tensor, max_new_tokens: int, *, layout: Layout | None = None, use_state: bool = True,
              bos_id: int | None = None) -> Feed:
-        """What generation from `input_ids` `[B, T]` feeds; see `generate`."""
+        """A `Feed` that continues `input_ids` `[B, T]` token by token; for the arguments see `generate`."""
 
     @cached_property
     def endless(self) -> bool:
-        """Whether it takes sequences longer than `max_seq_len`."""
+        """Whether it takes sequences longer than `max_seq_len`: all its position encodings extrapolate."""
         stacks = [module for module in self.modules() if isinstance(module, Stack)]
         return all(encoding.extrapolates for stack in stacks for encoding in stack.encodings)
 
@@ -58,25 +59,25 @@ class Assembly(kernel.Assembly):
                  top_p: float = 0.9, do_sample: bool = True, repetition_penalty: float = 1.0, eos_id: int | None = None,
                  bos_id: int | None = None, seed: int | None = None, layout: Layout | None = None,
                  use_state: bool = True) -> Tensor:
-        """Continuations of prompts, `[B, T + N]` with the prompts; of an encoder-decoder its answers alone, `[B, N]`.
+        """Continue prompts: `[B, T + N]`, prompts included; an encoder-decoder gives its answers alone, `[B, N]`.
 
-        A model in training mode writes without dropout all the same, and is in training mode again afterwards.
+        The model writes in eval mode, without dropout. If it was in training mode, it is so again afterwards.
 
         Args:
-            input_ids: `[B, T]` prompts, or of an encoder-decoder the sources, `[B, S, F]` where the config has `input_dim`.
-            max_new_tokens: at most so many.
+            input_ids: prompts `[B, T]`; for an encoder-decoder sources `[B, S]`, or `[B, S, F]` if the config has `input_dim`.
+            max_new_tokens: the most tokens to write.
             temperature, top_k, top_p, repetition_penalty: see `Sampling`.
-            do_sample: draw; otherwise take the likeliest token each time (greedy).
-            eos_id: the token that ends a text; rows that ended are filled with it. None: the config's; -1: none.
-            bos_id: the token that an encoder-decoder's answer starts from, which is no part of it; None: the config's.
+            do_sample: draw each token; otherwise take the likeliest (greedy).
+            eos_id: the token that ends a text; rows that ended are filled with it. None: the config's; -1: no token does.
+            bos_id: the token from which an encoder-decoder's answer starts, not part of the answer; None: the config's.
             seed: of the draws; row b draws with seed + b, as it would alone.
-            layout: where the tokens of `input_ids` sit, for rows of different lengths, padded on either side.
-            use_state: keep what the layers remember between steps. Without it, or where an attention has no state, every
-                step computes everything again.
+            layout: the positions of `input_ids`, for rows of different lengths, padded on either side.
+            use_state: keep keys and values, or whatever the layers remember, between steps. Without it, or where an attention
+                has no state, every step computes all tokens again.
 
         Raises:
-            UserError: settings out of range or of the wrong type, an empty prompt, tokens that the vocabulary has not, or a
-                model that cannot write.
+            UserError: a setting is out of range or of the wrong type, a prompt is empty or has tokens that are not in the
+                vocabulary, or the model cannot write.
         """
         sampling = Sampling(temperature if do_sample else 0.0, top_k, top_p, repetition_penalty=repetition_penalty)
         eos_id = self.config.eos_id if eos_id is None else eos_id  # no token is -1
@@ -93,25 +94,25 @@ class Assembly(kernel.Assembly):
         return written if self.has_source else torch.cat([input_ids, written], dim=1)
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write `config.json` and `model.safetensors` to a folder, whole or not at all."""
+        """Write `config.json` and `model.safetensors` to a folder. If writing fails, the folder is as it was."""
         write_model(Path(folder), self.state_dict(), {"assembly": self.assembly, "model": self.config.model_dump(mode="json")})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> Self:
-        """The model that a folder holds, or the best one of a run folder, in eval mode.
+        """Load the model of a folder, or the best model of a run's folder, in eval mode.
 
         Raises:
-            UserError: no model is there, it is of another assembly or damaged, or a component of it is not installed.
+            UserError: the folder has no model, the model is damaged or of another assembly, or one of its components is not
+                installed.
         """
         return cls.from_saved(read_model(Path(folder)))
 
     @classmethod
     def from_saved(cls, saved: SavedModel) -> Self:
-        """The model of a folder that was read."""
-        if (found := saved.config.get("assembly", cls.assembly)) != cls.assembly:
-            from .assemblies import assembly_of
-
-            raise UserError(f"{saved.folder}: this model is a {found}; load it with {assembly_of(found).__name__}, not with "
+        """The model, in eval mode, from what was read from a folder."""
+        name = saved.config.get("assembly", cls.assembly)
+        if name != cls.assembly:
+            raise UserError(f"{saved.folder}: this model is a {name}; load it with {assembly_of(name).__name__}, not with "
                             f"{cls.__name__}")
         with migrating(saved.config):
             model = cls(TransformerConfig.model_validate(saved.config["model"]))
@@ -120,17 +121,20 @@ class Assembly(kernel.Assembly):
 
     def _context(self, inputs: Tensor, context: Context | None, state: DecodingState | None, stack: Stack,
                  causal: bool) -> Context:
-        """The caller's context, completed with what only the model knows."""
+        """The context of a forward: the caller's (None: a plain one), with causality, the keys' layout and fresh masks.
+
+        Where a state is given without a context, the tokens follow those that it has seen.
+        """
         if state is not None and context is None and state.layout is not None:
-            follow = state.layout.next_position()
+            following = state.layout.next_position()
             steps = torch.arange(inputs.shape[1], device=inputs.device)
-            context = Context(replace(follow, positions=follow.positions + steps,
-                                      documents=follow.documents.expand(-1, inputs.shape[1])))
+            context = Context(replace(following, positions=following.positions + steps,
+                                      documents=following.documents.expand(-1, inputs.shape[1])))
         elif context is None:
             context = Context.plain(inputs)
         self._check_length(inputs.shape[1] + (0 if state is None else state.length), stack)
         keys = context.layout if state is None else state.extend(context.layout)
-        # masks are made anew: they belong to one forward, and a compiled graph cannot hand rules back to its caller
+        # masks start empty: they belong to one forward, and a compiled graph cannot hand rules back to its caller
         return replace(context, causal=causal, keys=keys, masks={})
 
     def _check_length(self, length: int, stack: Stack) -> None:
@@ -141,12 +145,15 @@ class Assembly(kernel.Assembly):
                                     f"{self.config.max_seq_len}")
 
     def _check_prompts(self, input_ids: Tensor) -> None:
-        """Refuse what is no batch of prompts, token ids or of a model that reads features those."""
-        width, found = self.config.input_dim, getattr(input_ids, "shape", type(input_ids).__name__)
-        if not isinstance(input_ids, Tensor) or input_ids.ndim != 2 + (width is not None) or 0 in input_ids.shape:
-            given = f"a tensor of shape {list(found)}" if isinstance(input_ids, Tensor) else found
-            raise UserError(f"a prompt is at least one token, and prompts are [B, T]; found {given}" if width is None else
-                            f"this model reads features, so sources are [B, S, {width}]; found {given}")
+        """Refuse what is not a batch of prompts: of token ids, or of features for a model that reads features."""
+        width = self.config.input_dim
+        dimensions = 2 if width is None else 3
+        if not isinstance(input_ids, Tensor) or input_ids.ndim != dimensions or 0 in input_ids.shape:
+            is_tensor = isinstance(input_ids, Tensor)
+            found = f"a tensor of shape {list(input_ids.shape)}" if is_tensor else type(input_ids).__name__
+            if width is None:
+                raise UserError(f"a prompt is at least one token, and prompts are [B, T]; found {found}")
+            raise UserError(f"this model reads features, so sources are [B, S, {width}]; found {found}")
         if width is None:
             if input_ids.is_floating_point():
                 raise UserError(f"prompts are token ids, whole numbers; found {input_ids.dtype}")
@@ -161,7 +168,7 @@ class Assembly(kernel.Assembly):
             raise UserError("this model reads features and writes tokens, so it cannot go on from what it wrote")
 
     def _prompt_layout(self, input_ids: Tensor, layout: Layout | None) -> Layout:
-        """The layout of prompts, which are checked."""
+        """Check prompts and their layout; None: unpadded rows. Returns the layout, on the model's device."""
         self._check_prompts(input_ids)
         if self.config.n_outputs != self.config.vocab_size:
             raise UserError(f"this model has {self.config.n_outputs} outputs and a vocabulary of {self.config.vocab_size}, so "
@@ -175,34 +182,55 @@ class Assembly(kernel.Assembly):
         return layout.to(device)
 
 
+Assembly = BlockAssembly
+"""The former name, which plugins import."""
+
+
+def assembly_of(name: str) -> type[BlockAssembly]:
+    """The class that is registered as an assembly of that name.
+
+    Raises:
+        UserError: none is, or it is not made of blocks.
+    """
+    cls = current_registry().load("assembly", name)
+    if not issubclass(cls, BlockAssembly):
+        raise UserError(f"assembly {name!r} can be inspected, but not trained or loaded: it does not subclass "
+                        "miniformer.model.assembly.BlockAssembly")
+    return cls
+
+
 _held: WeakKeyDictionary[nn.Module, tuple[int, list[nn.Module]]] = WeakKeyDictionary()
+"""By model: how many evaluate it now, and which of its modules were training before."""
 _lock = Lock()
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model in eval mode, for everyone who needs it so at a time; what was in training mode is so again afterwards."""
+    """Keep a model in eval mode inside, and put the modules that were training back afterwards.
+
+    Several threads may evaluate one model; the last that leaves puts it back.
+    """
     with _lock:
         needed = model.training or model in _held
         if needed:
-            users, trained = _held.get(model) or (0, [module for module in model.modules() if module.training])
-            _held[model] = users + 1, trained
+            users, in_training = _held.get(model) or (0, [module for module in model.modules() if module.training])
+            _held[model] = users + 1, in_training
             model.eval()
     try:
         yield
     finally:
         with _lock:
             if needed:
-                users, trained = _held.pop(model)
+                users, in_training = _held.pop(model)
                 if users > 1:
-                    _held[model] = users - 1, trained
+                    _held[model] = users - 1, in_training
                 else:
-                    for module in trained:
+                    for module in in_training:
                         module.training = True
 
 
 def state_or_none(make: Callable[[], DecodingState], use_state: bool) -> DecodingState | None:
-    """The state, where one is wanted and every layer can keep one."""
+    """The state that `make` makes; None where none is wanted, or a layer cannot keep one."""
     try:
         return make() if use_state else None
     except StateError:

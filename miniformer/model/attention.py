@@ -133,7 +133,7 @@ class MultiQueryAttention(MultiHeadAttention):
 
 
 class GroupedQueryAttention(MultiHeadAttention):
-    """`mha` with two heads of keys and values unless told otherwise (Ainslie 2023, arXiv:2305.13245)."""
+    """`mha` with two heads of keys and values by default (Ainslie 2023, arXiv:2305.13245)."""
 
     shorthand_for: ClassVar[Mapping[str, Any] | None] = {"attention": {"name": "mha", "n_kv_heads": 2}}
 
@@ -143,7 +143,7 @@ class GroupedQueryAttention(MultiHeadAttention):
 
 
 class SlidingWindowAttention(MultiHeadAttention):
-    """`mha` that sees 128 positions on each side unless told otherwise (Beltagy 2020, arXiv:2004.05150)."""
+    """`mha` that sees 128 positions on each side by default (Beltagy 2020, arXiv:2004.05150)."""
 
     shorthand_for: ClassVar[Mapping[str, Any] | None] = {"attention": {"name": "mha", "window": 128}}
 

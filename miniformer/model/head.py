@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
 from miniformer.ops.cross_entropy import linear_cross_entropy
-from miniformer.ops.linear import is_just_a_matrix, listened_to
+from miniformer.ops.linear import is_just_a_matrix
+from miniformer.ops.switch import log_path
+from miniformer.ops.torch_private import functorch_is_active, has_hooks
 
 from .init import linear
 
@@ -20,12 +22,12 @@ Pool = Literal["cls", "mean", "last"]
 
 
 def pooled(x: Tensor, layout: Layout, pool: Pool) -> Tensor:
-    """One hidden state `[B, D]` for each row of `[B, T, D]`, blind to padding.
+    """One hidden state `[B, D]` for each row of `[B, T, D]`. Padding does not count.
 
     Args:
         x: hidden states.
-        layout: where they sit.
-        pool: `cls` takes the first token's, `last` the last one's (what has seen all in a decoder), `mean` the mean of all.
+        layout: their positions, and which of them are padding.
+        pool: `cls` takes the first token's, `last` the last token's (which in a decoder has seen all), `mean` the mean of all.
     """
     if pool == "mean":
         real_BT1 = layout.real[..., None]
@@ -38,8 +40,8 @@ class LanguageModelHead(Head):
     """A score for each token of the vocabulary.
 
     Args:
-        tied: share the matrix of the token embedding (Press & Wolf 2017, arXiv:1608.05859), where the widths agree.
-        scale: factor of the scores. T5 with a tied matrix has 1 / sqrt(D) (Raffel 2020, arXiv:1910.10683).
+        tied: share the matrix of the token embedding (Press & Wolf 2017, arXiv:1608.05859), if the shapes agree.
+        scale: factor of the scores; T5 takes 1 / sqrt(D) with a tied matrix (Raffel 2020, arXiv:1910.10683).
         softcap: bound of the scores, softcap x tanh(score / softcap) (Gemma 2, arXiv:2408.00118); none: unbounded.
     """
 
@@ -54,14 +56,21 @@ class LanguageModelHead(Head):
         return scores if self.softcap is None else self.softcap * torch.tanh(scores / self.softcap)
 
     def cross_entropy(self, x: Tensor, targets: Tensor) -> Tensor:
-        if self.softcap is not None or not self._is_just_a_matrix() or _works_in_fp16(x):
+        needs_all_scores = self.softcap is not None or not self._only_multiplies() or _works_in_fp16(x)
+        if not torch.compiler.is_compiling():
+            log_path("loss of a vocabulary", "all scores at once" if needs_all_scores else "a part of the scores at a time")
+        if needs_all_scores:
             return super().cross_entropy(x, targets)
         return linear_cross_entropy(self._scaled(x).flatten(0, 1), self.out.weight, targets.flatten())
 
-    def _is_just_a_matrix(self) -> bool:
-        """Whether calling it is scaling and multiplying with the matrix, and not what a subclass or a listener makes of it."""
-        return (type(self).forward is LanguageModelHead.forward and "forward" not in vars(self) and not listened_to(self)
-                and is_just_a_matrix(self.out) and not torch._C._are_functorch_transforms_active())
+    def _only_multiplies(self) -> bool:
+        """Whether calling this head only scales and multiplies by its matrix, so that the loss may use the matrix itself.
+
+        A subclass or a hook may make something else of the call, plain torch calls the head (`is_just_a_matrix`), and
+        `torch.func` cannot see through the loss's own gradients.
+        """
+        forward_is_ours = type(self).forward is LanguageModelHead.forward and "forward" not in vars(self)
+        return forward_is_ours and not has_hooks(self) and is_just_a_matrix(self.out) and not functorch_is_active()
 
     def _scaled(self, x: Tensor) -> Tensor:
         return x if self.scale == 1 else x * self.scale
@@ -74,7 +83,7 @@ class LanguageModelHead(Head):
 
 
 def _works_in_fp16(x: Tensor) -> bool:
-    """Whether gradients must be scaled up before they are in half precision."""
+    """Whether scores are in float16: its gradients must be scaled up first, and ours are made before the loss is scaled."""
     device = x.device.type
     return torch.float16 == (torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype)
 

@@ -31,9 +31,9 @@ class LatentAttention(Attention):
     Args:
         d_model: D.
         n_heads: H, a divisor of D.
-        d_latent: L, width of the vector that keys and values are made from; None: D / 4. It is normalised, and a norm of fewer
-            than four numbers leaves little of them.
-        d_query_latent: width of a like vector for queries; None: queries are made from the input.
+        d_latent: L, width of the vector from which keys and values are made; None: D / 4. It is normalised, and a norm over
+            fewer than four numbers leaves little of them.
+        d_query_latent: width of such a vector for queries; None: queries are made from the input.
         d_rotary: R; None: half of a head.
         norm: over the latents.
         dropout: on the attention weights, in training.
@@ -85,9 +85,11 @@ class LatentAttention(Attention):
         return self.out(out_BHTC.transpose(1, 2).reshape(B, T, D))
 
     def _absorbed(self, q_BHTC: Tensor, q_BHTR: Tensor, latent_B1SL: Tensor, k_B1SR: Tensor, context: Context) -> Tensor:
-        """The same with queries brought to the latent's space instead of S latents to every head's: cheap for few queries.
+        """Attention in the space of the latents, `[B, H, T, C]`: cheap for few queries.
 
-        Needs the matrix of `up`, so what wraps or adapts that layer goes the other way.
+        The matrix that makes a head's keys from the latents is applied to the queries instead, and the one that makes its
+        values to the output (DeepSeek-V2, section 2.1.2). So no key or value of S tokens is made. It needs the matrix of `up`
+        itself; a layer that is wrapped or adapted goes the other way.
         """
         up_k_HCL, up_v_HCL = self.up.weight.view(2, self.n_heads, self.d_head, self.d_latent)
         out_BHTL = self._attend(torch.cat([q_BHTC @ up_k_HCL, q_BHTR], dim=-1), torch.cat([latent_B1SL, k_B1SR], dim=-1),
@@ -95,9 +97,9 @@ class LatentAttention(Attention):
         return out_BHTL @ up_v_HCL.transpose(-1, -2)
 
     def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        asked = {"dropout": self.dropout} if self.dropout and self.training else {}
+        dropout = {"dropout": self.dropout} if self.dropout and self.training else {}
         return self.kernel.compute(q, k, v, context.mask(self.rule), context.bias,
-                                   scale=(self.d_head + self.d_rotary) ** -0.5, **asked)
+                                   scale=(self.d_head + self.d_rotary) ** -0.5, **dropout)
 
     def init_state(self, batch: int, capacity: int) -> LatentState:
         return LatentState(self.down.weight.new_empty(1, batch, 1, capacity, self.d_latent + self.d_rotary))

@@ -20,7 +20,7 @@ from miniformer.kernel.state import State
 from .init import RESIDUAL, linear
 
 CHUNK = 64
-"""Tokens whose mutual scores are held at once; longer ago is in the sums."""
+"""Tokens whose scores among each other are held at once; earlier tokens are in the sums."""
 
 
 class LinearAttention(Attention):
@@ -91,7 +91,7 @@ def cumulative(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTF: Tensor, documents_BT: Ten
     Args:
         q_BHTE, k_BHTE, v_BHTF: features and what they weigh.
         documents_BT: the document of each token, in runs.
-        sums_BHEF, document_B: sums of k v^T over the tokens before, which were of that document.
+        sums_BHEF, document_B: sums of k v^T over the earlier tokens, and the document that these belong to.
         inclusive: token t counts for itself.
 
     Returns:
@@ -103,18 +103,18 @@ def cumulative(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTF: Tensor, documents_BT: Ten
         q_BHCE, k_BHCE, v_BHCF = q_BHTE[:, :, chunk], k_BHTE[:, :, chunk], v_BHTF[:, :, chunk]
         documents_BC = documents_BT[:, chunk]
         together_BCC = (documents_BC[:, :, None] == documents_BC[:, None, :]).tril(0 if inclusive else -1)
-        goes_on_BC = documents_BC == document_B[:, None]
+        continues_BC = documents_BC == document_B[:, None]
         scores_BHCC = q_BHCE @ k_BHCE.transpose(-1, -2) * together_BCC[:, None]
-        out.append(scores_BHCC @ v_BHCF + q_BHCE @ sums_BHEF * goes_on_BC[:, None, :, None])
+        out.append(scores_BHCC @ v_BHCF + q_BHCE @ sums_BHEF * continues_BC[:, None, :, None])
         last_B = documents_BC[:, -1]
-        kept_BHCE = k_BHCE * (documents_BC == last_B[:, None])[:, None, :, None]
-        sums_BHEF = sums_BHEF * (document_B == last_B)[:, None, None, None] + kept_BHCE.transpose(-1, -2) @ v_BHCF
+        of_last_BHCE = k_BHCE * (documents_BC == last_B[:, None])[:, None, :, None]
+        sums_BHEF = sums_BHEF * (document_B == last_B)[:, None, None, None] + of_last_BHCE.transpose(-1, -2) @ v_BHCF
         document_B = last_B
     return torch.cat(out, dim=2), sums_BHEF
 
 
 def _filled(documents_BT: Tensor, before_B: Tensor) -> Tensor:
-    """Documents in which padding counts to the one before it, so that it ends none."""
+    """The document of each token, where padding belongs to the document before it, so that padding ends no document."""
     columns = torch.arange(documents_BT.shape[1], device=documents_BT.device)
     latest_BT = torch.where(documents_BT != 0, columns, -1).cummax(dim=1).values
     return torch.where(latest_BT < 0, before_B[:, None], documents_BT.gather(1, latest_BT.clamp(min=0)))

@@ -72,8 +72,8 @@ class Rotary(PositionEncoding):
         if self.scaling == "yarn":
             return plain * (1 - self._stretched(pairs, device) * (1 - 1 / self.factor))
         if self.scaling == "llama3":  # by how often a pair turns in the original length: once or less, up to four times
-            kept = ((self.original_length * plain / (2 * math.pi) - 1) / 3).clamp(0, 1)
-            return (1 - kept) * plain / self.factor + kept * plain
+            kept_share = ((self.original_length * plain / (2 * math.pi) - 1) / 3).clamp(0, 1)
+            return (1 - kept_share) * plain / self.factor + kept_share * plain
         return plain / self.factor
 
     def _stretched(self, pairs: int, device: torch.device | str | None) -> Tensor:

@@ -21,12 +21,12 @@ from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch
 from miniformer.ops.linear import speed_up
 
-from .assembly import Assembly, state_or_none
+from .assembly import BlockAssembly, state_or_none
 from .block import Stack
 from .init import dropout_of, embedding, linear
 
 
-class Seq2SeqTransformer(Assembly):
+class Seq2SeqTransformer(BlockAssembly):
     """Encoder and decoder of the parts that the config names (Vaswani 2017, arXiv:1706.03762).
 
     Both stacks have the config's layers; the decoder's are causal, and each has a cross-attention after its attention.
@@ -60,15 +60,15 @@ class Seq2SeqTransformer(Assembly):
     def forward(self, source: Tensor | Memory, target: Tensor, context: Context | None = None,
                 state: EncoderDecoderState | None = None, readout: Readout | None = None, *,
                 source_layout: Layout | None = None) -> tuple[Any, Tensor, EncoderDecoderState | None]:
-        """Outputs for target tokens `[B, T]`, hidden states of the source `[B, S, D]`, and the state that was given.
+        """Outputs for target tokens `[B, T]`, hidden states of the source `[B, S, D]`, and the `state` argument.
 
         Args:
             source: token ids `[B, S]`, features `[B, S, F]` where the config has `input_dim`, or what `encode` made of them.
-            target: token ids; the output at each is what follows it, so labels are the target one to the left.
-            context: their layout, and a list that collects what components record; None: unpadded rows.
-            state: what was seen before, which these tokens follow; it is extended. `source` is its `memory` then.
-            readout: what to return first, from hidden states `[B, T, D]` and the head; None: logits `[B, T, O]`.
-            source_layout: where the source tokens sit; None: unpadded rows.
+            target: token ids; the output at a token predicts the next, so labels are the target shifted left by one.
+            context: the target's layout, and a list for what components record; None: unpadded rows.
+            state: of the tokens before, which these follow; it is extended. `source` must then be its `memory`.
+            readout: makes the first result from hidden states `[B, T, D]` and the head; None: logits `[B, T, O]`.
+            source_layout: the positions of the source tokens; None: unpadded rows.
 
         Raises:
             SpecError: a sequence is longer than the position encoding goes.
@@ -142,8 +142,9 @@ class Seq2SeqTransformer(Assembly):
         memory, B = self.encode(input_ids.to(layout.positions.device), layout), len(input_ids)
         state = state_or_none(lambda: self.init_state(memory, max(1, max_new_tokens)), use_state)
 
-        def run(look: Memory | None, target: Tensor, context: Context, kept: DecodingState | None, readout: Readout) -> Tensor:
-            logits: Tensor = self(look, target, context, kept, readout)[0]
+        def run(memory: Memory | None, target: Tensor, context: Context, state: DecodingState | None,
+                readout: Readout) -> Tensor:
+            logits: Tensor = self(memory, target, context, state, readout)[0]
             return logits
 
         start = torch.full((B, 1), bos_id, device=memory.hidden.device)

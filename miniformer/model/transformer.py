@@ -19,16 +19,16 @@ from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch
 from miniformer.ops.linear import speed_up
 
-from .assembly import Assembly, state_or_none
+from .assembly import BlockAssembly, state_or_none
 from .block import Stack
 from .init import dropout_of, embedding, linear
 
 
-class Transformer(Assembly):
+class Transformer(BlockAssembly):
     """A transformer of the parts that its config names.
 
-    The model computes hidden states; what is made of them is the caller's to say. By default that is the head's output
-    at every position. A task passes a `readout` that asks the head only where it must.
+    By default it gives the head's output at every position. A task passes a `readout`, which is given the hidden states and the
+    head, and asks the head only at the positions that the task needs.
     """
 
     assembly: ClassVar[str] = "transformer"
@@ -53,9 +53,9 @@ class Transformer(Assembly):
 
         Args:
             inputs: the tokens, or features where the config has `input_dim`.
-            context: their layout, and a list that collects what components record; None: unpadded rows.
-            state: what was seen before, which these tokens follow; it is extended.
-            readout: what to return, from hidden states `[B, T, D]` and the head; None: logits `[B, T, O]`.
+            context: their layout, and a list for what components record; None: unpadded rows.
+            state: of the tokens before, which these follow; it is extended.
+            readout: makes the result from hidden states `[B, T, D]` and the head; None: logits `[B, T, O]`.
 
         Raises:
             SpecError: the sequence is longer than the position encoding goes.
@@ -71,7 +71,7 @@ class Transformer(Assembly):
         """An empty state for `batch` sequences of up to `capacity` tokens.
 
         Raises:
-            StateError: the model is not causal, so that what it said of a token changes with later ones.
+            StateError: the model is not causal, so its outputs for a token change with later tokens.
         """
         if not self.config.causal:
             raise StateError("only a causal model can be run step by step; this one has causal: false")
@@ -103,8 +103,8 @@ class Transformer(Assembly):
         B, T = layout.shape
         state = state_or_none(lambda: self.init_state(B, T + max(0, max_new_tokens - 1)), use_state)  # none sees the last
 
-        def run(_: Memory | None, inputs: Tensor, context: Context, kept: DecodingState | None, readout: Readout) -> Tensor:
-            logits: Tensor = self(inputs, context, kept, readout)
+        def run(_: Memory | None, inputs: Tensor, context: Context, state: DecodingState | None, readout: Readout) -> Tensor:
+            logits: Tensor = self(inputs, context, state, readout)
             return logits
 
         return Feed(run, input_ids.to(layout.positions.device), layout, state)

@@ -23,7 +23,7 @@ from miniformer.kernel.hooks import activate
 from miniformer.kernel.recipes import OptimizerRecipe, SchedulerRecipe, trainable
 from miniformer.kernel.spec import build, resolve
 from miniformer.kernel.task import Batch, LossTerm, Task, Tokenizer
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
 from miniformer.model.block import compile_blocks
 from miniformer.tasks.metrics import LossRatio, placed, widest
 
@@ -100,7 +100,7 @@ class MiniFormerLitModule(pl.LightningModule):
                 raise SpecError(f"task.{name} is {value!r:.80} in the module, and {theirs.options[name]!r:.80} in the data "
                                 f"module; {hint}")
 
-    def _assembled(self, spec: TransformerConfig) -> Assembly:
+    def _assembled(self, spec: TransformerConfig) -> BlockAssembly:
         """A new model of the module's task."""
         model = model_class(self.task)(spec)
         self.hooks.hook.model_assembled(model=model)

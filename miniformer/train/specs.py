@@ -15,7 +15,8 @@ from miniformer.kernel.renamed import old_attributes
 from miniformer.kernel.spec import ComponentSpec, resolve
 from miniformer.kernel.task import Task
 from miniformer.model.assemblies import assembly_for, assembly_of
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
+from miniformer.ops.torch_private import has_fast_bf16
 from miniformer.tasks.collate import start_of
 
 from .train_config import TrainConfig
@@ -42,7 +43,7 @@ def task_spec(config: TrainConfig) -> ComponentSpec:
     return resolve("task", {"name": task.with_source, **spec.options})
 
 
-def model_class(task: Task) -> type[Assembly]:
+def model_class(task: Task) -> type[BlockAssembly]:
     """The assembly that a task trains."""
     return assembly_for(task.has_source)
 
@@ -91,7 +92,7 @@ def best_precision() -> Any:
     """bf16 where the hardware multiplies it faster than fp32."""
     if torch.cuda.is_available():
         return "bf16" if torch.cuda.is_bf16_supported() else 32
-    return "bf16" if torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported() else 32
+    return "bf16" if has_fast_bf16() else 32
 
 
 def _class_of(name: str) -> type[Task]:

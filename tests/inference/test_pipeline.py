@@ -11,10 +11,10 @@ from writing_models import BYTES, writing
 
 import miniformer
 from miniformer.decoding.beam_search import Beams
+from miniformer.inference.attention_maps import attention_maps
 from miniformer.inference.load import Trained
 from miniformer.inference.pipeline import Pipeline
 from miniformer.kernel import DataError, Task, UserError, build
-from miniformer.model.attention_maps import attention_maps
 
 
 def pipeline(task, **fields):

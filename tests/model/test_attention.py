@@ -89,7 +89,7 @@ def test_heads_of_another_width_are_rotated_as_a_whole():
     config = TransformerConfig(d_model=12, n_heads=2, n_layers=1, vocab_size=9, causal=True, position="rope",
                                attention={"name": "mha", "d_head": 4})
     stack = Transformer(config).stack
-    assert [encoding.width for encoding in stack.positions] == [6, 4] and stack.which == [1]
+    assert [encoding.width for encoding in stack.positions] == [6, 4] and stack.encoding_of == [1]
 
 
 @given(layouts(), heads, seeds)

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
+import miniformer
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import Context, Entry, Layout, MaskRule, Registry, discover, use_registry
 from miniformer.model.attention import MultiHeadAttention
@@ -36,6 +37,12 @@ def block(dropout=0.0, **arrangement):
     for parameter in module.parameters():  # no two norms alike
         torch.nn.init.normal_(parameter)
     return module
+
+
+@pytest.fixture
+def fast_paths():
+    with miniformer.plain(False):
+        yield
 
 
 ARRANGEMENTS = {  # attention, feed-forward, then the norms of a block in their order
@@ -80,7 +87,7 @@ def test_a_stack_arranges_its_blocks_as_the_config_says():
 def test_heads_of_another_width_are_served_by_an_encoding_of_their_width():
     config = {**SMALL, "layers": [{"attention": {"name": "mla", "d_rotary": 6}}, {"attention": "mha"}]}
     stack = Stack(TransformerConfig(**{k: v for k, v in config.items() if k != "n_layers"}))
-    assert [stack.positions[i].width for i in stack.which] == [6, 4]
+    assert [stack.positions[i].width for i in stack.encoding_of] == [6, 4]
 
 
 def test_layers_of_heads_of_another_width_share_an_encoding_that_rotates_nothing():
@@ -103,7 +110,7 @@ def test_a_pattern_gives_each_layer_its_parts():
     assert [b.attention.rule is None for b in stack.blocks] == [False, False, True]
     assert [type(b.ffn) for b in stack.blocks] == [SwiGLU, SwiGLU, GELU]
     assert [type(b.norm_ffn) for b in stack.blocks] == [RMSNorm, RMSNorm, LayerNorm]
-    assert [type(stack.positions[i]).__name__ for i in stack.which] == ["Rotary", "Rotary", "NoPosition"]
+    assert [type(stack.positions[i]).__name__ for i in stack.encoding_of] == ["Rotary", "Rotary", "NoPosition"]
 
 
 def test_equal_position_encodings_are_built_once():
@@ -125,7 +132,7 @@ def test_layers_with_equal_rules_share_one_mask():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("documents", [[[1] * 6, [1] * 6], [[1, 1, 2, 2, 2, 3], [1, 1, 1, 1, 2, 2]]])
-def test_compiled_blocks_compute_what_they_did(documents, monkeypatch):
+def test_compiled_blocks_compute_what_they_did(documents, fast_paths, monkeypatch):
     monkeypatch.setattr("miniformer.ops.attention_kernels.sdpa", None)  # so blocks of queries are taken, whatever the mask
     config = TransformerConfig(vocab_size=7, d_model=8, n_heads=2, n_layers=1, causal=True)
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import miniformer
 from miniformer.contracts.kit.drawing import layouts, seeds
 from miniformer.kernel import Context, Layout, RunError, Window
 from miniformer.kernel.masks import Mask
@@ -24,7 +25,7 @@ every_kernel = pytest.mark.parametrize(("kernel", "device"), [(k, d) for k in KE
 @pytest.fixture(autouse=True, scope="module")
 def small_blocks():
     """Blocks of two queries, so that small inputs have several."""
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, miniformer.plain(False):
         patch.setattr(blockwise, "ROWS", 2)
         yield
 
@@ -170,7 +171,7 @@ def test_what_a_compiled_graph_calls_instead_of_blockwise_is_a_sound_operator(wi
     q, k, v = (t.flatten(0, 1).requires_grad_() for t in inputs(2, 5, 5, H))
     bias = torch.randn(1, H, 5, 5, dtype=torch.float64).requires_grad_() if with_bias else None
     for allowed, causal in ((None, True), (torch.rand(2, 1, 5, 5) > 0.3, False)):
-        torch.library.opcheck(blockwise._opaque, (q, k, v, bias, allowed, causal, H, 0.5),
+        torch.library.opcheck(blockwise._attend_operator, (q, k, v, bias, allowed, causal, H, 0.5),
                               test_utils=("test_schema", "test_autograd_registration", "test_faketensor"))
 
 
@@ -236,7 +237,7 @@ def test_a_kernel_that_cannot_do_what_is_needed_is_refused(name, needs, text):
 
 
 def test_a_slower_kernel_is_logged_once_with_the_reason(caplog):
-    kernels._say.cache_clear()
+    kernels._warn_once.cache_clear()
     with caplog.at_level(logging.INFO):
         for _ in range(3):
             choose("auto", softcap=30.0)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
+import miniformer
 from miniformer.contracts.kit.drawing import seeds
 from miniformer.model.head import LanguageModelHead
 from miniformer.ops import cross_entropy
@@ -32,7 +33,7 @@ def test_loss_and_gradients_are_those_of_all_scores_at_once(n, seed, at_once, in
     x, weight, targets = inputs(n, seed)
     leaves = [t.requires_grad_() for t, wanted in zip((x, weight), needed, strict=True) if wanted]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cross_entropy, "AT_ONCE", at_once)
+        patch.setattr(cross_entropy, "TOKENS", at_once)
         patch.setattr(cross_entropy, "IN_CACHE", in_cache)
         patch.setattr(cross_entropy, "CLASSES", classes)
         loss = linear_cross_entropy(x, weight, targets)
@@ -68,7 +69,7 @@ def test_in_half_precision_it_is_as_exact_as_the_formula(autocast):
 
 
 def test_gradients_of_many_parts_are_summed_in_single_precision(monkeypatch):
-    monkeypatch.setattr(cross_entropy, "AT_ONCE", 1)
+    monkeypatch.setattr(cross_entropy, "TOKENS", 1)
     x, weight, targets = inputs(512, 0, torch.bfloat16)
     exact = [t.double().requires_grad_() for t in (x, weight)]
     reference(*exact, targets).backward()
@@ -103,6 +104,12 @@ def test_what_is_not_asked_for_may_be_anything():
 
 # --- the head that has it
 
+@pytest.fixture
+def fast_paths():
+    with miniformer.plain(False):
+        yield
+
+
 class Doubled(LanguageModelHead):
     def forward(self, x, select=None):
         return 2 * super().forward(x, select)
@@ -122,7 +129,7 @@ def head_and_input(**options):
     ({}, lambda head: setattr(head.out, "forward", lambda x: 2 * x @ head.out.weight.T), False),
     ({}, lambda head: setattr(head, "__class__", Doubled), False),
     ({}, speed_up, True)])
-def test_the_head_takes_it_where_its_matrix_is_all_there_is(monkeypatch, options, change, used):
+def test_the_head_takes_it_where_its_matrix_is_all_there_is(fast_paths, monkeypatch, options, change, used):
     taken = []
     monkeypatch.setattr("miniformer.model.head.linear_cross_entropy",
                         lambda *args: taken.append(1) or linear_cross_entropy(*args))
@@ -133,7 +140,7 @@ def test_the_head_takes_it_where_its_matrix_is_all_there_is(monkeypatch, options
     torch.testing.assert_close(loss, F.cross_entropy(head(x)[0], targets[0], ignore_index=-1, reduction="sum"))
 
 
-def test_gradients_that_must_be_scaled_first_are_left_to_torch(monkeypatch):
+def test_gradients_that_must_be_scaled_first_are_left_to_torch(fast_paths, monkeypatch):
     monkeypatch.setattr("miniformer.model.head.linear_cross_entropy", None)
     head, x, targets = head_and_input()
     with torch.autocast("cpu", torch.float16):

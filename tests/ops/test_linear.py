@@ -11,6 +11,7 @@ from torch import nn
 from torch._inductor.compile_fx import compile_fx
 from torch.autograd import forward_ad
 
+import miniformer
 from miniformer.config.model_config import TransformerConfig
 from miniformer.contracts.kit.drawing import seeds
 from miniformer.kernel import Context
@@ -23,7 +24,7 @@ available = pytest.mark.skipif(not products.AVAILABLE, reason="torch's own way i
 
 @pytest.fixture(autouse=True, scope="module")
 def small_is_enough():
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, miniformer.plain(False):
         patch.setattr(products, "ENOUGH", 1)
         patch.setattr(products, "LARGE", 1)
         as_with(patch, wide=True)
@@ -168,8 +169,8 @@ def packed():
 @pytest.mark.parametrize("wide", [True, False])
 def test_a_packed_matrix_is_packed_once_and_multiplies_alike(packed, wide, monkeypatch):
     as_with(monkeypatch, wide)
-    seen, onednn, x = [], products._onednn, torch.randn(4, 3)
-    monkeypatch.setattr(products, "_onednn", lambda x, weight, *rest: (seen.append(weight), onednn(x, weight, *rest))[1])
+    seen, onednn, x = [], products.onednn_linear, torch.randn(4, 3)
+    monkeypatch.setattr(products, "onednn_linear", lambda x, weight, *rest: (seen.append(weight), onednn(x, weight, *rest))[1])
     with torch.no_grad():
         for _ in range(2):
             torch.testing.assert_close(packed(x), F.linear(x, packed.weight, packed.bias))

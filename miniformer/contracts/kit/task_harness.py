@@ -24,7 +24,7 @@ from miniformer.kernel.errors import DataError
 from miniformer.kernel.options import arguments, complete
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task
 from miniformer.model.assemblies import assembly_for
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
 
 from .case import Case, perturb, require, seeded
 from .properties import Skip
@@ -60,7 +60,7 @@ class TaskHarness:
     learnt: Mapping[str, Any]
     tokenizer: Any
     split: Split
-    model: Assembly
+    model: BlockAssembly
 
     @classmethod
     def drawn(cls, case: Case, options: Mapping[str, Any] | None = None) -> TaskHarness:
@@ -129,7 +129,7 @@ class TaskHarness:
         update_metrics(metrics, self.model, self.task, self.task.collate(rows))
 
 
-def model_for(task: Task, vocab_size: int, **fields: Any) -> Assembly:
+def model_for(task: Task, vocab_size: int, **fields: Any) -> BlockAssembly:
     """A small model that a task can train, in float64 and eval mode, with weights moved away from their initial values.
 
     Args:
@@ -148,25 +148,25 @@ def model_for(task: Task, vocab_size: int, **fields: Any) -> Assembly:
     return model
 
 
-def _read(model: Assembly, batch: Batch, readout: Any) -> Any:
+def _read(model: BlockAssembly, batch: Batch, readout: Any) -> Any:
     """The result of `readout(hidden, head)` for a batch, without gradients."""
     with torch.no_grad():
         return model.read(batch, readout=readout)
 
 
-def loss_of(model: Assembly, task: Task, batch: Batch) -> LossTerm:
+def loss_of(model: BlockAssembly, task: Task, batch: Batch) -> LossTerm:
     """The task's loss of a batch."""
     term: LossTerm = _read(model, batch, lambda hidden, head: task.loss(hidden, head, batch))
     return term
 
 
-def predictions_of(model: Assembly, task: Task, batch: Batch) -> list[dict[str, Any]]:
+def predictions_of(model: BlockAssembly, task: Task, batch: Batch) -> list[dict[str, Any]]:
     """The task's predictions for a batch."""
     rows: list[dict[str, Any]] = _read(model, batch, lambda hidden, head: task.predict(hidden, head, batch))
     return rows
 
 
-def metrics_of(model: Assembly, task: Task, tokenizer: Any, batches: Sequence[Batch]) -> dict[str, float]:
+def metrics_of(model: BlockAssembly, task: Task, tokenizer: Any, batches: Sequence[Batch]) -> dict[str, float]:
     """The task's metrics over batches."""
     metrics = task.metrics(tokenizer)
     for batch in batches:
@@ -174,7 +174,7 @@ def metrics_of(model: Assembly, task: Task, tokenizer: Any, batches: Sequence[Ba
     return {name: float(metric.compute()) for name, metric in metrics.items()}
 
 
-def update_metrics(metrics: Mapping[str, Metric], model: Assembly, task: Task, batch: Batch) -> None:
+def update_metrics(metrics: Mapping[str, Metric], model: BlockAssembly, task: Task, batch: Batch) -> None:
     """Add a batch to metrics."""
     _read(model, batch, lambda hidden, head: task.update(metrics, hidden, head, batch, task.loss(hidden, head, batch)))
 

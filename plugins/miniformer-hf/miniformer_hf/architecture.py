@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
 from miniformer.model.transformer import Transformer
 
 from .pattern import MatchResult, Problem, Unsupported, fill, match
@@ -69,7 +69,7 @@ class Architecture:
     weights: tuple[Row, ...]
     base: str
     task: str
-    assembly: type[Assembly] = Transformer
+    assembly: type[BlockAssembly] = Transformer
     fixed: Mapping[str, Any] = field(default_factory=dict)
     inert: frozenset[str] = frozenset()
     copies: Mapping[str, str] = field(default_factory=dict)
@@ -107,7 +107,7 @@ class Architecture:
         """The spec that the fields of a config.json describe."""
         return TransformerConfig.model_validate(fill(self.spec, fields))
 
-    def find(self, model: Assembly) -> MatchResult:
+    def find(self, model: BlockAssembly) -> MatchResult:
         """The fields of a config.json that describe `model`, or the parts of it that do not fit."""
         if not isinstance(model, self.assembly):
             return MatchResult(problems=[Problem("assembly", model.assembly, (self.assembly.assembly,))])

@@ -15,7 +15,7 @@ from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import Task, UserError, build, current_registry, resolve
 from miniformer.kernel.errors import did_you_mean
 from miniformer.model.assemblies import assembly_of
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
 
 from . import bert, files
 from .architecture import Architecture
@@ -33,7 +33,7 @@ MAX_LISTED = 3
 logger = logging.getLogger(__name__)
 
 
-def import_model(folder: str | Path) -> Assembly:
+def import_model(folder: str | Path) -> BlockAssembly:
     """The model in a folder that `save_pretrained` of transformers wrote, in eval mode.
 
     Weights of less than 32 bits become float32; float64 stays.
@@ -45,7 +45,7 @@ def import_model(folder: str | Path) -> Assembly:
     return _import(_architecture(checkpoint.config, Path(folder)), checkpoint, Path(folder))
 
 
-def import_folder(folder: str | Path, out: str | Path) -> Assembly:
+def import_folder(folder: str | Path, out: str | Path) -> BlockAssembly:
     """Make `out`, a folder that miniformer loads, generates with and inspects, from a folder of transformers.
 
     If there is no `tokenizer.json`, `from_pretrained` can read `out`, but commands that need a tokenizer cannot.
@@ -75,7 +75,7 @@ def import_folder(folder: str | Path, out: str | Path) -> Assembly:
     return model
 
 
-def export_model(model: Assembly, folder: str | Path, *, tokenizer: str | Path | None = None,
+def export_model(model: BlockAssembly, folder: str | Path, *, tokenizer: str | Path | None = None,
                  labels: Sequence[Any] = ()) -> None:
     """Make a folder that `from_pretrained` of transformers reads.
 
@@ -120,7 +120,7 @@ def export_model(model: Assembly, folder: str | Path, *, tokenizer: str | Path |
     files.write(folder, config, theirs, None if tokenizer is None else Path(tokenizer))
 
 
-def export_folder(run: str | Path, folder: str | Path) -> Assembly:
+def export_folder(run: str | Path, folder: str | Path) -> BlockAssembly:
     """Make a folder of transformers from a run folder, or from a folder with a saved model.
 
     Raises:
@@ -138,7 +138,7 @@ def export_folder(run: str | Path, folder: str | Path) -> Assembly:
     return model
 
 
-def _import(architecture: Architecture, checkpoint: files.Checkpoint, folder: Path) -> Assembly:
+def _import(architecture: Architecture, checkpoint: files.Checkpoint, folder: Path) -> BlockAssembly:
     where = folder / files.CONFIG
     weights = _known(architecture, _named(architecture, checkpoint.weights), folder)
     if unknown := architecture.unknown(checkpoint.config):

@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from miniformer.checkpoint.store import write_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import Entry, Registry, UserError, discover, hookimpl, use_registry
-from miniformer.model.assembly import Assembly
+from miniformer.model.assembly import BlockAssembly
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 
@@ -39,7 +39,7 @@ UNSCALED = {"name": "mha", "scale": 1.0}
 T5 = {"position": "t5-bias", "ffn": "relu", "attention": UNSCALED, "cross_attention": UNSCALED}
 
 
-def assert_equal(actual: Assembly, expected: Assembly) -> None:
+def assert_equal(actual: BlockAssembly, expected: BlockAssembly) -> None:
     assert actual.config == expected.config
     weights, expected_weights = actual.state_dict(), expected.state_dict()
     assert weights.keys() == expected_weights.keys()
