@@ -18,24 +18,26 @@ if TYPE_CHECKING:
 
 @click.command("bench")
 @click.argument("spec", type=click.Path())
-@click.option("--against", multiple=True, type=click.Path(), metavar="SPEC", help="What to compare with; may be repeated.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of each.")
+@click.option("--against", multiple=True, type=click.Path(), metavar="SPEC", help="A model to compare with; may be repeated.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="How often each model has its turn.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True,
               help="Length of a turn.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True,
-              help="Rows of a training batch; decoding is measured with one text and with so many.")
+              help="Rows of a training batch; decoding is measured with one text and with this many.")
 @click.option("--length", type=click.IntRange(min=2),
-              help="Tokens of a training row; in decoding, of prompt (a quarter) and text.  [default: SPEC's max_seq_len]")
+              help="Tokens of a training row; in decoding, of prompt (a quarter of them) and text together.  "
+                   "[default: SPEC's max_seq_len]")
 @click.option("--precision", type=click.Choice(["32", "bf16"]),
-              help="[default: in training as a run would choose, in decoding 32]")
-@click.option("--only", type=click.Choice(["train", "decode"]), help="Measure one of the two.")
+              help="Numbers to compute with.  [default: in training as a run would choose, in decoding 32]")
+@click.option("--only", type=click.Choice(["train", "decode"]), help="Measure training alone, or decoding alone.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(spec: str, against: tuple[str, ...], rounds: int, seconds: float, batch_size: int, length: int | None,
             precision: str | None, only: str | None, as_json: bool) -> None:
-    """Measure how fast a model trains and writes, and how much memory it takes, beside others.
+    """Measure speed and memory of models, side by side.
 
-    SPEC is what `miniformer inspect` takes: a run folder, a run.json, or a YAML or JSON file with a run's config or fields of
-    a model. Weights are new and batches are made up, so no data is needed. The same SPEC twice shows how far to trust figures.
+    Measures how fast each model trains and writes, and how much memory it takes. SPEC is what `miniformer inspect` takes: a run
+    folder, a run.json, or a YAML or JSON file with a run's config or fields of a model. Weights are new and batches are made
+    up, so no data is needed. Comparing a SPEC with itself shows how much figures vary by chance.
     """
     specs = [(path, read_spec(Path(path))) for path in (spec, *against)]
 
