@@ -37,19 +37,19 @@ def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k
 
     trained = load_for_use(saved)
     engine = Engine(trained.model, trained.tokenizer, encode=trained.prompt)
-    sampling, said = Sampling(temperature, top_k, top_p), ""
+    sampling, history = Sampling(temperature, top_k, top_p), ""
     for number in itertools.count(1):
         if sys.stdin.isatty():
             click.echo("> ", nl=False)
         if not (line := read_line(sys.stdin.buffer, number)):
             return
-        said = line.rstrip("\n") if trained.model.has_source else f"{said}{line.rstrip()}\n"
-        stream = engine.stream(said, sampling, max_new_tokens=max_new_tokens, stop=ends, seed=seed, truncate=True)
+        history = line.rstrip("\n") if trained.model.has_source else f"{history}{line.rstrip()}\n"
+        stream = engine.stream(history, sampling, max_new_tokens=max_new_tokens, stop=ends, seed=seed, truncate=True)
         try:
             for piece in stream:
                 click.echo(piece, nl=False)
-                said += piece
+                history += piece
         except KeyboardInterrupt:
             click.echo(" (cut short)", nl=False, err=True)
         click.echo()
-        said += "\n"
+        history += "\n"
