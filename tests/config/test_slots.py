@@ -13,7 +13,8 @@ from miniformer.kernel.kinds import KINDS
 from miniformer.train.train_config import TrainConfig
 
 
-@pytest.mark.parametrize(("spec", "slots"), [(TransformerConfig, MODEL_SLOTS), (LayerSpec, LAYER_SLOTS), (TrainConfig, RUN_SLOTS)])
+@pytest.mark.parametrize(("spec", "slots"), [
+    (TransformerConfig, MODEL_SLOTS), (LayerSpec, LAYER_SLOTS), (TrainConfig, RUN_SLOTS)])
 def test_the_fields_of_a_spec_that_hold_a_component_are_its_slots(spec, slots):
     fields = {name for name, field in spec.model_fields.items() if field.annotation in (ComponentSpec, ComponentSpec | None)}
     assert fields == set(slots)
@@ -34,8 +35,9 @@ def test_a_model_starts_from_the_defaults_of_the_table(slot):
     assert getattr(TransformerConfig(), slot).name == SLOTS[slot].default
 
 
-@pytest.mark.parametrize(("value", "name"), [("mha", "mha"), ({"name": "mha", "window": 4}, "mha"), (ComponentSpec(name="mha"), "mha"),
-                                             (5, None), ({"name": 3}, None), ({}, None), (None, None)])
+@pytest.mark.parametrize(("value", "name"), [
+    ("mha", "mha"), ({"name": "mha", "window": 4}, "mha"), (ComponentSpec(name="mha"), "mha"), (5, None), ({"name": 3}, None),
+    ({}, None), (None, None)])
 def test_a_name_is_read_from_every_form_of_a_component(value, name):
     assert component_name(value) == name
 
