@@ -13,7 +13,8 @@ import torch
 from covering_array import covering
 
 from miniformer.config.matrix import DIRECTIONS, names, refusal, refused_pairs
-from miniformer.config.model_config import LAYER_SLOTS, TransformerConfig
+from miniformer.config.model_config import TransformerConfig
+from miniformer.config.slots import LAYER_SLOTS
 from miniformer.data.packing import PackedRows
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import Context, Layout, StateError, build, current_registry

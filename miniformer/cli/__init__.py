@@ -6,48 +6,32 @@ Exit codes: 0 done, 1 a run that failed, 2 a mistake in the input, 128 + n stopp
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
-if TYPE_CHECKING:
-    from miniformer.kernel.registry import Entry
-
-COMMANDS = {
-    "train": "Train a model and leave a run folder.",
-    "predict": "Add a trained model's predictions to the records of a file.",
-    "evaluate": "Measure a trained model on the records of a file.",
-    "generate": "Write text with a trained model.",
-    "chat": "Talk to a trained model line by line.",
-    "inspect": "Show what a model is made of and what it costs.",
-    "bench": "Measure speed and memory of models, side by side.",
-    "list-components": "List components: kind, name, provider, state.",
-    "describe": "Show what a component is and which options it takes.",
-    "check": "Check that a component keeps the promises of its kind.",
-}
-PLUGIN_COMMANDS = "miniformer.command"
+from .shared.own_commands import COMMANDS, module_of, summary
+from .shared.plugin_commands import broken_commands, dashed, load_command, plugin_commands
 
 
 class Commands(click.Group):
-    """Commands found by name and imported when called; plugins add theirs in the group `miniformer.command`."""
+    """Commands that are found by name and imported when they are called; plugins add theirs by entry points."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted({_dashed(point.name) for point in _plugin_commands()} - set(COMMANDS))]
+        return [*COMMANDS, *sorted({dashed(point.name) for point in plugin_commands()} - set(COMMANDS))]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        name = _dashed(name)
+        name = dashed(name)
         if name in COMMANDS:
-            module = importlib.import_module(f"miniformer.cli.{name.replace('-', '_')}")
+            module = importlib.import_module(f"miniformer.cli.{module_of(name)}")
             command: click.Command = module.command
             return command
-        for point in _plugin_commands():
-            if _dashed(point.name) == name:
-                return _loaded(point)
+        for point in plugin_commands():
+            if dashed(point.name) == name:
+                return load_command(point)
         return None
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
@@ -60,70 +44,9 @@ class Commands(click.Group):
         return super().resolve_command(context, args)
 
     def format_commands(self, context: click.Context, formatter: click.HelpFormatter) -> None:
+        rows = [(name, summary(name) if name in COMMANDS else "(plugin)") for name in self.list_commands(context)]
         with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS.get(name, "(plugin)")) for name in self.list_commands(context)])
-
-
-def _plugin_commands() -> list[importlib.metadata.EntryPoint]:
-    """Those of the plugins that are welcome."""
-    from miniformer.kernel.registry import allowed_distributions, normalise_distribution
-
-    names = allowed_distributions()
-    return [point for point in importlib.metadata.entry_points(group=PLUGIN_COMMANDS)
-            if names is None or (point.dist is not None and normalise_distribution(point.dist.name) in names)]
-
-
-def broken_commands(load: bool) -> list[Entry]:
-    """The commands of plugins that cannot be called, and why; those that have to be imported to tell only with `load`."""
-    from miniformer.kernel.errors import UnavailableComponent
-    from miniformer.kernel.registry import OURS, Availability
-
-    owners, broken = dict.fromkeys(COMMANDS, OURS), []
-    for point in _plugin_commands():
-        entry, reason = _entry(point), ""
-        owner = owners.setdefault(entry.name, entry.provider)
-        if owner != entry.provider:
-            reason = f"metadata: {entry.name!r} is a command of {owner}; choose another name"
-        elif load:
-            try:
-                _loaded(point)
-            except UnavailableComponent as error:
-                reason = str(error).partition(" is broken: ")[2]
-        if reason:
-            broken.append(replace(entry, state=Availability.BROKEN, reason=reason))
-    return broken
-
-
-def _entry(point: importlib.metadata.EntryPoint) -> Entry:
-    from miniformer.kernel.registry import COMMAND, Entry, normalise_distribution
-
-    name, version = (normalise_distribution(point.dist.name), point.dist.version) if point.dist else ("unknown", "?")
-    return Entry(COMMAND, _dashed(point.name), point.value, name, version)
-
-
-def _loaded(point: importlib.metadata.EntryPoint) -> click.Command:
-    """The command of a plugin.
-
-    Raises:
-        UnavailableComponent: it cannot be imported, or is none.
-    """
-    from miniformer.kernel.errors import UnavailableComponent
-
-    try:
-        loaded = point.load()
-        if isinstance(loaded, click.Command):
-            return loaded
-        problem = f"conformance: a command is a click.Command; this is {type(loaded).__name__} {loaded!r:.80}"
-    except (KeyboardInterrupt, GeneratorExit):
-        raise
-    except BaseException as error:
-        problem = f"import: {type(error).__name__}: {error}"
-    entry = _entry(point)
-    raise UnavailableComponent(f"command {entry.name!r} of {entry.provider} ({point.value}) is broken: {problem}")
-
-
-def _dashed(name: str) -> str:
-    return name.replace("_", "-")
+            formatter.write_dl(rows)
 
 
 def _without_plugins(context: click.Context, option: click.Parameter, value: bool) -> bool:
@@ -150,7 +73,7 @@ def cli(strict_plugins: bool, debug: bool) -> None:
         registry = current_registry()
         registry.load_all()
         unusable = [e for e in registry.entries() if e.state in (Availability.BROKEN, Availability.INCOMPATIBLE)]
-        if broken := [*unusable, *broken_commands(load=True)]:
+        if broken := [*unusable, *broken_commands(COMMANDS, load=True)]:
             raise UnavailableComponent("\n  ".join(["plugins are broken:", *(
                 f"{e.kind} {e.name} of {e.provider}: {e.reason}" for e in broken)]))
 

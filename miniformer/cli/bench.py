@@ -18,24 +18,26 @@ if TYPE_CHECKING:
 
 @click.command("bench")
 @click.argument("spec", type=click.Path())
-@click.option("--against", multiple=True, type=click.Path(), metavar="SPEC", help="What to compare with; may be repeated.")
-@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="Turns of each.")
+@click.option("--against", multiple=True, type=click.Path(), metavar="SPEC", help="A model to compare with; may be repeated.")
+@click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="How often each model has its turn.")
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), default=2.0, show_default=True,
               help="Length of a turn.")
 @click.option("--batch-size", type=click.IntRange(min=1), default=8, show_default=True,
-              help="Rows of a training batch; decoding is measured with one text and with so many.")
+              help="Rows of a training batch; decoding is measured with one text and with this many.")
 @click.option("--length", type=click.IntRange(min=2),
-              help="Tokens of a training row; in decoding, of prompt (a quarter) and text.  [default: SPEC's max_seq_len]")
+              help="Tokens of a training row; in decoding, of prompt (a quarter of them) and text together.  "
+                   "[default: SPEC's max_seq_len]")
 @click.option("--precision", type=click.Choice(["32", "bf16"]),
-              help="[default: in training as a run would choose, in decoding 32]")
-@click.option("--only", type=click.Choice(["train", "decode"]), help="Measure one of the two.")
+              help="Numbers to compute with.  [default: in training as a run would choose, in decoding 32]")
+@click.option("--only", type=click.Choice(["train", "decode"]), help="Measure training alone, or decoding alone.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(spec: str, against: tuple[str, ...], rounds: int, seconds: float, batch_size: int, length: int | None,
             precision: str | None, only: str | None, as_json: bool) -> None:
-    """Measure how fast a model trains and writes, and how much memory it takes, beside others.
+    """Measure speed and memory of models, side by side.
 
-    SPEC is what `miniformer inspect` takes: a run folder, a run.json, or a YAML or JSON file with a run's config or fields of
-    a model. Weights are new and batches are made up, so no data is needed. The same SPEC twice shows how far to trust figures.
+    Measures how fast each model trains and writes, and how much memory it takes. SPEC is what `miniformer inspect` takes: a run
+    folder, a run.json, or a YAML or JSON file with a run's config or fields of a model. Weights are new and batches are made
+    up, so no data is needed. Comparing a SPEC with itself shows how much figures vary by chance.
     """
     specs = [(path, read_spec(Path(path))) for path in (spec, *against)]
 
@@ -53,35 +55,35 @@ def command(spec: str, against: tuple[str, ...], rounds: int, seconds: float, ba
 
     chosen: Precision | None = None if precision is None else "bf16" if precision == "bf16" else 32
     setting = Setting(batch_size, length or 1, chosen or best_precision(), chosen or 32)
-    found = compare(runs, setting, rounds=rounds, seconds=seconds, only=only, told=lambda text: click.echo(text, err=True))
+    results = compare(runs, setting, rounds=rounds, seconds=seconds, only=only, told=lambda text: click.echo(text, err=True))
     if as_json:
-        click.echo(json.dumps(found, indent=2))
+        click.echo(json.dumps(results, indent=2))
     else:
-        _print(found)
+        _print(results)
 
 
-def _print(found: Mapping[str, Any]) -> None:
-    setting, contestants = found["setting"], found["contestants"]
+def _print(results: Mapping[str, Any]) -> None:
+    setting, contestants = results["setting"], results["contestants"]
     click.echo(f"{setting['device']}, {setting['threads']} threads; medians of {setting['rounds']} rounds of "
                f"{setting['seconds']:g} s, lowest to highest")
-    if any(one["train"] for one in contestants):
+    if any(contestant["train"] for contestant in contestants):
         click.echo(f"\ntraining, {setting['batch_size']} x {setting['length']} tokens, {_named(setting['precision'])}; "
                    f"the machine's matrix product: {setting['gemm_flops'] / 1e9:,.0f} GFLOP/s")
-        _table(contestants, [one["train"] for one in contestants])
-    for size in sorted({entry["batch_size"] for one in contestants for entry in one["decode"]}):
+        _table(contestants, [contestant["train"] for contestant in contestants])
+    for size in sorted({entry["batch_size"] for contestant in contestants for entry in contestant["decode"]}):
         click.echo(f"\ndecoding, {size} x {setting['prompt']} + {setting['length'] - setting['prompt']} tokens, greedy, "
                    f"{_named(setting['decode_precision'])}")
-        _table(contestants, [next((entry for entry in one["decode"] if entry["batch_size"] == size), None)
-                             for one in contestants])
+        _table(contestants, [next((entry for entry in contestant["decode"] if entry["batch_size"] == size), None)
+                             for contestant in contestants])
 
 
 def _table(contestants: Sequence[Mapping[str, Any]], figures: Sequence[Mapping[str, Any] | None]) -> None:
     """A row for each contestant, columns two spaces apart, the first to the left and the others to the right."""
     head = ["", "parameters", "tokens/s", "range", "ratio", "range", "memory"]
-    if any(one and "mfu" in one for one in figures):
+    if any(row and "mfu" in row for row in figures):
         head.append("MFU")
-    rows = [head, *([one["name"], f"{one['parameters']:,}", *_cells(own)]
-                    for one, own in zip(contestants, figures, strict=True))]
+    rows = [head, *([contestant["name"], f"{contestant['parameters']:,}", *_cells(own)]
+                    for contestant, own in zip(contestants, figures, strict=True))]
     widths = [max(len(row[i]) for row in rows if i < 2 or len(row) == len(head)) for i in range(len(head))]
     for row in rows:
         cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=False))]

@@ -1,4 +1,4 @@
-"""`miniformer chat RUN`: line by line, what a model writes after everything that was said so far."""
+"""`miniformer chat RUN`: a conversation in which the model answers each line."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from miniformer.cli.shared.text_input import SEED, checked_text, read_line, unes
 
 @click.command("chat")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of an answer.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Longest answer, in tokens.")
 @click.option("--stop", default="\n", show_default="line end", help="A string that ends an answer.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy.")
-@click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="Keep so many tokens; 0: all.")
-@click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True, help="Keep this probability.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True,
+              help="Spread of the draws; 0 takes the likeliest token.")
+@click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Draw among this many likeliest tokens; 0: all.")
+@click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True,
+              help="Draw among the likeliest tokens whose probabilities add up to this; 1: all.")
 @click.option("--seed", type=SEED, help="Make the draws repeatable.")
 def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k: int, top_p: float, seed: int | None) -> None:
-    """Talk to a trained model line by line; of a decoder, each answer goes on from all lines before it.
+    """Talk to a trained model line by line.
 
-    Ctrl-C cuts an answer short, Ctrl-D ends. RUN is a run folder, or a folder with a saved model.
+    A decoder continues the whole conversation; an encoder-decoder answers each line by itself. Ctrl-C cuts an answer short,
+    Ctrl-D ends. RUN is a run folder, or a folder with a saved model.
     """
     saved = read_saved(run)
     ends = [unescaped(checked_text("--stop", stop))]
@@ -33,19 +37,19 @@ def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k
 
     trained = load_for_use(saved)
     engine = Engine(trained.model, trained.tokenizer, encode=trained.prompt)
-    sampling, said = Sampling(temperature, top_k, top_p), ""
+    sampling, history = Sampling(temperature, top_k, top_p), ""
     for number in itertools.count(1):
         if sys.stdin.isatty():
             click.echo("> ", nl=False)
         if not (line := read_line(sys.stdin.buffer, number)):
             return
-        said = line.rstrip("\n") if trained.model.has_source else f"{said}{line.rstrip()}\n"
-        stream = engine.stream(said, sampling, max_new_tokens=max_new_tokens, stop=ends, seed=seed, truncate=True)
+        history = line.rstrip("\n") if trained.model.has_source else f"{history}{line.rstrip()}\n"
+        stream = engine.stream(history, sampling, max_new_tokens=max_new_tokens, stop=ends, seed=seed, truncate=True)
         try:
             for piece in stream:
                 click.echo(piece, nl=False)
-                said += piece
+                history += piece
         except KeyboardInterrupt:
             click.echo(" (cut short)", nl=False, err=True)
         click.echo()
-        said += "\n"
+        history += "\n"

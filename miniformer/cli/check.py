@@ -1,4 +1,4 @@
-"""`miniformer check [KIND] NAME`: whether a component keeps the promises of its kind, one row a property."""
+"""`miniformer check [KIND] NAME`: whether a component keeps the promises of its kind, one row for each promise."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from miniformer.cli.shared.settings import apply, split_setting
 from miniformer.cli.shared.text_input import SEED
 from miniformer.kernel.errors import UserError, did_you_mean
 from miniformer.kernel.kinds import KINDS, check_kind
 from miniformer.kernel.registry import Availability, Entry, canonical, current_registry
 
 if TYPE_CHECKING:
+    from miniformer.contracts.kit.check import Suite
     from miniformer.contracts.kit.report import Report, Result
 
 MARKS = {"held": ("✓", "green"), "skipped": ("-", "bright_black"), "fails as declared": ("x", "yellow"),
@@ -23,18 +25,21 @@ MARKS = {"held": ("✓", "green"), "skipped": ("-", "bright_black"), "fails as d
 
 @click.command("check")
 @click.argument("what", nargs=-1, metavar="[KIND] [NAME]")
-@click.option("--all", "everything", is_flag=True, help="Every component that can be loaded, or every one of KIND.")
-@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE", help="An option that is not drawn; may be repeated.")
+@click.option("--all", "everything", is_flag=True, help="Check every component that can be loaded, or every one of KIND.")
+@click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE",
+              help="Fix an option that would be drawn at random; may be repeated.")
 @click.option("--thorough", is_flag=True, help="Many more examples, and torch.compile and torch.export.")
-@click.option("--examples", type=click.IntRange(min=1), help="Examples a property.  [default: 30, thorough: 400]")
-@click.option("--seed", type=SEED, default=0, show_default=True, help="Of the examples.")
-@click.option("--data", type=click.Path(path_type=Path), help="JSONL file, for a task without embedded data.")
+@click.option("--examples", type=click.IntRange(min=1),
+              help="Examples for each promise.  [default: 30, with --thorough 400]")
+@click.option("--seed", type=SEED, default=0, show_default=True, help="Seed of the examples.")
+@click.option("--data", type=click.Path(path_type=Path), help="JSONL file with records, for a task that embeds none.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(what: Sequence[str], everything: bool, settings: Sequence[str], thorough: bool, examples: int | None, seed: int,
             data: Path | None, as_json: bool) -> None:
     """Check that a component keeps the promises of its kind.
 
-    NAME is a component, KIND its kind where the name alone does not say it. Ends with 1 if a promise is broken.
+    NAME is a component; KIND is its kind, needed where several kinds have a component of that name. Ends with exit code 1 if a
+    promise is broken.
     """
     entries = _entries(what, everything)
     options = _options(settings)
@@ -55,23 +60,30 @@ def command(what: Sequence[str], everything: bool, settings: Sequence[str], thor
         suite = Suite(subject, examples or (THOROUGH if thorough else FAST), thorough, seed)
         if not as_json:
             click.secho(f"{entry.kind} {entry.name} ({entry.provider})", bold=True)
-        results = []
-        for result in suite.results():
-            results.append(result)
-            if not as_json:
-                _row(result, max(map(len, suite.names)))
-        reports.append(Report(entry.kind, subject.name, results))
+        report = Report(entry.kind, subject.name, _results(suite, show=not as_json))
+        reports.append(report)
         if not as_json:
-            _summary(reports[-1])
+            _summary(report)
     if as_json:
-        found = [report.to_dict() for report in reports]
-        click.echo(json.dumps(found if everything or len(found) != 1 else found[0], indent=2))
+        data_of_reports = [report.to_dict() for report in reports]
+        click.echo(json.dumps(data_of_reports if everything or len(reports) != 1 else data_of_reports[0], indent=2))
     elif len(reports) > 1:
         broken = [f"{report.kind} {report.component}" for report in reports if not report.ok]
         click.echo(f"{len(reports)} components: " + (f"{len(broken)} break promises: {', '.join(broken)}" if broken else
                                                      "all keep their promises"))
     if not all(report.ok for report in reports):
         raise click.exceptions.Exit(1)
+
+
+def _results(suite: Suite, show: bool) -> list[Result]:
+    """Check every property; each row is shown as soon as it is known."""
+    width = max(map(len, suite.names), default=0)
+    results = []
+    for result in suite.results():
+        results.append(result)
+        if show:
+            _row(result, width)
+    return results
 
 
 def _row(result: Result, width: int) -> None:
@@ -84,8 +96,8 @@ def _row(result: Result, width: int) -> None:
 
 def _summary(report: Report) -> None:
     counts = {outcome: sum(result.outcome.value == outcome for result in report.results) for outcome in MARKS}
-    told = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-    click.echo(f"  {told}; {sum(result.seconds for result in report.results):.1f} s\n")
+    outcomes = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
+    click.echo(f"  {outcomes}; {sum(result.seconds for result in report.results):.1f} s\n")
     for result in report.results:
         if result.outcome.value in ("fails as declared", "note"):
             click.echo(f"  {result.property}: {result.why}")
@@ -94,7 +106,7 @@ def _summary(report: Report) -> None:
 
 
 def _entries(what: Sequence[str], everything: bool) -> list[Entry]:
-    """The components that are meant; names are looked up before anything is imported."""
+    """The components that KIND and NAME mean. Names are looked up before anything is imported."""
     registry = current_registry()
     if len(what) > 2:
         raise click.UsageError(f"expected [KIND] NAME; found {' '.join(what)}")
@@ -110,30 +122,33 @@ def _entries(what: Sequence[str], everything: bool) -> list[Entry]:
         return usable(kind_only)
     if not what:
         raise click.UsageError("which component? Give [KIND] NAME, or --all; `miniformer list-components` lists them")
-    name = canonical(what[0])
-    found = [entry for entry in registry.entries() if name in (entry.name, entry.qualified) and entry.kind in KINDS
-             and entry.state is not Availability.BLOCKED]
-    kinds = list(dict.fromkeys(entry.kind for entry in found))
+    return [_entry_named(what[0])]
+
+
+def _entry_named(text: str) -> Entry:
+    """The only component that has a name, of whichever kind.
+
+    Raises:
+        UserError: components of several kinds have the name, or none has it.
+    """
+    registry, name = current_registry(), canonical(text)
+    usable = [entry for entry in registry.entries() if entry.kind in KINDS and entry.state is not Availability.BLOCKED]
+    kinds = list(dict.fromkeys(entry.kind for entry in usable if name in (entry.name, entry.qualified)))
     if len(kinds) > 1:
         choices = " or ".join(f"{kind} {name}" for kind in kinds)
         raise UserError(f"{name!r} is the name of {len(kinds)} components; say {choices}")
     if not kinds:
         names = {entry.name for entry in registry.entries()}
-        raise UserError(f"there is no component named {what[0]!r}{did_you_mean(name, names)}; "
+        raise UserError(f"there is no component named {text!r}{did_you_mean(name, names)}; "
                         "`miniformer list-components` lists them")
-    return [registry.find(kinds[0], what[0])]
+    return registry.find(kinds[0], text)
 
 
 def _options(settings: Sequence[str]) -> dict[str, Any]:
-    import yaml
-
-    options = {}
+    """The options that `--set` fixes, as data."""
+    component: dict[str, Any] = {"options": {}}
     for setting in settings:
-        name, equals, value = setting.partition("=")
-        if not equals or not name:
-            raise UserError(f"--set {setting}: expected OPTION=VALUE, such as window=4")
-        try:
-            options[name.replace("-", "_")] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise UserError(f"--set {setting}: {' '.join(str(error).split())}") from None
+        path, text = split_setting(setting, "OPTION=VALUE, such as window=4")
+        apply(component, ("options", *path.replace("-", "_").split(".")), text, f"--set {path}")
+    options: dict[str, Any] = component["options"]
     return options

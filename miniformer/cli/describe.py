@@ -1,4 +1,4 @@
-"""`miniformer describe [KIND] NAME`: what a component is, where it is from, and the options that its constructor takes."""
+"""`miniformer describe [KIND] NAME`: a component's description, its provider, and the options that its constructor takes."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from miniformer.kernel.registry import Entry, canonical, current_registry
 
 @click.command("describe")
 @click.argument("what", nargs=-1, required=True, metavar="[KIND] NAME")
-@click.option("--kind", type=click.Choice(list(KINDS)), help="Which kind, where several have the name.")
+@click.option("--kind", type=click.Choice(list(KINDS)), help="The kind, as KIND.")
 @click.option("--json", "as_json", is_flag=True, help="Write the JSON schema of the options.")
 def command(what: Sequence[str], kind: str | None, as_json: bool) -> None:
-    """Show what component NAME is and which options it takes.
+    """Show what a component is and which options it takes.
 
-    KIND is its kind, where several have the name; without it, all are shown.
+    Without KIND, the components of all kinds that have this NAME are shown.
     """
     if len(what) > 2 or (len(what) == 2 and kind is not None):
         raise click.UsageError(f"expected [KIND] NAME; found {' '.join(what)}{f' and --kind {kind}' if kind else ''}")
@@ -63,7 +63,7 @@ def _type(facts: dict[str, object]) -> str:
     if "kind" in facts:
         return f"component of kind {facts['kind']}"
     if isinstance(facts.get("anyOf"), list):
-        return " or ".join(_type(one) for one in facts["anyOf"])  # type: ignore[attr-defined]
+        return " or ".join(_type(choice) for choice in facts["anyOf"])  # type: ignore[attr-defined]
     if "enum" in facts:
         return "one of " + ", ".join(map(json.dumps, facts["enum"]))  # type: ignore[call-overload]
     words = str(facts.get("type", "component" if "$ref" in facts else "any"))

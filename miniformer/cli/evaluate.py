@@ -1,4 +1,4 @@
-"""`miniformer evaluate RUN --data FILE`: what a trained model reaches on records whose answers are known."""
+"""`miniformer evaluate RUN --data FILE`: the metrics of a trained model on records whose answers are known."""
 
 from __future__ import annotations
 
@@ -21,12 +21,13 @@ if TYPE_CHECKING:
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", "source", required=True, type=click.Path(path_type=Path),
               help="JSONL file with the task's records, labels included; - for standard input.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Rows at a time.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Rows in a batch.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(run: Path, source: Path, batch_size: int, as_json: bool) -> None:
-    """Measure a trained model on the records of a file, whatever its length: the loss and all metrics of its task.
+    """Measure a trained model on the records of a file.
 
-    RUN is a run folder, or a folder with a saved model.
+    Shows the loss and all metrics of its task. The file may be of any length. RUN is a run folder, or a folder with a
+    saved model.
     """
     saved = read_saved(run, source)
 
@@ -43,13 +44,13 @@ def command(run: Path, source: Path, batch_size: int, as_json: bool) -> None:
         advance(line)
 
     with reading(source, "evaluating") as advance:
-        found = evaluate(trained, _located(source, trained.task.Record, counted), batch_size=batch_size)
+        metrics = evaluate(trained, _located(source, trained.task.Record, counted), batch_size=batch_size)
     if as_json:
-        click.echo(json.dumps({"records": count, **finite(found)}))
+        click.echo(json.dumps({"records": count, **finite(metrics)}))
         return
-    width = max(map(len, ["records", *found]))
+    width = max(map(len, ["records", *metrics]))
     click.echo(f"{'records'.ljust(width)}  {count:,}")
-    for name, value in found.items():
+    for name, value in metrics.items():
         click.echo(f"{name.replace('_', ' ').ljust(width)}  {value:.4g}")
 
 

@@ -1,4 +1,4 @@
-"""`miniformer generate RUN`: what a model writes after prompts, from flags, a file or standard input."""
+"""`miniformer generate RUN`: text that a model writes after prompts from flags, a file or standard input."""
 
 from __future__ import annotations
 
@@ -13,97 +13,105 @@ from typing import TYPE_CHECKING, Any
 import click
 from click.core import ParameterSource
 
-from miniformer.checkpoint.store import TOKENIZER
+from miniformer.checkpoint.store import TOKENIZER, SavedModel
 from miniformer.cli.shared.loading import load_for_use, read_saved
 from miniformer.cli.shared.text_input import SEED, checked_text, decoded, unescaped
 from miniformer.kernel.errors import UserError
 
 if TYPE_CHECKING:
     from miniformer.decoding.sampling import Sampling
+    from miniformer.inference.constrained import Constraint
     from miniformer.inference.engine import Answer, Engine
+    from miniformer.inference.load import Trained
+    from miniformer.model.assembly import Assembly
 
-OF_BEAMS = ("length_penalty", "beam_groups", "n_best")
-OF_DRAWING = ("temperature", "greedy", "top_k", "top_p", "min_p", "seed")
+ONLY_WITH_BEAMS = ("length_penalty", "beam_groups", "n_best")
+ONLY_FOR_DRAWING = ("temperature", "greedy", "top_k", "top_p", "min_p", "seed")
 
 
 @click.command("generate", context_settings={"max_content_width": 120})
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--prompt", "texts", multiple=True, help="Text to go on from, or to answer; may be empty, and repeated.  "
+@click.option("--prompt", "texts", multiple=True, help="Text to continue or to answer; may be empty, and may be repeated.  "
               "[default: standard input]")
-@click.option("--prompts", "file", type=click.Path(path_type=Path), help="JSONL file with a field `prompt`; - for stdin.")
-@click.option("--max-new-tokens", type=click.IntRange(min=0), default=128, show_default=True)
-@click.option("--stop", multiple=True, help="A string that ends a text; \\n and \\t are line end and tab. May be repeated.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy.")
-@click.option("--greedy", is_flag=True, help="The likeliest token each time: temperature 0.")
-@click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="Keep so many tokens; 0: all.")
+@click.option("--prompts", "file", type=click.Path(path_type=Path),
+              help="JSONL file with a field `prompt`; - for standard input.")
+@click.option("--max-new-tokens", type=click.IntRange(min=0), default=128, show_default=True, help="Longest text, in tokens.")
+@click.option("--stop", multiple=True,
+              help="A string that ends a text; \\n stands for a line end and \\t for a tab. May be repeated.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True,
+              help="Spread of the draws; 0 takes the likeliest token.")
+@click.option("--greedy", is_flag=True, help="Take the likeliest token each time, as --temperature 0 does.")
+@click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True,
+              help="Draw among this many likeliest tokens; 0: all.")
 @click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True,
-              help="Keep the likeliest tokens whose probabilities add up to this; 1: all.")
+              help="Draw among the likeliest tokens whose probabilities add up to this; 1: all.")
 @click.option("--min-p", type=click.FloatRange(0, 1), default=0.0,
-              help="Keep tokens at least this fraction as likely as the likeliest; 0: all.")
-@click.option("--repetition-penalty", type=float, default=1.0, help="Divides logits of tokens that were seen; 1: none.")
-@click.option("--presence-penalty", type=float, default=0.0, help="Taken once off the logit of each token already written.")
-@click.option("--frequency-penalty", type=float, default=0.0, help="Taken off a token's logit for each time it was written.")
-@click.option("--no-repeat-ngram", type=click.IntRange(min=0), default=0, help="Write no run of so many tokens twice; 0: any.")
-@click.option("--regex", metavar="PATTERN", help="Write what matches this regular expression as a whole.")
-@click.option("--json-schema", type=click.Path(path_type=Path), help="Write JSON of the schema in this file.")
-@click.option("--seed", type=SEED, help="Make the draws repeatable; a prompt is answered as it would be alone.")
-@click.option("--beams", type=click.IntRange(min=1), help="Search for the likeliest text with so many beams; nothing is drawn.")
-@click.option("--length-penalty", type=float, default=1.0, show_default=True, help="Beams: more favours longer texts.")
-@click.option("--beam-groups", type=click.IntRange(min=1), default=1, help="Beams: groups that keep from each other's tokens.")
-@click.option("--n-best", type=click.IntRange(min=1), default=1, show_default=True, help="Beams: so many texts for a prompt.")
-@click.option("--draft", type=click.Path(path_type=Path), help="Run of a small model with the same tokenizer that proposes "
-              "tokens; faster, and the same distribution.")
+              help="Draw among tokens at least this fraction as likely as the likeliest; 0: all.")
+@click.option("--repetition-penalty", type=float, default=1.0,
+              help="Makes tokens less likely that occur in prompt or text: divides their logits; 1: no penalty.")
+@click.option("--presence-penalty", type=float, default=0.0,
+              help="Subtracted once from the logit of each token that was written.")
+@click.option("--frequency-penalty", type=float, default=0.0,
+              help="Subtracted from a token's logit for each time it was written.")
+@click.option("--no-repeat-ngram", type=click.IntRange(min=0), default=0,
+              help="Write no sequence of this many tokens twice; 0: any may be repeated.")
+@click.option("--regex", metavar="PATTERN", help="Write a text that matches this regular expression as a whole.")
+@click.option("--json-schema", type=click.Path(path_type=Path), help="Write JSON that fits the schema in this file.")
+@click.option("--seed", type=SEED, help="Make the draws repeatable. Each prompt's text is as it would be alone.")
+@click.option("--beams", type=click.IntRange(min=1),
+              help="Search for the likeliest text with this many beams, instead of drawing.")
+@click.option("--length-penalty", type=float, default=1.0, show_default=True,
+              help="With --beams: a larger number favours longer texts.")
+@click.option("--beam-groups", type=click.IntRange(min=1), default=1,
+              help="With --beams: groups of beams, which avoid each other's tokens.")
+@click.option("--n-best", type=click.IntRange(min=1), default=1, show_default=True,
+              help="With --beams: texts to write for each prompt.")
+@click.option("--draft", type=click.Path(path_type=Path), help="Run of a small model with the same tokenizer, which proposes "
+              "tokens. Faster, and the distribution of texts is the same.")
 @click.option("--truncate", is_flag=True, help="Leave out the start of a prompt that is too long.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Prompts at a time.")
-@click.option("--stream/--no-stream", default=None, help="Write as the model does.  [default: on a terminal, for one prompt]")
-@click.option("--json", "as_json", is_flag=True, help="A JSON object a line: text, tokens, log-probabilities, finish reason.")
-@click.option("--compile", "compiled", is_flag=True, help="Compile the step of decoding first: for many or long texts.")
-@click.option("--no-state", is_flag=True, help="Compute everything again at each step; slow, and the same text.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Prompts in a batch.")
+@click.option("--stream/--no-stream", default=None,
+              help="Show tokens as they are drawn.  [default: on a terminal, for one prompt]")
+@click.option("--json", "as_json", is_flag=True,
+              help="Write one JSON object in each line: text, tokens, log-probabilities, finish reason.")
+@click.option("--compile", "compiled", is_flag=True,
+              help="Compile the decoding step first; worth its time for many or long texts.")
+@click.option("--no-state", is_flag=True, help="Compute all earlier tokens again at each step; slow, and the text is the same.")
 @click.pass_context
 def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: Path | None, greedy: bool, beams: int | None,
             length_penalty: float, beam_groups: int, n_best: int, stream: bool | None, as_json: bool, no_state: bool,
             compiled: bool, batch_size: int, stop: tuple[str, ...], seed: int | None, truncate: bool, max_new_tokens: int,
-            regex: str | None, json_schema: Path | None, draft: Path | None, **chosen: Any) -> None:
-    """Write the text that a trained language model goes on with, after the prompt; of an encoder-decoder, its answer alone.
+            regex: str | None, json_schema: Path | None, draft: Path | None, **drawing: Any) -> None:
+    """Write text with a trained language model.
 
-    RUN is a run folder, or a folder with a saved model.
+    Writes each prompt and its continuation; of an encoder-decoder, the answers alone. RUN is a run folder, or a folder with a
+    saved model.
     """
     saved = read_saved(run)
-    for option, given in (("--prompt", texts), ("--stop", stop), ("--regex", () if regex is None else (regex,))):
-        for text in given:
-            checked_text(option, text)
+    for option, values in (("--prompt", texts), ("--stop", stop), ("--regex", () if regex is None else (regex,))):
+        for value in values:
+            checked_text(option, value)
     prompts = _prompts(texts, file)
-    if stream and (as_json or beams or file or len(texts) > 1):
+    many = as_json or beams or file or len(texts) > 1
+    if stream and many:
         raise click.UsageError("--stream writes the text of one prompt as it is drawn; leave out --json, --beams and --prompts")
-    if regex is not None and json_schema:
-        raise click.UsageError("--regex and --json-schema: give one of them")
-    if draft and beams:
-        raise click.UsageError("--draft helps drawing and greedy decoding; leave out --beams")
+    _refuse_contradictions(context)
     schema = _schema(json_schema) if json_schema else None
     saved_draft = read_saved(draft) if draft else None
-    if n_best > (beams or 1):
-        raise click.UsageError(f"--n-best {n_best}: give --beams {n_best} or more")
-    _no_effect(context, beams)
 
     from miniformer.decoding.beam_search import Beams
     from miniformer.decoding.sampling import Sampling
     from miniformer.inference.engine import Engine
 
     trained = load_for_use(saved)
-    small = load_for_use(saved_draft) if saved_draft else None
-    if small and small.tokenizer.to_json() != trained.tokenizer.to_json():
-        raise UserError(f"--draft {draft}: its tokenizer is another; train it with --tokenizer "
-                        + shlex.quote(str(saved.folder / TOKENIZER)))
-    engine = Engine(trained.model, trained.tokenizer, batch_size=batch_size, draft=small.model if small else None,
-                    encode=trained.prompt, use_state=not no_state, compile=compiled)
-    if regex is not None or schema is not None:
-        from miniformer.inference.constrained import Constraint
-
-        chosen["processors"] = (Constraint.json_schema(trained.tokenizer, schema) if schema is not None else
-                                Constraint.regex(trained.tokenizer, regex or ""),)
-    sampling = Sampling(**{**chosen, "temperature": 0.0 if greedy else chosen["temperature"]})
-    limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "truncate": truncate, "stop": [unescaped(one) for one in stop]}
-    if stream or (stream is None and not (as_json or beams or file or len(texts) > 1) and sys.stdout.isatty()):
+    drafting = None if saved_draft is None else _load_draft(saved_draft, trained, saved)
+    engine = Engine(trained.model, trained.tokenizer, batch_size=batch_size, draft=drafting, encode=trained.prompt,
+                    use_state=not no_state, compile=compiled)
+    if greedy:
+        drawing["temperature"] = 0.0
+    sampling = Sampling(**drawing, processors=_constraints(trained, regex, schema))
+    limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "truncate": truncate, "stop": [unescaped(end) for end in stop]}
+    if stream or (stream is None and not many and sys.stdout.isatty()):
         _stream(engine, next(iter(prompts)), sampling, seed=seed, **limits)
         return
     answers: Iterable[Sequence[Answer]]
@@ -111,13 +119,13 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
         answers = engine.search(prompts, Beams(beams, length_penalty, groups=beam_groups), sampling, **limits)
     else:
         answers = ([answer] for answer in engine.generate(prompts, sampling, seed=seed, **limits))
-    for found in answers:
-        for answer in found[:n_best]:
+    for of_prompt in answers:
+        for answer in of_prompt[:n_best]:
             click.echo(_json(answer) if as_json else ("" if trained.model.has_source else answer.prompt) + answer.text)
 
 
 def _prompts(texts: Sequence[str], file: Path | None) -> Iterable[str]:
-    """The prompts that were given, one way or another; faults of a file are told before a model is loaded."""
+    """The prompts from flags, a file or standard input; a file that cannot be read is refused before a model is loaded."""
     if texts and file:
         raise click.UsageError("--prompt and --prompts: give one of them")
     if texts:
@@ -134,22 +142,52 @@ def _prompts(texts: Sequence[str], file: Path | None) -> Iterable[str]:
             check_file(file)
         return (record.prompt for _, record in read_records(file, PromptRecord))
     if sys.stdin.isatty():
-        raise click.UsageError("nothing to go on from; give --prompt TEXT, --prompts FILE, or a text on standard input")
+        raise click.UsageError("there is no prompt; give --prompt TEXT, --prompts FILE, or a text on standard input")
     return [decoded("standard input", sys.stdin.buffer.read()).removesuffix("\n")]
 
 
-def _no_effect(context: click.Context, beams: int | None) -> None:
-    """Refuse options that were given and would do nothing beside others."""
-    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
-    if {"greedy", "temperature"} <= given:
+def _refuse_contradictions(context: click.Context) -> None:
+    """Refuse options that exclude each other, and options that would have no effect beside the others."""
+    values = context.params
+    written = {name for name in values if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    if {"regex", "json_schema"} <= written:
+        raise click.UsageError("--regex and --json-schema: give one of them")
+    if {"draft", "beams"} <= written:
+        raise click.UsageError("--draft helps drawing and greedy decoding; leave out --beams")
+    if values["n_best"] > (values["beams"] or 1):
+        raise click.UsageError(f"--n-best {values['n_best']}: give --beams {values['n_best']} or more")
+    if {"greedy", "temperature"} <= written:
         raise click.UsageError("--greedy is temperature 0; leave out --temperature, or --greedy")
-    names, why = (OF_DRAWING, "with --beams, which draw nothing") if beams else (OF_BEAMS, "without --beams")
+    names, reason = ((ONLY_FOR_DRAWING, "with --beams, which draw nothing") if values["beams"] else
+                     (ONLY_WITH_BEAMS, "without --beams"))
     for name in names:
-        if name in given:
-            raise click.UsageError(f"--{name.replace('_', '-')} does nothing {why}; leave it out")
+        if name in written:
+            raise click.UsageError(f"--{name.replace('_', '-')} does nothing {reason}; leave it out")
+
+
+def _load_draft(saved_draft: SavedModel, trained: Trained, saved: SavedModel) -> Assembly:
+    """The small model that proposes tokens, which must be those of the tokenizer of `trained`."""
+    draft = load_for_use(saved_draft)
+    if draft.tokenizer.to_json() != trained.tokenizer.to_json():
+        raise UserError(f"--draft {saved_draft.folder}: it has a different tokenizer; train it with --tokenizer "
+                        + shlex.quote(str(saved.folder / TOKENIZER)))
+    return draft.model
+
+
+def _constraints(trained: Trained, regex: str | None, schema: dict[str, Any] | None) -> tuple[Constraint, ...]:
+    """The form that texts must have, as processors of logits."""
+    if regex is None and schema is None:
+        return ()
+
+    from miniformer.inference.constrained import Constraint
+
+    if schema is not None:
+        return (Constraint.json_schema(trained.tokenizer, schema),)
+    return (Constraint.regex(trained.tokenizer, regex or ""),)
 
 
 def _schema(path: Path) -> dict[str, Any]:
+    """The JSON schema in a file."""
     try:
         schema = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -162,6 +200,7 @@ def _schema(path: Path) -> dict[str, Any]:
 
 
 def _stream(engine: Engine, prompt: str, sampling: Sampling, **limits: Any) -> None:
+    """Write the text piece by piece, as it is drawn."""
     pieces: Iterator[str] = engine.stream(prompt, sampling, **limits)
     if not engine.model.has_source:
         click.echo(prompt, nl=False)

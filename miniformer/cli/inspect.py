@@ -1,4 +1,4 @@
-"""`miniformer inspect SPEC|RUN`: what a model is made of and what it costs, before a tensor exists."""
+"""`miniformer inspect SPEC|RUN`: the parts of a model and what it costs, without building it in memory."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ if TYPE_CHECKING:
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
 TRAINING_BYTES = 16
-"""Bytes of a parameter in training: itself, its gradient and the two means of Adam, in fp32."""
+"""Bytes of a parameter in training: the parameter, its gradient and the two means of Adam, in fp32."""
 
 
 @click.command("inspect")
 @click.argument("spec", type=click.Path())
-@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences at once.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences in a batch.")
 @click.option("--length", type=click.IntRange(min=1), help="Tokens of a sequence.  [default: max_seq_len]")
 @click.option("--source-length", type=click.IntRange(min=1),
               help="Tokens of an encoder-decoder's source.  [default: as --length]")
-@click.option("--memory", metavar="SIZE", help="Memory that it must fit into, such as 8GB.  [default: this machine's]")
+@click.option("--memory", metavar="SIZE", help="Memory that the model must fit into, such as 8GB.  [default: this machine's]")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(spec: str, batch_size: int, length: int | None, source_length: int | None, memory: str | None,
             as_json: bool) -> None:
     """Show what a model is made of and what it costs.
 
-    SPEC is a run folder, a run.json, or a YAML or JSON file: a run's config, or fields of TransformerConfig, beside which
-    `model: seq2seq` means an encoder-decoder.
+    SPEC is a run folder, a run.json, or a YAML or JSON file. The file holds a run's config or fields of TransformerConfig;
+    among these, `model: seq2seq` means an encoder-decoder.
     """
     data = read_spec(Path(spec))
-    room = _machine() if memory is None else _size(memory)
+    room = _memory_of_machine() if memory is None else _size(memory)
     config, assembly = model_of(data)
     skeleton = config.skeleton(assembly)
     length = length or config.max_seq_len
@@ -80,21 +80,22 @@ def _print(skeleton: Skeleton, facts: Mapping[str, Any], lengths: str) -> None:
     else:
         click.echo(f"forward     {facts['flops_per_token'] / 1e6:,.1f} MFLOP per token, in rows of {lengths}")
     state, room = facts["state_bytes"], facts["memory_bytes"]
-    kept = "no state: it is not causal, or a part keeps none" if state is None else f"{_gib(state)} of state"
-    click.echo(f"decoding    {kept}; {facts['batch_size']} x {lengths} tokens, fp32")
+    decoding = "no state: the model is not causal, or a part of it keeps none" if state is None else f"{_gib(state)} of state"
+    click.echo(f"decoding    {decoding}; {facts['batch_size']} x {lengths} tokens, fp32")
     for name, size in (("inference", facts["inference_bytes"]), ("training", facts["training_bytes"])):
         click.echo(f"{name.ljust(11)} {_gib(size)} of {_gib(room)}: {'fits' if size <= room else 'does not fit'}")
 
 
 def _size(text: str) -> int:
     """Bytes in a text such as `8GB`; units are powers of 1024."""
-    found = re.fullmatch(r"\s*([0-9]+(?:[.][0-9]+)?)\s*([kmgt]?)i?b?\s*", text.lower())
-    if found is None:
+    parts = re.fullmatch(r"\s*([0-9]+(?:[.][0-9]+)?)\s*([kmgt]?)i?b?\s*", text.lower())
+    if parts is None:
         raise UserError(f"--memory {text}: expected a size such as 8GB or 512MB")
-    return int(float(found[1]) * UNITS[found[2]])
+    return int(float(parts[1]) * UNITS[parts[2]])
 
 
-def _machine() -> int:
+def _memory_of_machine() -> int:
+    """Bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 

@@ -1,4 +1,4 @@
-"""`miniformer list-components`: what is installed, from metadata alone unless `--load` is given."""
+"""`miniformer list-components`: the components that are installed, from metadata alone unless `--load` is given."""
 
 from __future__ import annotations
 
@@ -11,26 +11,28 @@ from collections.abc import Iterator, Sequence
 
 import click
 
+from miniformer.cli.shared.own_commands import COMMANDS
+from miniformer.cli.shared.plugin_commands import broken_commands
 from miniformer.kernel.kinds import KINDS
 from miniformer.kernel.registry import Availability, Entry, current_registry
-
-from . import broken_commands
 
 
 @click.command("list-components")
 @click.argument("kind", required=False, type=click.Choice(list(KINDS)))
-@click.option("--load", is_flag=True, help="Import every component, or those of KIND; say what each is, or why it is broken.")
-@click.option("--matrix", is_flag=True, help="Show which attention goes with which position encoding, and why not.")
+@click.option("--load", is_flag=True,
+              help="Import every component, or those of KIND, to show what each is or why it is broken.")
+@click.option("--matrix", is_flag=True,
+              help="Show which attention goes with which position encoding, and the reason where it does not.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(kind: str | None, load: bool, matrix: bool, as_json: bool) -> None:
-    """List components: kind, name, provider and version, state."""
+    """List the components that are installed, and whether they can be used."""
     registry = current_registry()
     if matrix:
         _print_matrix()
         return
     if load:
         registry.load_all(kind)
-    entries = [*registry.entries(kind), *(broken_commands(load) if kind is None else [])]
+    entries = [*registry.entries(kind), *(broken_commands(COMMANDS, load) if kind is None else [])]
     summaries = [_summary(entry) if load else "" for entry in entries]
     if as_json:
         click.echo(json.dumps([{"kind": e.kind, "name": e.name, "distribution": e.distribution, "version": e.version,
@@ -55,7 +57,7 @@ def _summary(entry: Entry) -> str:
 
 
 def _table(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
-    """The rows in columns, the last of which goes on below itself where a line would have more than `width` characters."""
+    """The rows as lines of aligned columns; the last column is wrapped where a line would be longer than `width` characters."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
     indent = sum(widths) + 2 * len(widths)
     for row in rows:
@@ -66,7 +68,7 @@ def _table(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
 
 
 def _print_matrix() -> None:
-    """A grid of attention and position, E where they make an encoder and D a decoder; then every refused pair."""
+    """A grid of attention and position, with E where they make an encoder and D a decoder; then every refused pair."""
     from miniformer.config.matrix import DIRECTIONS, names, refusal, refused_pairs
 
     positions = names("position")

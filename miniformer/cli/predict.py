@@ -13,15 +13,15 @@ from miniformer.cli.shared.loading import load_for_use, read_saved
 @click.command("predict")
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--input", "source", required=True, type=click.Path(path_type=Path),
-              help="JSONL file with what the task reads, labels not needed; - for standard input.")
+              help="JSONL file with records of the task, whose labels may be missing; - for standard input.")
 @click.option("--output", default="-", show_default=True, type=click.Path(path_type=Path),
               help="JSONL file to write: every field of the input, and `prediction`; - for standard output.")
-@click.option("--resume", is_flag=True, help="Go on with an output that is there already.")
-@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Rows at a time.")
+@click.option("--resume", is_flag=True, help="Continue an output that an interrupted call left.")
+@click.option("--batch-size", type=click.IntRange(min=1), default=32, show_default=True, help="Rows in a batch.")
 def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int) -> None:
-    """Add a trained model's prediction to each record of a file, whatever its length.
+    """Add a trained model's predictions to the records of a file.
 
-    RUN is a run folder, or a folder with a saved model.
+    The file may be of any length. RUN is a run folder, or a folder with a saved model.
     """
     saved = read_saved(run, source)
 

@@ -1,1 +1,1 @@
-"""Specs of models: pydantic data that names components; no torch until a component's options are checked."""
+"""Specs of models: pydantic data that names components. Imports no torch until the options of a component are checked."""

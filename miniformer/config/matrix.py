@@ -1,6 +1,7 @@
-"""Which components go together: every pair of an attention and a position encoding, and whatever else is refused.
+"""Which components go together: every pair of an attention and a position encoding, and every pair that is refused.
 
-A verdict is that of `TransformerConfig`, which constructs each component on the meta device; nothing here knows a component.
+A pair is tried by making a `TransformerConfig` of it, which constructs each component on the meta device. So nothing here knows
+a component by name, and a third party's components are judged as ours are.
 """
 
 from __future__ import annotations
@@ -12,28 +13,32 @@ from typing import Any
 from miniformer.kernel.errors import UserError
 from miniformer.kernel.registry import Availability, current_registry
 
-from .model_config import LAYER_SLOTS, TransformerConfig
+from .model_config import TransformerConfig
+from .slots import LAYER_SLOTS
 
 DIRECTIONS = {"encoder": False, "decoder": True}
+"""Values of `causal`."""
 SIZES = {"vocab_size": 32, "d_model": 32, "n_heads": 4, "n_layers": 1, "max_seq_len": 16}
 
 
 def names(kind: str) -> list[str]:
-    """The components of a kind that can be named here, shorthands left out: they stand for others."""
+    """The usable components of a kind, without shorthands such as `rope-mha`, which stand for other components."""
     registry = current_registry()
-    found = []
+    usable = []
     for entry in registry.entries(kind):
-        try:
-            if entry.state in (Availability.AVAILABLE, Availability.AMBIGUOUS) and not getattr(
-                    registry.load(kind, entry.qualified), "shorthand_for", None):
-                found.append(entry.saved)
-        except UserError:  # it turned out to be broken
+        if entry.state not in (Availability.AVAILABLE, Availability.AMBIGUOUS):
             continue
-    return found
+        try:
+            component = registry.load(kind, entry.qualified)
+        except UserError:  # that it is broken shows only when it is imported
+            continue
+        if not getattr(component, "shorthand_for", None):
+            usable.append(entry.saved)
+    return usable
 
 
 def refusal(direction: str, **parts: Any) -> str:
-    """Why a model of these parts cannot be built; "" if it can."""
+    """The reason why a model of these parts cannot be built; "" if it can."""
     try:
         TransformerConfig(**SIZES, causal=DIRECTIONS[direction], **parts)
     except UserError as error:
@@ -42,10 +47,11 @@ def refusal(direction: str, **parts: Any) -> str:
 
 
 def refused_pairs() -> Iterator[tuple[str, str]]:
-    """Pairs of components, of different kinds, that no model can have, and why; each in the directions concerned."""
-    for one, other in combinations(LAYER_SLOTS, 2):
-        for left in names(one):
-            for right in names(other):
+    """Each pair of components of different kinds that no model can have, in the direction concerned, with the reason."""
+    for left_kind, right_kind in combinations(LAYER_SLOTS, 2):
+        for left in names(left_kind):
+            for right in names(right_kind):
                 for direction in DIRECTIONS:
-                    if why := refusal(direction, **{one: left, other: right}):
-                        yield f"{one} {left} with {other} {right} as {direction}", why
+                    reason = refusal(direction, **{left_kind: left, right_kind: right})
+                    if reason:
+                        yield f"{left_kind} {left} with {right_kind} {right} as {direction}", reason

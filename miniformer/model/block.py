@@ -22,7 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from miniformer.config.model_config import LAYER_SLOTS, TransformerConfig
+from miniformer.config.model_config import TransformerConfig
+from miniformer.config.slots import LAYER_SLOTS
 from miniformer.kernel.assembly import Part
 from miniformer.kernel.context import Context, Memory, Record
 from miniformer.kernel.interfaces import Attention, FeedForward, Norm, PositionEncoding

@@ -1,4 +1,4 @@
-"""Spec files: what the file of a run or a model describes. One is read without torch, so that typos are told at once."""
+"""Spec files: the run or the model that a file describes. A file is read without torch, so that a typo is an error at once."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ ONE_STACK = "transformer"
 
 
 def read_spec(path: Path) -> dict[str, Any]:
-    """What a run folder, a folder with a model, a `run.json`, or a YAML or JSON file says.
+    """The fields in a run folder, a folder with a saved model, a `run.json`, or a YAML or JSON file.
 
     Raises:
-        UserError: nothing of the kind is there, or it cannot be read.
+        UserError: the path leads to none of these, or the file cannot be read.
     """
     if path.is_dir():
-        found = [place for place in (path / "run.json", path / BEST / CONFIG, path / CONFIG) if place.is_file()]
-        if not found:
+        files = [file for file in (path / "run.json", path / BEST / CONFIG, path / CONFIG) if file.is_file()]
+        if not files:
             raise UserError(f"{path}: no run and no saved model here; expected run.json or {CONFIG}")
-        path = found[0]
+        path = files[0]
     from miniformer.data.yaml_file import read_fields
 
     return read_fields(path)
 
 
 def model_of(data: Mapping[str, Any]) -> tuple[TransformerConfig, str]:
-    """The model that is meant, and how it is assembled.
+    """The model that the fields of a spec file describe, and the name of its assembly.
 
     Raises:
         UserError: no such model can be built.
@@ -44,11 +44,12 @@ def model_of(data: Mapping[str, Any]) -> tuple[TransformerConfig, str]:
     from miniformer.config.model_config import TransformerConfig
 
     model, trained = data.get("model"), data.get("train")
-    if isinstance(model, Mapping):  # as training and saving write it
+    if isinstance(model, Mapping):  # a file that training or saving has written
         assembly = trained.get("model") if isinstance(trained, Mapping) else data.get("assembly")
         return TransformerConfig.model_validate(model), assembly or ONE_STACK
-    if not _says_a_run(data):
-        return TransformerConfig.model_validate({k: v for k, v in data.items() if k != "model"}), model or ONE_STACK
+    if not _describes_run(data):
+        fields = {name: value for name, value in data.items() if name != "model"}
+        return TransformerConfig.model_validate(fields), model or ONE_STACK
 
     from miniformer.kernel.spec import build
     from miniformer.kernel.task import Task
@@ -59,20 +60,20 @@ def model_of(data: Mapping[str, Any]) -> tuple[TransformerConfig, str]:
     task = build(Task, task_spec(run))
     fields = {"vocab_size": run.tokenizer_vocab_size, **run.architecture}
     if (outputs := task.n_outputs(fields["vocab_size"])) != fields["vocab_size"]:
-        fields.setdefault("output_dim", max(1, outputs))  # labels are known once there are data
+        fields.setdefault("output_dim", max(1, outputs))  # the number of labels is known only with the data
     return model_spec(run.with_fields(model_config=fields), task), model_class(task).assembly
 
 
 def run_of(data: Mapping[str, Any]) -> TrainConfig:
-    """The run that is meant; where only a model is described, a run of the first task that trains such a model.
+    """The run that the fields of a spec file describe; for those of a model, a run of the first task that trains such a model.
 
     Raises:
-        UserError: no such run can be, or no task trains the model.
+        UserError: the run is not possible, or no task trains the model.
     """
     trained = data.get("train")
     if isinstance(trained, Mapping):
         return TrainConfig.model_validate(trained)
-    if not isinstance(data.get("model"), Mapping) and _says_a_run(data):
+    if not isinstance(data.get("model"), Mapping) and _describes_run(data):
         return TrainConfig.model_validate(data)
     config, assembly = model_of(data)
     task = data["task"] if "task" in data else _task_for(config, assembly)
@@ -80,7 +81,8 @@ def run_of(data: Mapping[str, Any]) -> TrainConfig:
                                        "model_config": config.model_dump(mode="json")})
 
 
-def _says_a_run(data: Mapping[str, Any]) -> bool:
+def _describes_run(data: Mapping[str, Any]) -> bool:
+    """Whether there is a field that only a run has. `model` is no such field: it names the assembly in a model's file too."""
     fields = {field.alias or name for name, field in TrainConfig.model_fields.items()} - {"model"}
     return bool(fields & data.keys())
 

@@ -1,7 +1,7 @@
-"""`TrainConfig`: everything that a run is told, as frozen data. No torch is imported to make one without a model.
+"""`TrainConfig`: the spec of a run, as frozen data. Making one imports no torch.
 
-The field that people pass as `model_config` is stored as `architecture`, since pydantic has a use of its own for that
-name; JSON and YAML say `model_config`.
+The field that people write as `model_config` is stored as `architecture`, since pydantic needs the name `model_config` for
+itself. JSON and YAML files say `model_config`.
 """
 
 from __future__ import annotations
@@ -23,17 +23,26 @@ from pydantic import (
     model_validator,
 )
 
-from miniformer.config.model_config import TransformerConfig
+from miniformer.config.model_config import TransformerConfig, with_names_found
+from miniformer.config.shorthands import SHORTHANDS
+from miniformer.config.slots import RUN_SLOTS, SLOTS, find_components
 from miniformer.data.stdlib import NAME
-from miniformer.kernel.errors import SpecError
+from miniformer.kernel.errors import SpecError, did_you_mean
 from miniformer.kernel.options import explain
 from miniformer.kernel.registry import canonical, current_registry
 from miniformer.kernel.spec import ComponentSpec
 
 STDLIB_STEPS = 450
-"""Optimizer steps of a run on the embedded corpus that is not told how long to train: a few minutes on two cores."""
+"""Optimizer steps of a run on the embedded corpus that is not given a length: a few minutes on two cores."""
 DEFAULT_EPOCHS = 10
-COMPONENTS = ("task", "optimizer", "scheduler")
+MODEL_FIELDS = (*TransformerConfig.model_fields, *SHORTHANDS)
+"""Fields that `model_config` may have."""
+
+
+def _default(slot: str) -> ComponentSpec:
+    name = SLOTS[slot].default
+    assert name is not None
+    return ComponentSpec(name=name)
 
 
 class TrainConfig(BaseModel):
@@ -41,67 +50,70 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, allow_inf_nan=False)
 
-    train_path: str = Field(default=NAME, description="JSONL file, or stdlib: this Python's standard library")
-    val_path: str | None = Field(default=None, description="JSONL file to measure on; none: hold records out")
-    test_path: str | None = Field(default=None, description="JSONL file to measure the best model on at the end")
-    val_fraction: float = Field(default=0.05, gt=0, lt=1, description="part of the records that is held out")
-    tokenizer: str | None = Field(default=None, description="tokenizer.json; none: train one on the training texts")
-    tokenizer_vocab_size: int = Field(default=4096, ge=300, description="tokens of a tokenizer that is trained")
-    task: ComponentSpec = Field(default=ComponentSpec(name="language-modeling"), description="what to learn")
-    model: Literal["transformer", "seq2seq"] | None = Field(default=None, description="how the blocks are assembled, "
-                                                            "transformer or seq2seq; none: as the task needs")
+    train_path: str = Field(default=NAME, description="JSONL file to train on; stdlib means the source of this Python's "
+                                                      "standard library")
+    val_path: str | None = Field(default=None, description="JSONL file to measure on; without one, part of the training "
+                                                           "records is held out")
+    test_path: str | None = Field(default=None, description="JSONL file to measure the best model on, at the end of the run")
+    val_fraction: float = Field(default=0.05, gt=0, lt=1, description="part of the training records that is held out where "
+                                                                      "there is no val_path")
+    tokenizer: str | None = Field(default=None, description="a tokenizer.json; without one, a tokenizer is trained on the "
+                                                            "training texts")
+    tokenizer_vocab_size: int = Field(default=4096, ge=300, description="size of the vocabulary where a tokenizer is trained")
+    task: ComponentSpec = Field(default=_default("task"), description="what the model learns to do")
+    model: Literal["transformer", "seq2seq"] | None = Field(default=None, description="transformer (one stack of layers) or "
+                                                            "seq2seq (encoder and decoder); without one, as the task needs")
     architecture: dict[str, Any] = Field(default_factory=dict, alias="model_config",
                                          description="fields of TransformerConfig, as a JSON object")
-    optimizer: ComponentSpec = Field(default=ComponentSpec(name="adamw"), description="how weights are updated")
-    scheduler: ComponentSpec = Field(default=ComponentSpec(name="cosine"), description="how the learning rate goes")
-    batch_size: PositiveInt = Field(default=16, description="rows of a batch")
-    max_epochs: PositiveInt | None = Field(default=None, description=f"passes over the data; none: {DEFAULT_EPOCHS}, if "
-                                           "max_steps is none too")
-    max_steps: PositiveInt | None = Field(default=None, description="stop after so many steps")
+    optimizer: ComponentSpec = Field(default=_default("optimizer"), description="how weights are updated")
+    scheduler: ComponentSpec = Field(default=_default("scheduler"), description="how the learning rate changes during the run")
+    batch_size: PositiveInt = Field(default=16, description="rows in a batch")
+    max_epochs: PositiveInt | None = Field(default=None, description=f"most passes over the training data; without it and "
+                                           f"max_steps, {DEFAULT_EPOCHS}, or {STDLIB_STEPS} steps on stdlib")
+    max_steps: PositiveInt | None = Field(default=None, description="most optimizer steps")
     lr: float = Field(default=2e-3, gt=0, description="peak learning rate")
-    weight_decay: float = Field(default=0.1, ge=0, description="on matrices; norms, biases, embeddings have none")
-    warmup_steps: int | None = Field(default=None, ge=0, description="steps to the peak rate; none: 1/20 of the run")
-    gradient_clip_val: float | None = Field(default=1.0, gt=0, description="norm that gradients are cut to")
-    accumulate_grad_batches: PositiveInt = Field(default=1, description="batches that make up one step")
-    val_every: PositiveInt | None = Field(default=None, description="batches between measurements; none: an epoch")
-    checkpoint_metric: str = Field(default="val_loss", description="what the best model is best in")
-    early_stopping_patience: PositiveInt | None = Field(default=None, description="measurements without a better one "
-                                                        "before stopping")
-    precision: Literal["auto", "bf16", 16, 32, 64] = Field(default="auto", description="auto: bf16 where the hardware "
-                                                           "has it, else 32")
-    compile: bool = Field(default=False, description="compile the blocks, which takes some time at first and makes steps "
-                                                     "somewhat faster")
-    gpus: int | None = Field(default=None, ge=0, description="number of GPUs; none: what there is")
-    num_workers: int = Field(default=0, ge=0, description="processes that make batches")
-    seed: int = Field(default=42, ge=0, lt=2**32, description="of everything random")
-    work_dir: str = Field(default="runs", description="folder of all runs")
-    cache: bool = Field(default=True, description="keep tokenised documents in .cache of work_dir for the next run on them")
-    experiment_name: str | None = Field(default=None, description="folder of this run; none: named for task and data")
-    logger: Literal["csv", "tensorboard", "wandb"] = Field(default="csv", description="beside metrics.csv, which is "
-                                                           "always written")
-    extensions: dict[str, dict[str, Any]] = Field(default_factory=dict, description="extensions and their options")
+    weight_decay: float = Field(default=0.1, ge=0, description="decay of matrices; norms, biases and embeddings have none")
+    warmup_steps: int | None = Field(default=None, ge=0, description="steps until the learning rate is at its peak; without "
+                                                                     "it, 1/20 of the run")
+    gradient_clip_val: float | None = Field(default=1.0, gt=0, description="largest norm of the gradients, to which longer "
+                                                                           "ones are scaled down; none: they are not")
+    accumulate_grad_batches: PositiveInt = Field(default=1, description="batches in one optimizer step")
+    val_every: PositiveInt | None = Field(default=None, description="batches between measurements; without it, one epoch")
+    checkpoint_metric: str = Field(default="val_loss", description="metric that decides which model is the best")
+    early_stopping_patience: PositiveInt | None = Field(default=None, description="measurements without a better one after "
+                                                        "which the run stops; without it, it does not stop early")
+    precision: Literal["auto", "bf16", 16, 32, 64] = Field(default="auto", description="auto means bf16 where the hardware "
+                                                           "is fast at it, else 32")
+    compile: bool = Field(default=False, description="compile the layers: the run starts later, and its steps are somewhat "
+                                                     "faster")
+    gpus: int | None = Field(default=None, ge=0, description="number of GPUs; without it, all that there are")
+    num_workers: int = Field(default=0, ge=0, description="processes that make batches; with 0, the run's own process does")
+    seed: int = Field(default=42, ge=0, lt=2**32, description="seed of everything that is random")
+    work_dir: str = Field(default="runs", description="folder that holds the folders of all runs")
+    cache: bool = Field(default=True, description="keep tokenised documents in work_dir/.cache, for later runs on them")
+    experiment_name: str | None = Field(default=None, description="name of the run's folder; without one, it is named after "
+                                                                  "data and task")
+    logger: Literal["csv", "tensorboard", "wandb"] = Field(default="csv", description="where metrics go beside metrics.csv, "
+                                                           "which is always written")
+    extensions: dict[str, dict[str, Any]] = Field(default_factory=dict, description="active extensions and their options")
 
     @model_validator(mode="wrap")
     @classmethod
-    def _told_clearly(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Self:
+    def _names_first(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Self:
+        """Look up the names of components, then validate; a mistake becomes a `SpecError` with its field."""
         if isinstance(value, Mapping):
-            registry = current_registry()
-            for kind in COMPONENTS:
-                name = value.get(kind)
-                name = name.get("name") if isinstance(name, Mapping) else getattr(name, "name", name)
-                if isinstance(name, str):
-                    registry.find(kind, name)
+            find_components(RUN_SLOTS, value)
             extensions = value.get("extensions")
             for name in extensions if isinstance(extensions, Mapping) else ():
                 if isinstance(name, str):
-                    registry.find("extension", name)
+                    current_registry().find("extension", name)
         try:
             return handler(value)
         except ValidationError as error:
             names = [field.alias or name for name, field in cls.model_fields.items()]
             raise SpecError(explain(error, "", names)) from None
 
-    @field_validator(*COMPONENTS, mode="before")
+    @field_validator(*RUN_SLOTS, mode="before")
     @classmethod
     def _spelt_with_dashes(cls, value: Any) -> Any:
         if isinstance(value, Mapping) and isinstance(value.get("name"), str):
@@ -129,9 +141,14 @@ class TrainConfig(BaseModel):
 
     @field_validator("architecture")
     @classmethod
-    def _text_as_numbers(cls, value: dict[str, Any]) -> dict[str, Any]:
-        """Text, as a command line has it, as the number that the model's field is."""
-        return {name: _number(name, given) if isinstance(given, str) else given for name, given in value.items()}
+    def _model_fields(cls, value: dict[str, Any]) -> dict[str, Any]:
+        """The model's fields, with text from a command line as numbers. A wrong name is an error before torch is imported."""
+        for name in value:
+            if name not in MODEL_FIELDS:
+                raise SpecError(f"model_config.{name}: there is no {name!r} here{did_you_mean(name, MODEL_FIELDS)}")
+        fields = {name: _number(name, item) if isinstance(item, str) else item for name, item in value.items()}
+        with_names_found(fields)
+        return fields
 
     @field_validator("extensions", mode="before")
     @classmethod
@@ -142,27 +159,28 @@ class TrainConfig(BaseModel):
 
     @property
     def duration(self) -> tuple[int, int]:
-        """Most epochs and most steps, -1 for no bound."""
+        """The largest number of epochs and of steps, -1 for no bound."""
         if self.max_epochs is None and self.max_steps is None:
             return (-1, STDLIB_STEPS) if self.train_path == NAME else (DEFAULT_EPOCHS, -1)
         return self.max_epochs or -1, self.max_steps or -1
 
     def with_fields(self, **fields: Any) -> TrainConfig:
-        """The same config with some fields changed, validated again."""
+        """A copy with some fields changed, validated again."""
         return TrainConfig.model_validate({**self.to_data(), **fields})
 
     def to_data(self) -> dict[str, Any]:
-        """As JSON data, under the names that people use."""
+        """The config as JSON data, under the names that files use."""
         return self.model_dump(mode="json", by_alias=True)
 
 
 def _number(name: str, text: str) -> Any:
-    """The number that the text is, for a field that takes one; building the model says what is wrong with any other text."""
+    """The number or truth value that a text stands for in a model's field; any other text comes back as it is.
+
+    What is wrong with a text that should be a number is reported when the model is built.
+    """
     field = TransformerConfig.model_fields.get(name)
-    if field is None:
-        return text
-    bounded: Any = Annotated[field.annotation, field]
+    expected: Any = SHORTHANDS[name].type if field is None else Annotated[field.annotation, field]
     with suppress(ValidationError):
-        number: Any = TypeAdapter(bounded).validate_strings(text)
+        number: Any = TypeAdapter(expected).validate_strings(text)
         return number if isinstance(number, int | float) else text
     return text

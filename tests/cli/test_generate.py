@@ -98,7 +98,7 @@ def test_beams_give_the_best_texts(answering):
 def test_a_draft_changes_no_greedy_text(trained, answering):
     args = (trained, "--prompt", "the quick", *FOX)
     assert written(*args, "--draft", trained) == written(*args)
-    with pytest.raises(UserError, match=r"its tokenizer is another; train it with --tokenizer .*tokenizer\.json"):
+    with pytest.raises(UserError, match=r"it has a different tokenizer; train it with --tokenizer .*tokenizer\.json"):
         written(*args, "--draft", answering)
 
 

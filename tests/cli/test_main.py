@@ -1,6 +1,13 @@
 """The command line as a whole: help, unknown commands, exit codes, plugins' commands and switches."""
 
+import importlib
+import inspect
+from pathlib import Path
+
 import pytest
+
+import miniformer.cli
+from miniformer.cli.shared.own_commands import COMMANDS, module_of, summary
 
 PLUGIN_COMMAND = """
 import click
@@ -33,6 +40,19 @@ def test_help_and_listing_import_no_torch(cli, args):
     assert "click" in done.stderr
     assert " torch\n" not in done.stderr
     assert done.stdout
+
+
+def test_help_lists_every_command_with_the_first_line_of_its_docstring(cli):
+    files = {path.stem for path in Path(miniformer.cli.__file__).parent.glob("*.py")} - {"__init__"}
+    assert {module_of(name) for name in COMMANDS} == files
+    shown = " ".join(cli("--help").stdout.split())
+    for name in COMMANDS:
+        command = importlib.import_module(f"miniformer.cli.{module_of(name)}").command
+        first_line = inspect.cleandoc(command.callback.__doc__).partition("\n")[0]
+        assert summary(name) == first_line
+        assert first_line.endswith(".")
+        assert f"{name} {first_line}" in shown
+        assert command.name == name
 
 
 def test_an_unknown_command_names_the_nearest(cli):

@@ -1,4 +1,4 @@
-"""How commands come to a trained model: its folder is looked at before torch is imported, and notes on it are told."""
+"""Loading a trained model in two steps: its folder is checked before torch is imported, then the model is built."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def read_saved(run: Path, source: Path | None = None) -> SavedModel:
-    """The saved model of a folder, and where one is given a file that can be read: what is wrong with them is told at once.
+    """The saved model of a folder. The input file `source` is checked too, before torch is imported.
 
     Raises:
         UserError: no usable model is there, or the file cannot be read.
@@ -28,7 +28,7 @@ def read_saved(run: Path, source: Path | None = None) -> SavedModel:
 
 
 def load_for_use(saved: SavedModel) -> Trained:
-    """The model, ready to use, on a GPU if there is one."""
+    """The model, ready to use, on a GPU if there is one. Notes on it, such as a changed version, go to standard error."""
     from miniformer.inference.load import load_on_best_device
 
     trained = load_on_best_device(saved)

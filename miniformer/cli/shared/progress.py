@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def reading(source: Path, doing: str, *, hidden: bool = False) -> Iterator[Callable[[Line], None]]:
-    """A bar on standard error, if that is a terminal; gives what is to be called with each line that is done."""
+    """Show a bar on standard error, if that is a terminal; yields a function to call with each line that is done."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 

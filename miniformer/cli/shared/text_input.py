@@ -1,4 +1,4 @@
-"""What the command line and standard input give: seeds that torch takes, and text, refused where it is not UTF-8."""
+"""Text from the command line and from standard input, which is refused where it is not UTF-8; and the type of seeds."""
 
 from __future__ import annotations
 
@@ -10,13 +10,14 @@ from miniformer.kernel.errors import UserError
 
 ESCAPES = {"\\n": "\n", "\\t": "\t"}
 SEED = click.IntRange(0, 2**63 - 1)
+"""Seeds that torch accepts."""
 
 
 def decoded(where: str, content: bytes) -> str:
-    """The text of some bytes, with line ends as Python has them.
+    """The text that bytes encode, with \\n as the only line end.
 
     Raises:
-        UserError: they are not UTF-8; `where`, the byte and its place are told.
+        UserError: they are not UTF-8; the error has `where`, the wrong byte and its position.
     """
     try:
         return content.decode().replace("\r\n", "\n")
@@ -25,10 +26,10 @@ def decoded(where: str, content: bytes) -> str:
 
 
 def checked_text(where: str, text: str) -> str:
-    """The text of an argument, which holds the bytes that were no UTF-8 as halves of surrogate pairs.
+    """The text of an argument, in which Python holds bytes that are no UTF-8 as halves of surrogate pairs.
 
     Raises:
-        UserError: there are some.
+        UserError: it has such bytes.
     """
     decoded(where, text.encode("utf-8", "surrogateescape"))
     return text
@@ -44,7 +45,7 @@ def read_line(file: BinaryIO, number: int) -> str:
 
 
 def unescaped(text: str) -> str:
-    """A string of the command line with its escapes, such as \\n, as what they stand for."""
-    for escape, meant in ESCAPES.items():
-        text = text.replace(escape, meant)
+    """A string of the command line in which escapes such as \\n are replaced by the characters that they stand for."""
+    for escape, character in ESCAPES.items():
+        text = text.replace(escape, character)
     return text
