@@ -18,7 +18,7 @@ from miniformer.kernel.layout import Layout
 from miniformer.kernel.state import State
 
 from .loop import Feed, Run
-from .state import DecodingState
+from .state import ModelState
 
 Step = Callable[..., Callable[[], Tensor]]
 """Given tensors that are written into, and all else that stays: what runs a step, again and again."""
@@ -148,7 +148,7 @@ class StaticFeed(Feed):
         super().truncate(length)
         self._rows = None
 
-    def _begin(self, state: DecodingState) -> None:
+    def _begin(self, state: ModelState) -> None:
         """Put all that the next steps need into tensors whose shapes stay."""
         if self._rows is not None and 1 < len(self._rows) < len(self.start):  # for one row another graph would have to be made
             super().keep(self._rows)
@@ -168,14 +168,14 @@ class StaticFeed(Feed):
         self._run = self.step(self.run, state.memory, self._latest, here, self._keys, column, *layers)
 
 
-def _static(state: DecodingState, column: Tensor, columns: int) -> tuple[list[State | None], list[State | None]]:
+def _static(state: ModelState, column: Tensor, columns: int) -> tuple[list[State | None], list[State | None]]:
     """The states of the layers as a step has them, and of the cross-attentions, if there are any."""
     cross: list[State | None] = getattr(state, "cross", [])
     layers, others = ([layer and layer.as_static(column, columns) for layer in some] for some in (state.layers, cross))
     return layers, others
 
 
-class _StaticState(DecodingState):
+class _StaticState(ModelState):
     """The states of a model's layers in a compiled step, and the layout of all columns, filled or not."""
 
     def __init__(self, layers: list[State | None], cross: list[State | None], memory: Memory | None, keys: Layout,

@@ -15,9 +15,9 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout, latest
 
 from .sampling import Sampling, Text
-from .state import DecodingState, rows_of, stack_memories
+from .state import ModelState, rows_of, stack_memories
 
-Run = Callable[[Memory | None, Tensor, Context, DecodingState | None, Callable[[Tensor, Head], Tensor]], Tensor]
+Run = Callable[[Memory | None, Tensor, Context, ModelState | None, Callable[[Tensor, Head], Tensor]], Tensor]
 """A causal model: from a memory, tokens `[B, T]`, their context, a state and a readout to what the readout returns."""
 Finish = Literal["eos", "length", "stop"]
 
@@ -40,7 +40,7 @@ class Feed:
         memory: what the model looks at beside, if it does.
     """
 
-    def __init__(self, run: Run, start: Tensor, layout: Layout, state: DecodingState | None,
+    def __init__(self, run: Run, start: Tensor, layout: Layout, state: ModelState | None,
                  memory: Memory | None = None) -> None:
         self.run, self.start, self.start_layout, self.state, self._memory = run, start, layout, state, memory
         self._tokens = start[:, :0]

@@ -20,7 +20,7 @@ from miniformer.checkpoint.store import SavedModel, read_model, restore, write_m
 from miniformer.config.model_config import TransformerConfig
 from miniformer.decoding.loop import Feed, decode, start_rows
 from miniformer.decoding.sampling import Sampling, checked_seed, count
-from miniformer.decoding.state import DecodingState
+from miniformer.decoding.state import ModelState
 from miniformer.kernel import assembly as kernel
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import SpecError, StateError, UserError
@@ -118,7 +118,7 @@ class Assembly(kernel.Assembly):
             restore(model, saved)
         return model.eval()
 
-    def _context(self, inputs: Tensor, context: Context | None, state: DecodingState | None, stack: Stack,
+    def _context(self, inputs: Tensor, context: Context | None, state: ModelState | None, stack: Stack,
                  causal: bool) -> Context:
         """The caller's context, completed with what only the model knows."""
         if state is not None and context is None and state.layout is not None:
@@ -201,7 +201,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                         module.training = True
 
 
-def state_or_none(make: Callable[[], DecodingState], use_state: bool) -> DecodingState | None:
+def state_or_none(make: Callable[[], ModelState], use_state: bool) -> ModelState | None:
     """The state, where one is wanted and every layer can keep one."""
     try:
         return make() if use_state else None
