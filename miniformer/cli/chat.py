@@ -10,15 +10,19 @@ import click
 
 from miniformer.cli.shared.loading import load_for_use, read_saved
 from miniformer.cli.shared.text_input import SEED, checked_text, read_line, unescaped
+from miniformer.decoding.defaults import DEFAULTS
 
 
 @click.command("chat")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Of an answer.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=DEFAULTS.max_new_tokens, show_default=True,
+              help="Of an answer.")
 @click.option("--stop", default="\n", show_default="line end", help="A string that ends an answer.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy.")
-@click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="Keep so many tokens; 0: all.")
-@click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True, help="Keep this probability.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=DEFAULTS.temperature, show_default=True,
+              help="0 is greedy.")
+@click.option("--top-k", type=click.IntRange(min=0), default=DEFAULTS.top_k, show_default=True,
+              help="Keep so many tokens; 0: all.")
+@click.option("--top-p", type=click.FloatRange(0, 1), default=DEFAULTS.top_p, show_default=True, help="Keep this probability.")
 @click.option("--seed", type=SEED, help="Make the draws repeatable.")
 def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k: int, top_p: float, seed: int | None) -> None:
     """Talk to a trained model line by line; of a decoder, each answer goes on from all lines before it.

@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from miniformer.checkpoint.store import TOKENIZER
 from miniformer.cli.shared.loading import load_for_use, read_saved
 from miniformer.cli.shared.text_input import SEED, checked_text, decoded, unescaped
+from miniformer.decoding.defaults import DEFAULTS
 from miniformer.kernel.errors import UserError
 
 if TYPE_CHECKING:
@@ -31,19 +32,25 @@ OF_DRAWING = ("temperature", "greedy", "top_k", "top_p", "min_p", "seed")
 @click.option("--prompt", "texts", multiple=True, help="Text to go on from, or to answer; may be empty, and repeated.  "
               "[default: standard input]")
 @click.option("--prompts", "file", type=click.Path(path_type=Path), help="JSONL file with a field `prompt`; - for stdin.")
-@click.option("--max-new-tokens", type=click.IntRange(min=0), default=128, show_default=True)
+@click.option("--max-new-tokens", type=click.IntRange(min=0), default=DEFAULTS.max_new_tokens, show_default=True)
 @click.option("--stop", multiple=True, help="A string that ends a text; \\n and \\t are line end and tab. May be repeated.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True, help="0 is greedy.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=DEFAULTS.temperature, show_default=True,
+              help="0 is greedy.")
 @click.option("--greedy", is_flag=True, help="The likeliest token each time: temperature 0.")
-@click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True, help="Keep so many tokens; 0: all.")
-@click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True,
+@click.option("--top-k", type=click.IntRange(min=0), default=DEFAULTS.top_k, show_default=True,
+              help="Keep so many tokens; 0: all.")
+@click.option("--top-p", type=click.FloatRange(0, 1), default=DEFAULTS.top_p, show_default=True,
               help="Keep the likeliest tokens whose probabilities add up to this; 1: all.")
-@click.option("--min-p", type=click.FloatRange(0, 1), default=0.0,
+@click.option("--min-p", type=click.FloatRange(0, 1), default=DEFAULTS.min_p,
               help="Keep tokens at least this fraction as likely as the likeliest; 0: all.")
-@click.option("--repetition-penalty", type=float, default=1.0, help="Divides logits of tokens that were seen; 1: none.")
-@click.option("--presence-penalty", type=float, default=0.0, help="Taken once off the logit of each token already written.")
-@click.option("--frequency-penalty", type=float, default=0.0, help="Taken off a token's logit for each time it was written.")
-@click.option("--no-repeat-ngram", type=click.IntRange(min=0), default=0, help="Write no run of so many tokens twice; 0: any.")
+@click.option("--repetition-penalty", type=float, default=DEFAULTS.repetition_penalty,
+              help="Divides logits of tokens that were seen; 1: none.")
+@click.option("--presence-penalty", type=float, default=DEFAULTS.presence_penalty,
+              help="Taken once off the logit of each token already written.")
+@click.option("--frequency-penalty", type=float, default=DEFAULTS.frequency_penalty,
+              help="Taken off a token's logit for each time it was written.")
+@click.option("--no-repeat-ngram", type=click.IntRange(min=0), default=DEFAULTS.no_repeat_ngram,
+              help="Write no run of so many tokens twice; 0: any.")
 @click.option("--regex", metavar="PATTERN", help="Write what matches this regular expression as a whole.")
 @click.option("--json-schema", type=click.Path(path_type=Path), help="Write JSON of the schema in this file.")
 @click.option("--seed", type=SEED, help="Make the draws repeatable; a prompt is answered as it would be alone.")

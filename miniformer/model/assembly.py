@@ -18,8 +18,10 @@ from torch import Tensor, nn
 from miniformer.checkpoint.provenance import migrating
 from miniformer.checkpoint.store import SavedModel, read_model, restore, write_model
 from miniformer.config.model_config import TransformerConfig
-from miniformer.decoding.loop import Feed, decode, start_rows
-from miniformer.decoding.sampling import Sampling, checked_seed, count
+from miniformer.decoding.arguments import checked_count, checked_seed
+from miniformer.decoding.defaults import DEFAULTS
+from miniformer.decoding.loop import Feed, decode, start_texts
+from miniformer.decoding.sampling import Sampling
 from miniformer.decoding.state import ModelState
 from miniformer.kernel import assembly as kernel
 from miniformer.kernel.context import Context
@@ -54,8 +56,9 @@ class Assembly(kernel.Assembly):
         return all(encoding.extrapolates for stack in stacks for encoding in stack.encodings)
 
     @torch.no_grad()
-    def generate(self, input_ids: Tensor, max_new_tokens: int = 100, *, temperature: float = 1.0, top_k: int = 50,
-                 top_p: float = 0.9, do_sample: bool = True, repetition_penalty: float = 1.0, eos_id: int | None = None,
+    def generate(self, input_ids: Tensor, max_new_tokens: int = DEFAULTS.max_new_tokens, *,
+                 temperature: float = DEFAULTS.temperature, top_k: int = DEFAULTS.top_k, top_p: float = DEFAULTS.top_p,
+                 do_sample: bool = True, repetition_penalty: float = DEFAULTS.repetition_penalty, eos_id: int | None = None,
                  bos_id: int | None = None, seed: int | None = None, layout: Layout | None = None,
                  use_state: bool = True) -> Tensor:
         """Continuations of prompts, `[B, T + N]` with the prompts; of an encoder-decoder its answers alone, `[B, N]`.
@@ -80,15 +83,15 @@ class Assembly(kernel.Assembly):
         """
         sampling = Sampling(temperature if do_sample else 0.0, top_k, top_p, repetition_penalty=repetition_penalty)
         eos_id = self.config.eos_id if eos_id is None else eos_id  # no token is -1
-        max_new_tokens, seed = count("max_new_tokens", max_new_tokens), checked_seed(seed)
+        max_new_tokens, seed = checked_count("max_new_tokens", max_new_tokens), checked_seed(seed)
         with evaluating(self):
             feed = self.feed(input_ids, max_new_tokens, layout=layout, use_state=use_state, bos_id=bos_id)
             seeds = [None if seed is None else seed + b for b in range(len(input_ids))]
-            rows = start_rows(feed, [max_new_tokens] * len(seeds), seeds)
-            for _ in decode(feed, rows, sampling, eos_id):
+            texts = start_texts(feed, [max_new_tokens] * len(seeds), seeds)
+            for _ in decode(feed, texts, sampling, eos_id):
                 pass
-        longest = max(len(row.new) for row in rows)
-        written = torch.tensor([row.new + [eos_id] * (longest - len(row.new)) for row in rows], device=input_ids.device,
+        longest = max(len(text.new) for text in texts)
+        written = torch.tensor([text.new + [eos_id] * (longest - len(text.new)) for text in texts], device=input_ids.device,
                                dtype=torch.long if input_ids.is_floating_point() else input_ids.dtype)
         return written if self.has_source else torch.cat([input_ids, written], dim=1)
 
