@@ -108,7 +108,7 @@ def test_to_go_on_without_a_file_is_refused(source):
 
 def test_a_field_of_that_name_is_not_written_twice(source, output, tmp_path):
     write(source, output)
-    with pytest.raises(DataError, match=r"out\.jsonl:1: there is a field 'prediction' already"):
+    with pytest.raises(DataError, match=r"out\.jsonl:1: it has a field 'prediction' already"):
         write(output, tmp_path / "again.jsonl")
 
 
@@ -119,7 +119,7 @@ def test_a_line_that_is_wrong_is_told_and_what_is_before_it_stays(source, output
     with pytest.raises(DataError) as caught:
         write(source, output)
     assert f"{source}:7: field 'input': expected a text" in str(caught.value)
-    assert f"predictions written before that: 2; {output} is whole up to there, and --resume goes on" in str(caught.value)
+    assert f"predictions written before that: 2; {output} is whole up to there, and --resume continues it" in str(caught.value)
     source.write_bytes(good)
     write(source, output, resume=True)
     assert output.read_bytes() == whole(source, tmp_path)
