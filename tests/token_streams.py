@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from miniformer.decoding.loop import decode, start_rows
+from miniformer.decoding.loop import decode, start_texts
 from miniformer.decoding.sampling import Sampling
 from miniformer.model.assembly import BlockAssembly
 
@@ -44,7 +44,7 @@ def stream(model: BlockAssembly, prompt: Tensor, max_new_tokens: int, *, tempera
     """
     sampling = Sampling(temperature, top_k, top_p, repetition_penalty=repetition_penalty)
     feed = model.feed(prompt[None], max_new_tokens, use_state=use_state)
-    rows = start_rows(feed, [max_new_tokens], [seed])
+    rows = start_texts(feed, [max_new_tokens], [seed])
     for [row] in decode(feed, rows, sampling, eos_id):
         if row.finish == "eos":
             return

@@ -10,17 +10,19 @@ import click
 
 from miniformer.cli.shared.loading import load_for_use, read_saved
 from miniformer.cli.shared.text_input import SEED, checked_text, read_line, unescaped
+from miniformer.decoding.defaults import DEFAULTS
 
 
 @click.command("chat")
 @click.argument("run", type=click.Path(path_type=Path))
-@click.option("--max-new-tokens", type=click.IntRange(min=1), default=128, show_default=True, help="Longest answer, in tokens.")
+@click.option("--max-new-tokens", type=click.IntRange(min=1), default=DEFAULTS.max_new_tokens, show_default=True,
+              help="Longest answer, in tokens.")
 @click.option("--stop", default="\n", show_default="line end", help="A string that ends an answer.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True,
+@click.option("--temperature", type=click.FloatRange(min=0), default=DEFAULTS.temperature, show_default=True,
               help="Spread of the draws; 0 takes the likeliest token.")
-@click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True,
+@click.option("--top-k", type=click.IntRange(min=0), default=DEFAULTS.top_k, show_default=True,
               help="Draw among this many likeliest tokens; 0: all.")
-@click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True,
+@click.option("--top-p", type=click.FloatRange(0, 1), default=DEFAULTS.top_p, show_default=True,
               help="Draw among the likeliest tokens whose probabilities add up to this; 1: all.")
 @click.option("--seed", type=SEED, help="Make the draws repeatable.")
 def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k: int, top_p: float, seed: int | None) -> None:

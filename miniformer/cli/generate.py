@@ -16,6 +16,7 @@ from click.core import ParameterSource
 from miniformer.checkpoint.store import TOKENIZER, SavedModel
 from miniformer.cli.shared.loading import load_for_use, read_saved
 from miniformer.cli.shared.text_input import SEED, checked_text, decoded, unescaped
+from miniformer.decoding.defaults import DEFAULTS
 from miniformer.kernel.errors import UserError
 
 if TYPE_CHECKING:
@@ -35,25 +36,26 @@ ONLY_FOR_DRAWING = ("temperature", "greedy", "top_k", "top_p", "min_p", "seed")
               "[default: standard input]")
 @click.option("--prompts", "file", type=click.Path(path_type=Path),
               help="JSONL file with a field `prompt`; - for standard input.")
-@click.option("--max-new-tokens", type=click.IntRange(min=0), default=128, show_default=True, help="Longest text, in tokens.")
+@click.option("--max-new-tokens", type=click.IntRange(min=0), default=DEFAULTS.max_new_tokens, show_default=True,
+              help="Longest text, in tokens.")
 @click.option("--stop", multiple=True,
               help="A string that ends a text; \\n stands for a line end and \\t for a tab. May be repeated.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.8, show_default=True,
+@click.option("--temperature", type=click.FloatRange(min=0), default=DEFAULTS.temperature, show_default=True,
               help="Spread of the draws; 0 takes the likeliest token.")
 @click.option("--greedy", is_flag=True, help="Take the likeliest token each time, as --temperature 0 does.")
-@click.option("--top-k", type=click.IntRange(min=0), default=0, show_default=True,
+@click.option("--top-k", type=click.IntRange(min=0), default=DEFAULTS.top_k, show_default=True,
               help="Draw among this many likeliest tokens; 0: all.")
-@click.option("--top-p", type=click.FloatRange(0, 1), default=0.95, show_default=True,
+@click.option("--top-p", type=click.FloatRange(0, 1), default=DEFAULTS.top_p, show_default=True,
               help="Draw among the likeliest tokens whose probabilities add up to this; 1: all.")
-@click.option("--min-p", type=click.FloatRange(0, 1), default=0.0,
+@click.option("--min-p", type=click.FloatRange(0, 1), default=DEFAULTS.min_p,
               help="Draw among tokens at least this fraction as likely as the likeliest; 0: all.")
-@click.option("--repetition-penalty", type=float, default=1.0,
+@click.option("--repetition-penalty", type=float, default=DEFAULTS.repetition_penalty,
               help="Makes tokens less likely that occur in prompt or text: divides their logits; 1: no penalty.")
-@click.option("--presence-penalty", type=float, default=0.0,
+@click.option("--presence-penalty", type=float, default=DEFAULTS.presence_penalty,
               help="Subtracted once from the logit of each token that was written.")
-@click.option("--frequency-penalty", type=float, default=0.0,
+@click.option("--frequency-penalty", type=float, default=DEFAULTS.frequency_penalty,
               help="Subtracted from a token's logit for each time it was written.")
-@click.option("--no-repeat-ngram", type=click.IntRange(min=0), default=0,
+@click.option("--no-repeat-ngram", type=click.IntRange(min=0), default=DEFAULTS.no_repeat_ngram,
               help="Write no sequence of this many tokens twice; 0: any may be repeated.")
 @click.option("--regex", metavar="PATTERN", help="Write a text that matches this regular expression as a whole.")
 @click.option("--json-schema", type=click.Path(path_type=Path), help="Write JSON that fits the schema in this file.")

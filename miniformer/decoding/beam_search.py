@@ -1,4 +1,4 @@
-"""Beam search: the likeliest texts as a whole, by keeping several at each step. Both assemblies search with it."""
+"""Beam search: finds texts that are likely as a whole, by keeping several at each step. Both assemblies use it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from .sampling import Sampling, Text
 
 @dataclass(frozen=True, slots=True)
 class Beams:
-    """How texts are searched for.
+    """The settings of a beam search.
 
-    A text of n tokens, its end token counted, has the score (sum of their log-probabilities) / n ** `length_penalty`.
+    A text of n tokens, its end token included, has the score (sum of their log-probabilities) / n ** `length_penalty`.
 
     Attributes:
-        width: texts that are kept at each step; 1 is greedy.
-        length_penalty: 0 compares sums, which favours short texts; 1 means; more favours long ones.
-        early_stop: end as soon as `width` texts have ended; `False`: when no other is likely to be better, taking those that
-            go on as they are now; `"never"`: when no other can be.
-        groups: parts of the width that search by themselves, each kept from the tokens that those before it took in the same
-            step (Vijayakumar 2016, arXiv:1610.02424).
-        diversity: what a token loses for each of those, in nats, when it is chosen; the score does not know it.
+        width: the number of texts that are kept at each step; 1 is greedy.
+        length_penalty: 0 compares sums, which favours short texts; 1 compares means; more favours long texts.
+        early_stop: when to stop once `width` texts have ended. `True`: at once. `False`: when no other text is likely to be
+            better, judged by the scores that the running texts have now. `"never"`: when no other text can be better.
+        groups: the width is split into this many groups, which search separately. Each is kept from the tokens that the groups
+            before it took in the same step (Vijayakumar 2016, arXiv:1610.02424).
+        diversity: what a token loses for each group that took it, in nats, when tokens are chosen; scores do not contain it.
 
     Raises:
         UserError: a setting is out of range.
@@ -53,14 +53,14 @@ class Beams:
 
 @dataclass(slots=True)
 class Hypothesis(Text):
-    """A text that is searched with.
+    """A text of a beam search.
 
     Attributes:
         total: the sum of the log-probabilities of `new`.
-        logprobs: those, one by one.
-        row: its row in the feed, while it goes on.
-        finish: why it ended.
-        score: how good it is, when it has ended.
+        logprobs: the log-probability of each new token.
+        row: its row in the feed while it is running.
+        finish: why it ended; None: it has not.
+        score: its score once it has ended; see `Beams`.
     """
 
     total: float = 0.0
@@ -72,7 +72,7 @@ class Hypothesis(Text):
 
 @dataclass(slots=True)
 class _Group:
-    """One search: those that go on, best first, and the best that have ended."""
+    """One search: the texts that are running, best first, and the best that have ended."""
 
     beams: Beams
     limit: int
@@ -82,92 +82,116 @@ class _Group:
 
     @property
     def width(self) -> int:
-        """Texts that it keeps."""
+        """The number of texts that it keeps."""
         return self.beams.width // self.beams.groups
 
     def advance(self, logprobs: Sequence[Tensor], taken: Sequence[int]) -> list[int]:
-        """A step: `logprobs` has those of the next token for each that goes on, `taken` what other groups took.
+        """Extend the running texts by a token; return the tokens that were taken.
 
-        Returns:
-            The tokens that it took itself.
+        Args:
+            logprobs: `[V]` for each running text, of its next token.
+            taken: tokens that other groups took in this step.
         """
-        totals = torch.stack([one.total + values.double() for one, values in zip(self.running, logprobs, strict=True)])
+        totals = torch.stack([text.total + values.double() for text, values in zip(self.running, logprobs, strict=True)])
         V, merit = totals.shape[1], totals.clone()
         for token in taken:
             merit[:, token] -= self.beams.diversity
-        going: list[Hypothesis] = []
+        running: list[Hypothesis] = []
         ended: list[Hypothesis] = []
-        for rank, place in enumerate(merit.flatten().topk(min(2 * self.width, merit.numel())).indices.tolist()):
-            parent, token, total = self.running[place // V], place % V, float(totals.flatten()[place])
-            if math.isinf(total):  # a forbidden token
+        # twice the width, so that enough are left to run even if `width` of them end
+        best = merit.flatten().topk(min(2 * self.width, merit.numel())).indices.tolist()
+        for rank, place in enumerate(best):
+            parent, token = divmod(place, V)
+            if math.isinf(total := float(totals[parent, token])):  # a forbidden token
                 continue
-            one = Hypothesis(parent.prompt, [*parent.new, token], total,
-                             [*parent.logprobs, float(logprobs[place // V][token])], parent.row)
-            one.finish = self.ending(one) or ("length" if len(one.new) >= self.limit else None)
-            if one.finish is None:
-                going += [one] if len(going) < self.width else []
-            elif rank < self.width:
-                one.score = total / len(one.new) ** self.beams.length_penalty
-                ended.append(one)
-        self.ended = sorted(self.ended + ended, key=lambda one: -one.score)[:self.width]
-        self.running = [] if len(self.ended) == self.width and going and self._is_done(going) else going
-        return [one.new[-1] for one in ended + going]
+            text = self._extended(self.running[parent], token, total, float(logprobs[parent][token]))
+            if text.finish is None:
+                running += [text] if len(running) < self.width else []
+            elif rank < self.width:  # an end that is not among the best of its step is dropped
+                ended.append(text)
+        self.ended = sorted(self.ended + ended, key=lambda text: -text.score)[:self.width]
+        self.running = [] if len(self.ended) == self.width and running and self._is_done(running) else running
+        return [text.new[-1] for text in ended + running]
 
-    def _is_done(self, going: Sequence[Hypothesis]) -> bool:
-        """Whether no text that goes on is going to be better than those that have ended."""
+    def _extended(self, parent: Hypothesis, token: int, total: float, logprob: float) -> Hypothesis:
+        """The text `parent` with one token more, and a score if that ends it."""
+        text = Hypothesis(parent.prompt, [*parent.new, token], total, [*parent.logprobs, logprob], parent.row)
+        text.finish = self.ending(text) or ("length" if len(text.new) >= self.limit else None)
+        if text.finish is not None:
+            text.score = total / len(text.new) ** self.beams.length_penalty
+        return text
+
+    def _is_done(self, running: Sequence[Hypothesis]) -> bool:
+        """Whether no running text is going to be better than those that have ended."""
         beams = self.beams
         if beams.early_stop is True:
             return True
         longest = beams.early_stop == "never" and beams.length_penalty > 0  # a sum only falls, so length alone can help
-        length = self.limit if longest else len(going[0].new)
-        return max(one.total for one in going) / length ** beams.length_penalty <= self.ended[-1].score
+        length = self.limit if longest else len(running[0].new)
+        return max(text.total for text in running) / length ** beams.length_penalty <= self.ended[-1].score
 
 
 def search(feed: Feed, limits: Sequence[int], beams: Beams, sampling: Sampling,
            ending: Callable[[Text], Finish | None]) -> list[list[Hypothesis]]:
-    """For each row of `feed` the best texts that were found, best first, `beams.width` of them if there are.
+    """Up to `beams.width` texts for each row of `feed`, best first.
 
     Args:
         feed: the model with its prompts.
-        limits: for each row, at most so many new tokens.
+        limits: the most new tokens for each row.
         beams: how to search.
-        sampling: its edits shape the logits; nothing is drawn.
-        ending: whether a text ends with its last token, and why.
+        sampling: its edits change the logits; nothing is drawn.
+        ending: called with a text; returns why it ends with its last token, or None.
 
     Raises:
         UserError, RunError: see `Sampling.edited`.
     """
-    prompts = [tokens[real].tolist() for tokens, real in zip(feed.start, feed.start_layout.real, strict=True)]
-    searches = [[_Group(beams, limit, ending, [Hypothesis(prompt, row=row)] if limit else []) for _ in range(beams.groups)]
-                for row, (prompt, limit) in enumerate(zip(prompts, limits, strict=True))]
+    searches = _start(feed, limits, beams, ending)
     tokens = feed.start
-    while running := [one for groups in searches for group in groups for one in group.running]:
+    while running := [text for groups in searches for group in groups for text in group.running]:
         if running[0].new:
-            feed.keep([one.row for one in running])
-            tokens = feed.start.new_tensor([one.new[-1:] for one in running])
-            for row, one in enumerate(running):
-                one.row = row
+            feed.keep([text.row for text in running])
+            tokens = feed.start.new_tensor([text.new[-1:] for text in running])
+            for row, text in enumerate(running):
+                text.row = row
         logits_BV = wide(feed(tokens)).cpu()
         for groups in searches:
             taken: list[int] = []
             for group in groups:
                 if group.running:
                     taken += group.advance(_log_probabilities(group.running, logits_BV, sampling), taken)
-    found = [[one for group in groups for one in group.ended] for groups in searches]
-    return [sorted(ended, key=lambda one: -one.score) for ended in found]
+    results = []
+    for groups in searches:
+        ended = [text for group in groups for text in group.ended]
+        results.append(sorted(ended, key=lambda text: -text.score))
+    return results
+
+
+def _start(feed: Feed, limits: Sequence[int], beams: Beams,
+           ending: Callable[[Text], Finish | None]) -> list[list[_Group]]:
+    """The groups of each row, which start with its prompt."""
+    searches = []
+    for row, (tokens, real, limit) in enumerate(zip(feed.start, feed.start_layout.real, limits, strict=True)):
+        prompt = tokens[real].tolist()
+        groups = []
+        for _ in range(beams.groups):
+            groups.append(_Group(beams, limit, ending, [Hypothesis(prompt, row=row)] if limit else []))
+        searches.append(groups)
+    return searches
 
 
 def _log_probabilities(texts: Sequence[Hypothesis], logits_BV: Tensor, sampling: Sampling) -> list[Tensor]:
-    """Log-probabilities `[V]` of each text's next token; all -inf for a text that no token may continue, unless that is true of
-    all (UserError)."""
-    found: list[Tensor] = []
+    """Log-probabilities `[V]` of each text's next token.
+
+    A text that no token may continue gets -inf for all; where that is true of every text, the error is raised.
+    """
+    logprobs: list[Tensor] = []
     stuck: UserError | None = None
-    for one in texts:
+    for text in texts:
         try:
-            found.append(sampling.edited(logits_BV[one.row], one).log_softmax(dim=-1))
+            logprobs.append(sampling.edited(logits_BV[text.row], text).log_softmax(dim=-1))
         except UserError as error:
             stuck = error
-            found.append(torch.full_like(logits_BV[one.row], -math.inf))
-    if stuck is not None and all(bool(torch.isinf(values).all()) for values in found):
+            logprobs.append(torch.full_like(logits_BV[text.row], -math.inf))
+    if stuck is not None and all(bool(torch.isinf(values).all()) for values in logprobs):
         raise stuck
-    return found
+    return logprobs

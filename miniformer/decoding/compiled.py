@@ -1,4 +1,4 @@
-"""Steps of one token as one compiled graph: whatever changes from step to step is written into tensors that stay."""
+"""Decoding steps of one token as one compiled graph. What changes from step to step is written into tensors that stay."""
 
 from __future__ import annotations
 
@@ -18,84 +18,85 @@ from miniformer.kernel.layout import Layout
 from miniformer.kernel.state import State
 from miniformer.ops.torch_private import compile_graph, graph_limit
 
-from .loop import Feed, Run
-from .state import DecodingState
+from .loop import Feed, ModelCall
+from .state import ModelState
 
 Step = Callable[..., Callable[[], Tensor]]
-"""Given tensors that are written into, and all else that stays: what runs a step, again and again."""
+"""Given the tensors that steps write into, and all else that stays: a function that runs one step each time it is called."""
 
-OPTIONS: dict[str, Any] = {"size_asserts": False, "cpp.enable_floating_point_contract_flag": "fast"}
-"""Of inductor: shapes, which stay, are not checked at each call, and a product and a sum may be one instruction."""
+INDUCTOR_OPTIONS: dict[str, Any] = {"size_asserts": False, "cpp.enable_floating_point_contract_flag": "fast"}
+"""Shapes stay, so they need no check at each call; and a product and a sum may be one instruction."""
 GRAPHS = 64
-"""Graphs of a step that may be made: for one row and for several, for each dtype, for weights that are trained or not."""
+"""The most graphs of one step: for one row and for several, for each dtype, for weights that are trained or not."""
 COLUMNS = 128
-"""A step attends to a multiple of this many columns: the smallest with a free one."""
+"""A step attends to a multiple of this many columns: the smallest that has a free one."""
 
 
 def compiled_step() -> Step:
-    """A step that is compiled when it first runs with one row, and when it first runs with more.
+    """A step that is compiled when it first runs with one row, and again when it first runs with several.
 
-    After its first run the graph is called directly, with the same tensors: what Dynamo does for a call, guards included, takes
-    as long as a layer of a small model. On a GPU the graph is captured as a CUDA graph, too.
+    After its first run the graph is called directly, with the same tensors. What Dynamo does for a call, guards included, takes
+    as long as a layer of a small model. On a GPU the graph is also captured as a CUDA graph.
     """
     latest = threading.local()  # several threads may run steps of one engine
 
-    def made_of(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+    def remembering_backend(graph: torch.fx.GraphModule, inputs: Sequence[Tensor]) -> Callable[..., Any]:
+        """Compile a graph so that its latest call can be repeated without Dynamo."""
         outputs: Any = graph.graph.output_node().args[0]
-        made: Any = compile_graph(graph, inputs, OPTIONS)
+        run_graph = compile_graph(graph, inputs, INDUCTOR_OPTIONS)
 
-        def call(*given: Any) -> Any:
-            found = made(*given)
-            if len(outputs) == 1:  # Dynamo puts others into attributes, after each call
-                latest.call = partial(made, *given)
-            return found
+        def call(*tensors: Any) -> Any:
+            results = run_graph(*tensors)
+            if len(outputs) == 1:  # Dynamo itself puts any other output into an attribute after each call
+                latest.call = partial(run_graph, *tensors)
+            return results
 
         return call
 
-    # Dynamo keeps graphs with a function's code, few of them; this code goes with its step
-    own = FunctionType(_step.__code__.replace(), _step.__globals__, _step.__name__)
-    compiled = torch.compile(own, fullgraph=True, dynamic=True, backend=made_of)
+    # Dynamo keeps the graphs of a function with its code, and only few of them. A copy of the code is freed with its step
+    own_step = FunctionType(_step.__code__.replace(), _step.__globals__, _step.__name__)
+    compiled = torch.compile(own_step, fullgraph=True, dynamic=True, backend=remembering_backend)
 
-    def begin(*given: Any) -> Callable[[], Tensor]:
-        again: Callable[[], Sequence[Tensor]] | None = None
+    def prepare_step(*arguments: Any) -> Callable[[], Tensor]:
+        repeat: Callable[[], Sequence[Tensor]] | None = None
 
         def step() -> Tensor:
-            nonlocal again
-            if again is not None:
-                return again()[0]
+            nonlocal repeat
+            if repeat is not None:
+                return repeat()[0]
             latest.call = None
             with graph_limit(GRAPHS):
-                logits_BV = compiled(*given)
-            again = latest.call
-            if again is not None and logits_BV.is_cuda:
-                again = _captured(again)
+                logits_BV = compiled(*arguments)
+            repeat = latest.call
+            if repeat is not None and logits_BV.is_cuda:
+                repeat = _captured(repeat)
             return logits_BV
 
         return step
 
-    return begin
+    return prepare_step
 
 
 def _captured(step: Callable[[], Sequence[Tensor]]) -> Callable[[], Sequence[Tensor]]:
-    """The same as a CUDA graph: one launch a step, where the launches of its kernels would take longer than they run."""
+    """The step as a CUDA graph: one launch, where the launches of its kernels would take longer than the kernels."""
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         (logits_BV, *_) = step()
 
     def replay() -> Sequence[Tensor]:
         graph.replay()
-        return [logits_BV.clone()]  # the next step writes into it
+        return [logits_BV.clone()]  # the next step overwrites the original
 
     return replay
 
 
 class StaticFeed(Feed):
-    """A feed that reads prompts as any does, and after them runs a compiled step for each token.
+    """A feed that reads prompts as any does, and then runs a compiled step for each token.
 
-    Rows that ended keep their place, unseen, until a step needs more columns.
+    Rows whose text has ended keep their place, unseen, until a step needs more columns.
 
     Args:
-        feed: that it goes on for; nothing was fed yet.
+        feed: the feed to take over, before anything was fed.
         step: see `compiled_step`.
 
     Raises:
@@ -103,9 +104,9 @@ class StaticFeed(Feed):
     """
 
     def __init__(self, feed: Feed, step: Step) -> None:
-        super().__init__(feed.run, feed.start, feed.start_layout, feed.state, feed._memory)
+        super().__init__(feed.call_model, feed.start, feed.start_layout, feed.state, feed._memory)
         self.step = step
-        self._rows: list[int] | None = None  # None: no step was made
+        self._rows: list[int] | None = None  # the rows that are still written; None: no step was prepared
         if feed.state is not None:
             _static(feed.state, torch.zeros(1, dtype=torch.long, device=feed.start.device), 0)
 
@@ -114,14 +115,14 @@ class StaticFeed(Feed):
         if state is None or state.layout is None or tokens.shape[1] > 1:
             return super().__call__(tokens)
         if self._rows is None or state.length == self._keys.shape[1]:
-            self._begin(state)
+            self._prepare(state)
         rows = self._rows
         assert rows is not None
         if len(rows) == len(self._latest):
             self._latest.copy_(tokens)
         else:
             self._latest[rows] = tokens
-        logits_BV = self._run()
+        logits_BV = self._run_step()
         for layer in state.layers:
             if layer is not None:
                 layer.advance_static()
@@ -132,11 +133,11 @@ class StaticFeed(Feed):
         if self._rows is None or self.state is None:
             super().keep(index)
             return
-        chosen = [self._rows[i] for i in index]
-        if chosen == sorted(set(chosen)):
-            self._rows = chosen
-        else:  # as a beam search asks for
-            super().keep(chosen)
+        rows = [self._rows[i] for i in index]
+        if rows == sorted(set(rows)):
+            self._rows = rows
+        else:  # rows are repeated or reordered, as in beam search
+            super().keep(rows)
             self._rows = None
 
     @property
@@ -147,9 +148,9 @@ class StaticFeed(Feed):
         super().truncate(length)
         self._rows = None
 
-    def _begin(self, state: DecodingState) -> None:
-        """Put all that the next steps need into tensors whose shapes stay."""
-        if self._rows is not None and 1 < len(self._rows) < len(self.start):  # for one row another graph would have to be made
+    def _prepare(self, state: ModelState) -> None:
+        """Put everything that the next steps need into tensors whose shapes stay."""
+        if self._rows is not None and 1 < len(self._rows) < len(self.start):  # a single row would need another graph
             super().keep(self._rows)
             self._rows = None
         layout, B, device = state.layout, len(self.start), self.start.device
@@ -158,24 +159,26 @@ class StaticFeed(Feed):
             self._rows, self._latest = list(range(B)), self.start.new_zeros(B, 1)
         column = torch.tensor([state.length], device=device)
         columns = min(state.capacity, COLUMNS * (state.length // COLUMNS + 1))
-        positions, documents = (torch.zeros(B, columns, dtype=torch.long, device=device) for _ in range(2))
+        positions = torch.zeros(B, columns, dtype=torch.long, device=device)
+        documents = torch.zeros_like(positions)  # 0 is padding, so that columns not filled yet are seen by no token
         positions[:, :state.length], documents[:, :state.length] = layout.positions, layout.documents
         self._keys = Layout(positions, documents, aligned=False)
         following = layout.next_position()
         here = replace(self._keys, positions=following.positions.clone(), documents=following.documents.clone())
         layers = _static(state, column, columns)
-        self._run = self.step(self.run, state.memory, self._latest, here, self._keys, column, *layers)
+        self._run_step = self.step(self.call_model, state.memory, self._latest, here, self._keys, column, *layers)
 
 
-def _static(state: DecodingState, column: Tensor, columns: int) -> tuple[list[State | None], list[State | None]]:
-    """The states of the layers as a step has them, and of the cross-attentions, if there are any."""
-    cross: list[State | None] = getattr(state, "cross", [])
-    layers, others = ([layer and layer.as_static(column, columns) for layer in some] for some in (state.layers, cross))
-    return layers, others
+def _static(state: ModelState, column: Tensor, columns: int) -> tuple[list[State | None], list[State | None]]:
+    """The states of the layers and of their cross-attentions (none in a decoder alone), as a compiled step has them."""
+    def as_static(states: Sequence[State | None]) -> list[State | None]:
+        return [None if layer is None else layer.as_static(column, columns) for layer in states]
+
+    return as_static(state.layers), as_static(getattr(state, "cross", []))
 
 
-class _StaticState(DecodingState):
-    """The states of a model's layers in a compiled step, and the layout of all columns, filled or not."""
+class _StaticState(ModelState):
+    """The state of a model in a compiled step; its layout is of all columns, filled or not."""
 
     def __init__(self, layers: list[State | None], cross: list[State | None], memory: Memory | None, keys: Layout,
                  column: Tensor) -> None:
@@ -189,13 +192,14 @@ class _StaticState(DecodingState):
 
     @property
     def length(self) -> int:
-        return 0  # there is room, as the feed knows
+        return 0  # the feed has checked that there is room
 
 
-def _step(run: Run, memory: Memory | None, tokens_B1: Tensor, here: Layout, keys: Layout, column: Tensor,
+def _step(call_model: ModelCall, memory: Memory | None, tokens_B1: Tensor, here: Layout, keys: Layout, column: Tensor,
           layers: list[State | None], cross: list[State | None]) -> Tensor:
+    """One step. It advances `column` and the positions in `here` in place, ready for the next."""
     state: Any = _StaticState(layers, cross, memory, keys, column)
-    logits_BV = run(memory, tokens_B1, Context(here), state, _last)
+    logits_BV = call_model(memory, tokens_B1, Context(here), state, _last)
     column.add_(1)
     here.positions.add_(1)
     return logits_BV

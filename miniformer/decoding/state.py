@@ -1,21 +1,61 @@
-"""What is remembered between decoding steps: buffers of columns, and of a whole model its layers' states and memory."""
+"""What is remembered between decoding steps: by each attention, and by a whole model.
+
+An attention appends the columns of a call to its state. The state returns what the queries of that call look at: the
+columns that it holds, with the mask and the bias over exactly those. So no attention needs to know which kind of state it has.
+
+Shapes: N tensors, B batch, K key/value heads, E width, T columns of this call, S columns so far, C columns that fit.
+"""
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
-from miniformer.kernel.context import Memory
+from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.errors import StateError
 from miniformer.kernel.layout import Layout, latest
+from miniformer.kernel.masks import Mask, MaskRule
 from miniformer.kernel.state import State
 
+Visible = tuple[tuple[Tensor, ...], Mask, Tensor | None]
+"""What queries look at: N tensors `[B, K, S, E]` such as keys and values, and the mask and the bias over their S columns."""
 
-class DecodingState(State):
-    """The states of a model's layers, with the layout of all columns so far (None before the first)."""
+
+class AttentionState(State):
+    """The state of one attention layer: it takes the columns of each call, and returns what the call's queries look at."""
+
+    @abstractmethod
+    def append(self, parts_BKTE: tuple[Tensor, ...], context: Context, rule: MaskRule | None) -> Visible:
+        """Remember the T columns of a call; return everything that its queries look at.
+
+        Args:
+            parts_BKTE: N tensors of the new columns, such as keys and values; empty where nothing is new, as in a memory.
+            context: the context of the call. Its `keys` are the layout of all columns, with those of this call last.
+            rule: the attention's own mask rule.
+
+        Raises:
+            StateError: the columns do not fit; the state stays as it was.
+        """
+
+
+def visible(parts_BKTE: tuple[Tensor, ...], context: Context, rule: MaskRule | None, state: State | None) -> Visible:
+    """What the queries of a call look at: with a state, also the columns that it remembers. See `AttentionState.append`."""
+    if state is None:
+        return parts_BKTE, context.mask(rule), context.bias
+    own_state: Any = state  # an attention is only ever given a state that it made itself
+    seen: Visible = own_state.append(parts_BKTE, context, rule)
+    return seen
+
+
+class ModelState(State):
+    """The states of a model's layers, and the layout of all columns so far (None before the first).
+
+    Masks are made from that layout, so the layers' states need to know nothing about masks.
+    """
 
     memory: Memory | None = None
 
@@ -24,14 +64,13 @@ class DecodingState(State):
         self.layout: Layout | None = None
 
     def extend(self, layout: Layout) -> Layout:
-        """Note that the columns of `layout` follow; returns the layout of all columns.
+        """Note that the columns of `layout` come next; return the layout of all columns.
 
         Raises:
-            StateError: they are more than the capacity; nothing is noted then, and the state stays usable.
+            StateError: they exceed the capacity. Nothing is noted then, and the state stays usable.
         """
         if (length := self.length + layout.shape[1]) > self.capacity:
-            raise StateError(f"the state holds {self.capacity} tokens, and {length} were given; make it with a larger "
-                             "capacity")
+            raise _full(self.capacity, length)
         self.layout = layout if self.layout is None else self.layout.append_columns(layout)
         return self.layout
 
@@ -50,7 +89,7 @@ class DecodingState(State):
                 state.reorder(index)
 
     def truncate(self, length: int) -> None:
-        for state in self.layers:  # first, so that no layer is ahead of another
+        for state in self.layers:  # all are asked before any changes, so that no layer is ahead of another
             if state is not None and length < state.min_length:
                 raise StateError(f"{type(state).__name__} cannot go back from {state.length} tokens to {length}; start again "
                                  "with an empty state")
@@ -61,34 +100,37 @@ class DecodingState(State):
 
     @property
     def can_join(self) -> bool:
-        """Whether every layer can take in rows."""
+        """Whether the state of every layer can take in the rows of another."""
         return all(state is None or state.joins for state in self.layers)
 
     def join(self, other: Self, columns: int, capacity: int) -> None:
         assert self.layout is not None and other.layout is not None
-        for state, theirs in zip(self.layers, other.layers, strict=True):
-            if state is not None and theirs is not None:
-                state.join(theirs, columns, capacity)
+        for state, joining in zip(self.layers, other.layers, strict=True):
+            if state is not None and joining is not None:
+                state.join(joining, columns, capacity)
         self.layout, self.capacity = self.layout.stack_rows(other.layout, columns), capacity
 
 
-class BufferState(State):
-    """N tensors of the columns so far, one buffer `[N, B, K, C, E]` for C columns."""
+class BufferState(AttentionState):
+    """All columns so far, in one buffer `[N, B, K, C, E]` whose memory is taken at the start."""
 
     joins: ClassVar[bool] = True
 
     def __init__(self, buffer: Tensor) -> None:
         self.buffer, self._length = buffer, 0
 
-    def append(self, *parts_BKTE: Tensor) -> tuple[Tensor, ...]:
-        """Remember T more columns; returns all S columns of each of the N tensors, `[B, K, S, E]`.
+    def append(self, parts_BKTE: tuple[Tensor, ...], context: Context, rule: MaskRule | None) -> Visible:
+        return self.write(parts_BKTE), context.mask(rule), context.bias
+
+    def write(self, parts_BKTE: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Put T more columns into the buffer; return all S columns of each of the N tensors, `[B, K, S, E]`.
 
         Raises:
-            StateError: they are more than the buffer holds; it stays as it was.
+            StateError: they do not fit; the state stays as it was.
         """
         stop, capacity = self._length + parts_BKTE[0].shape[2], self.buffer.shape[3]
         if stop > capacity:
-            raise StateError(f"the state holds {capacity} tokens, and {stop} were given; make it with a larger capacity")
+            raise _full(capacity, stop)
         for n, part_BKTE in enumerate(parts_BKTE):
             self.buffer[n, :, :, self._length:stop] = part_BKTE
         self._length = stop
@@ -103,7 +145,7 @@ class BufferState(State):
         return self.buffer.nbytes
 
     def as_static(self, column: Tensor, columns: int) -> StaticBuffer:
-        self.buffer[:, :, :, self._length:columns] = 0
+        self.buffer[:, :, :, self._length:columns] = 0  # fresh memory may hold NaN, which a mask does not keep out
         return StaticBuffer(self.buffer[:, :, :, :columns].unbind(0), column)
 
     def advance_static(self) -> None:
@@ -112,34 +154,37 @@ class BufferState(State):
     def reorder(self, index: Tensor) -> None:
         N, _, K, C, E = self.buffer.shape
         buffer = self.buffer.new_empty(N, len(index), K, C, E)
-        buffer[:, :, :, :self._length] = self.buffer[:, index, :, :self._length]  # what is not used yet is not copied
+        buffer[:, :, :, :self._length] = self.buffer[:, index, :, :self._length]  # unused columns are not copied
         self.buffer = buffer
 
     def truncate(self, length: int) -> None:
         self._length = min(length, self._length)
 
     def join(self, other: Self, columns: int, capacity: int) -> None:
-        held = [latest(one.buffer[:, :, :, :one.length], 3, columns) for one in (self, other)]
+        parts = [latest(state.buffer[:, :, :, :state.length], 3, columns) for state in (self, other)]
         N, _, K, _, E = self.buffer.shape
-        self.buffer = self.buffer.new_empty(N, sum(part.shape[1] for part in held), K, capacity, E)
-        self.buffer[:, :, :, :columns] = torch.cat(held, dim=1)
+        self.buffer = self.buffer.new_empty(N, sum(part.shape[1] for part in parts), K, capacity, E)
+        self.buffer[:, :, :, :columns] = torch.cat(parts, dim=1)
         self._length = columns
 
 
 class StaticBuffer(BufferState):
-    """A `BufferState` in a compiled step: its N tensors `[B, K, C, E]` apart, so that each is written in place."""
+    """A `BufferState` as a compiled step has it: its N tensors `[B, K, C, E]` are apart, so that each is written in place.
+
+    Every step sees all C columns; the layout says which of them are filled.
+    """
 
     def __init__(self, parts: Sequence[Tensor], column: Tensor) -> None:
         self.parts, self.column = parts, column
 
-    def append(self, *parts_BKTE: Tensor) -> tuple[Tensor, ...]:
+    def write(self, parts_BKTE: Sequence[Tensor]) -> tuple[Tensor, ...]:
         for part_BKCE, new_BK1E in zip(self.parts, parts_BKTE, strict=True):
             part_BKCE.index_copy_(2, self.column, new_BK1E)
         return tuple(self.parts)
 
 
-class EncoderDecoderState(DecodingState):
-    """The state of a decoder with what it looks at: the memory, and what each cross-attention keeps of it."""
+class EncoderDecoderState(ModelState):
+    """The state of a decoder that looks at a memory: the memory, and what each cross-attention keeps of it."""
 
     def __init__(self, layers: list[State | None], cross: list[State | None], memory: Memory, capacity: int) -> None:
         super().__init__(layers, capacity)
@@ -166,30 +211,35 @@ class EncoderDecoderState(DecodingState):
         super().join(other, columns, capacity)
         assert self.memory is not None and other.memory is not None
         self.memory = stack_memories(self.memory, other.memory)
-        for state, theirs in zip(self.cross, other.cross, strict=True):
-            if state is not None and theirs is not None:
-                state.join(theirs, self.memory.layout.shape[1], self.memory.layout.shape[1])
+        memory_columns = self.memory.layout.shape[1]
+        for state, joining in zip(self.cross, other.cross, strict=True):
+            if state is not None and joining is not None:
+                state.join(joining, memory_columns, memory_columns)
 
 
 def rows_of(memory: Memory, index: Tensor) -> Memory:
-    """The rows of a memory that `index` `[N]` picks, in its order."""
+    """The rows of a memory that `index` `[N]` names, in its order."""
     return Memory(memory.hidden[index], memory.layout.rows(index))
 
 
 def stack_memories(memory: Memory, other: Memory) -> Memory:
-    """The rows of both, the shorter after padding."""
+    """The rows of both memories; the shorter memory is padded on the left."""
     columns = max(memory.layout.shape[1], other.layout.shape[1])
-    hidden = torch.cat([latest(one.hidden, 1, columns) for one in (memory, other)])
+    hidden = torch.cat([latest(part.hidden, 1, columns) for part in (memory, other)])
     return Memory(hidden, memory.layout.stack_rows(other.layout, columns))
 
 
-class MemoryState(State):
-    """Keys and values `[B, K, S, E]` of a memory, which no step changes."""
+class MemoryState(AttentionState):
+    """Keys and values `[B, K, S, E]` of a memory, for a cross-attention. No step changes them."""
 
     joins: ClassVar[bool] = True
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         self.keys, self.values = keys, values
+
+    def append(self, parts_BKTE: tuple[Tensor, ...], context: Context, rule: MaskRule | None) -> Visible:
+        assert not parts_BKTE, "a memory was remembered as a whole, and grows by nothing"
+        return (self.keys, self.values), context.mask(rule), context.bias
 
     @property
     def length(self) -> int:
@@ -206,8 +256,12 @@ class MemoryState(State):
         self.keys, self.values = self.keys[index], self.values[index]
 
     def truncate(self, length: int) -> None:
-        """Nothing is forgotten: the memory is of no step."""
+        """Nothing is forgotten: a memory belongs to no step."""
 
     def join(self, other: Self, columns: int, capacity: int) -> None:
-        self.keys, self.values = (torch.cat([latest(one, 2, columns) for one in both])
-                                  for both in ((self.keys, other.keys), (self.values, other.values)))
+        self.keys = torch.cat([latest(state.keys, 2, columns) for state in (self, other)])
+        self.values = torch.cat([latest(state.values, 2, columns) for state in (self, other)])
+
+
+def _full(capacity: int, length: int) -> StateError:
+    return StateError(f"the state holds {capacity} tokens, and {length} were given; make it with a larger capacity")

@@ -1,91 +1,61 @@
-"""The decoding state of an attention with a window: what the window can still reach, however long the text.
+"""The state of an attention with a window: the columns that the window can still reach, however long the text is.
 
-Shapes: N tensors, B batch, K heads, E width, T columns of a call, M columns held before a call and given by it, W window.
+Shapes: N tensors, B batch, K heads, E width, W window; T columns of this call, S columns so far, M columns that are held, C
+slots.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Self
 
 import torch
 from torch import Tensor
 
+from miniformer.kernel.context import Context
 from miniformer.kernel.errors import StateError
 from miniformer.kernel.layout import Layout, latest
-from miniformer.kernel.masks import Mask
-from miniformer.kernel.state import State
+from miniformer.kernel.masks import Mask, MaskRule
 
-from .state import BufferState
+from .state import AttentionState, BufferState, Visible
 
-REACH = 32
-"""Columns by which the state of a window can always go back, and that are gathered before the oldest are dropped."""
-
-
-def room(window: int, capacity: int) -> int:
-    """Slots that a `WindowState` needs."""
-    return min(capacity, window - 1 + 2 * REACH)
+REWIND = 32
+"""Columns by which a window's state can always go back. As many are gathered before the oldest are dropped."""
 
 
-@dataclass(frozen=True, slots=True)
-class Held:
-    """Which of all S columns are those M that a state gave.
-
-    Attributes:
-        count: M.
-        columns: `[B, M]`, the column that each is, negative for none; None: the latest M.
-    """
-
-    count: int
-    columns: Tensor | None = None
-
-    def bias(self, bias: Tensor | None) -> Tensor | None:
-        """`[B or 1, H, T, S] -> [B or 1, H, T, M]`."""
-        if bias is None or self.columns is None:
-            return None if bias is None else bias[..., -self.count:]
-        return bias.take_along_dim(self.columns[:, None, None].clamp(min=0), dim=-1)
-
-    def mask(self, mask: Mask) -> Mask:
-        """The mask of a window over all columns, for these."""
-        assert mask.allowed is not None, "a window is no plain mask"
-        if self.columns is None:
-            return Mask(mask.allowed[..., -self.count:])
-        columns_B11M = self.columns[:, None, None]
-        return Mask(mask.allowed.take_along_dim(columns_B11M.clamp(min=0), dim=-1) & (columns_B11M >= 0))
+def slots_needed(window: int, capacity: int) -> int:
+    """The number of slots C that a `WindowState` needs for texts of `capacity` columns."""
+    return min(capacity, window - 1 + 2 * REWIND)
 
 
-class WindowState(State):
+class WindowState(AttentionState):
     """N tensors of the columns that a window can still reach, in a buffer `[N, B, K, C, E]` of C slots.
 
-    When the slots are full, the last `REACH` columns stay as they are, for `truncate` to go back to, and of those before them
-    the last W - 1 of each row that are no padding. A document is one run of columns, padding aside, so no window goes further.
-    What is dropped is decided without looking at values, so that nothing waits for a GPU.
+    When the slots are full, the last `REWIND` columns stay as they are, so that `truncate` can go back to them. Of the
+    columns before those, each row keeps its last W - 1 real tokens. A document is one run of columns (padding aside), so no
+    window reaches further. Which columns are dropped depends on shapes and the layout only, so nothing waits for a GPU.
 
     Args:
-        buffer: of `room(window, capacity)` slots.
+        buffer: with `slots_needed(window, capacity)` slots.
         window: W.
-        capacity: columns in all.
+        capacity: the most columns that the text may have.
     """
 
     joins: ClassVar[bool] = True
-    rewind_limit: ClassVar[int | None] = REACH
+    rewind_limit: ClassVar[int | None] = REWIND
 
     def __init__(self, buffer: Tensor, window: int, capacity: int) -> None:
         self.slots, self.window, self.capacity = BufferState(buffer), window, capacity
         self.columns = buffer.new_zeros(buffer.shape[1], buffer.shape[3], dtype=torch.long)
-        self.ragged = False  # the slots hold the columns that `columns` says; otherwise the latest
+        self.ragged = False  # True: `columns` says which column each slot holds. False: the slots hold the latest columns
         self._length = self._min_length = 0
 
-    def append(self, keys: Layout, *parts_BKTE: Tensor) -> tuple[tuple[Tensor, ...], Held]:
-        """Remember T more columns; returns M columns of each of the N tensors, `[B, K, M, E]`, and which they are.
+    def append(self, parts_BKTE: tuple[Tensor, ...], context: Context, rule: MaskRule | None) -> Visible:
+        parts_BKME, columns_BM = self._hold(parts_BKTE, context.keys or context.layout)
+        count = parts_BKME[0].shape[2]
+        return parts_BKME, _cut_mask(context.mask(rule), count, columns_BM), _cut_bias(context.bias, count, columns_BM)
 
-        Args:
-            keys: the layout of all columns so far, these included.
-            parts_BKTE: one of each of the N tensors.
-
-        Raises:
-            StateError: they are more than the capacity, or the layout is of others; the state stays as it was.
-        """
+    def _hold(self, parts_BKTE: tuple[Tensor, ...], keys: Layout) -> tuple[tuple[Tensor, ...], Tensor | None]:
+        """Take in T columns; return M columns of each tensor, and which columns they are (None: the latest M)."""
         T = parts_BKTE[0].shape[2]
         before, length = self.slots.length, self._length + T
         if length > self.capacity:
@@ -94,43 +64,43 @@ class WindowState(State):
             raise StateError(f"the state has seen {length} columns with those of this call, and their layout has "
                              f"{keys.shape[1]}; give it the layout of all of them")
         count, slots = before + T, self.columns.shape[1]
-        columns_BM = self._columns(length, T) if self.ragged or (count > slots and keys.padded) else None
-        held = Held(count, columns_BM)
+        columns_BM = self._held_columns(length, T) if self.ragged or (count > slots and keys.padded) else None
         self._length = length
         if count > slots:
-            parts_BKME = tuple(torch.cat([mine[:, :, :before], part], dim=2)
-                               for mine, part in zip(self.slots.buffer, parts_BKTE, strict=True))
-            self._keep(keys, parts_BKME, columns_BM)
-            return parts_BKME, held
+            parts_BKME = tuple(torch.cat([held[:, :, :before], part], dim=2)
+                               for held, part in zip(self.slots.buffer, parts_BKTE, strict=True))
+            self._drop_oldest(keys, parts_BKME, columns_BM)
+            return parts_BKME, columns_BM
         if columns_BM is not None:
             self.columns[:, before:count] = columns_BM[:, before:]
-        return self.slots.append(*parts_BKTE), held
+        return self.slots.write(parts_BKTE), columns_BM
 
-    def _columns(self, length: int, more: int = 0) -> Tensor:
-        """`[B, M]`, the columns that the slots hold, and `more` after them, the last of `length`."""
+    def _held_columns(self, length: int, new: int = 0) -> Tensor:
+        """`[B, M]`: which columns the slots hold, and after them the `new` last ones of `length`."""
         count = self.slots.length
         if self.ragged:
-            later = torch.arange(length - more, length, device=self.columns.device).expand(len(self.columns), -1)
-            return torch.cat([self.columns[:, :count], later], dim=1)
-        return torch.arange(length - count - more, length, device=self.columns.device).expand(len(self.columns), -1)
+            new_columns = torch.arange(length - new, length, device=self.columns.device).expand(len(self.columns), -1)
+            return torch.cat([self.columns[:, :count], new_columns], dim=1)
+        return torch.arange(length - count - new, length, device=self.columns.device).expand(len(self.columns), -1)
 
-    def _keep(self, keys: Layout, parts_BKME: tuple[Tensor, ...], columns_BM: Tensor | None) -> None:
-        """Of the M columns, keep what is needed from `REACH` before the last on."""
+    def _drop_oldest(self, keys: Layout, parts_BKME: tuple[Tensor, ...], columns_BM: Tensor | None) -> None:
+        """Keep only what is needed to go back by `REWIND` columns and continue from there."""
         M = parts_BKME[0].shape[2]
         if columns_BM is None:
-            kept = [part[:, :, -(self.window - 1 + REACH):] for part in parts_BKME]
+            needed = [part[:, :, -(self.window - 1 + REWIND):] for part in parts_BKME]
         else:
-            older = columns_BM[:, :M - REACH]
+            older = columns_BM[:, :M - REWIND]
             real = keys.real.gather(1, older.clamp(min=0))
-            order = torch.arange(M, device=real.device)  # real ones count more than others, and the later more than the earlier
-            last = (order[:M - REACH] + M * real).topk(self.window - 1, dim=1).indices.flip(1)
-            index_BM = torch.cat([last, order[M - REACH:].expand(len(last), -1)], dim=1)
-            kept = [part.take_along_dim(index_BM[:, None, :, None], dim=2) for part in parts_BKME]
+            order = torch.arange(M, device=real.device)
+            rank = order[:M - REWIND] + M * real  # real tokens before padding, and later columns before earlier ones
+            latest_real = rank.topk(self.window - 1, dim=1).indices.flip(1)
+            index_BM = torch.cat([latest_real, order[M - REWIND:].expand(len(latest_real), -1)], dim=1)
+            needed = [part.take_along_dim(index_BM[:, None, :, None], dim=2) for part in parts_BKME]
             self.columns[:, :index_BM.shape[1]] = columns_BM.gather(1, index_BM)
             self.ragged = True
         self.slots.truncate(0)
-        self.slots.append(*kept)
-        self._min_length = max(self._min_length, self._length - REACH)
+        self.slots.write(needed)
+        self._min_length = max(self._min_length, self._length - REWIND)
 
     @property
     def length(self) -> int:
@@ -157,14 +127,33 @@ class WindowState(State):
             self._length = length
 
     def join(self, other: Self, columns: int, capacity: int) -> None:
-        both = (self, other)
-        count = min(columns, max(one.slots.length for one in both))  # the slots before are padding, as those columns are
-        slots, ragged = room(self.window, capacity), self.ragged or other.ragged
-        held = self.columns.new_zeros(sum(len(one.columns) for one in both), slots)
-        if ragged:  # counted from 1, so that what a row lacks is column -1
-            numbers = [latest(one._columns(one._length) + columns - one._length + 1, 1, count) for one in both]
-            held[:, :count] = torch.cat(numbers) - 1
-        back = min([count, *(one._length - one._min_length for one in both if one._min_length)])
+        states = (self, other)
+        # Slots before the longest text's are dropped: they hold padding, as the columns there do
+        count = min(columns, max(state.slots.length for state in states))
+        slots, ragged = slots_needed(self.window, capacity), self.ragged or other.ragged
+        held_columns = self.columns.new_zeros(sum(len(state.columns) for state in states), slots)
+        if ragged:  # counted from 1, so that the zeros with which `latest` fills a short row become column -1, which is none
+            numbers = [latest(state._held_columns(state._length) + columns - state._length + 1, 1, count) for state in states]
+            held_columns[:, :count] = torch.cat(numbers) - 1
+        rewind = min([count, *(state._length - state._min_length for state in states if state._min_length)])
         self.slots.join(other.slots, count, slots)
-        self.columns, self.ragged, self.capacity = held, ragged, capacity
-        self._length, self._min_length = columns, columns - back
+        self.columns, self.ragged, self.capacity = held_columns, ragged, capacity
+        self._length, self._min_length = columns, columns - rewind
+
+
+def _cut_mask(mask: Mask, count: int, columns_BM: Tensor | None) -> Mask:
+    """The mask over all S columns, for the columns `columns_BM` (negative: none) or, without them, for the latest `count`."""
+    assert mask.allowed is not None, "a window is no plain mask"
+    if columns_BM is None:
+        return Mask(mask.allowed[..., -count:])
+    columns_B11M = columns_BM[:, None, None]
+    return Mask(mask.allowed.take_along_dim(columns_B11M.clamp(min=0), dim=-1) & (columns_B11M >= 0))
+
+
+def _cut_bias(bias: Tensor | None, count: int, columns_BM: Tensor | None) -> Tensor | None:
+    """The bias `[B or 1, H, T, S]` for M of its columns, chosen as in `_cut_mask`."""
+    if bias is None:
+        return None
+    if columns_BM is None:
+        return bias[..., -count:]
+    return bias.take_along_dim(columns_BM[:, None, None].clamp(min=0), dim=-1)

@@ -1,1 +1,1 @@
-"""Using a trained model: loading it from a run, and generating text."""
+"""Using a trained model: loading it, writing text, predicting for records, and measuring it."""

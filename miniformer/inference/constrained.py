@@ -1,6 +1,6 @@
-"""Texts of a given form: a part of a `Sampling` that allows just the tokens with which a text can still match.
+"""Texts of a required form: a processor for `Sampling` that allows only tokens with which the text can still match the form.
 
-The work is done by `llguidance`, which is installed with the extra `constrained`.
+The package `llguidance` does the work; it is installed with the extra `constrained`.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from miniformer.data.tokenizer import Tokenizer
 from miniformer.decoding.sampling import Text
 from miniformer.kernel.errors import UserError
 
-KEPT = 512
-"""Texts whose place in the grammar is remembered: at least as many as are written or searched with at a time."""
+MATCHERS_KEPT = 512
+"""Texts whose place in the grammar is remembered. It should be more than are written at a time."""
 
 
 class Constraint:
-    """Forbids every token after which what was written could not be completed to the form, and the end before it is.
+    """Forbids every token after which the text could not be completed to the form; and the end token, until it is complete.
 
     Args:
         tokenizer: of the texts; it needs an end token.
         grammar: as `llguidance` takes it; `regex` and `json_schema` make one.
 
     Raises:
-        UserError: the grammar is none, `llguidance` is not installed, or cannot be used with this tokenizer.
+        UserError: the grammar is not valid, or `llguidance` is not installed or cannot use this tokenizer.
     """
 
     def __init__(self, tokenizer: Tokenizer, grammar: str) -> None:
@@ -43,37 +43,37 @@ class Constraint:
             raise UserError(f"llguidance cannot use this tokenizer: {error}") from None
         start = llguidance.LLMatcher(tokens, grammar, log_level=0)
         if start.is_error():
-            raise UserError(f"not a form that can be asked for: {start.get_error().strip()}")
+            raise UserError(f"not a valid form: {start.get_error().strip()}")
         self._start = start
         self._after: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     @classmethod
     def regex(cls, tokenizer: Tokenizer, pattern: str) -> Self:
-        """Texts that match a regular expression (of Rust's `regex`) from beginning to end."""
+        """Texts that match a regular expression, in the syntax of Rust's `regex`, from beginning to end."""
         return cls(tokenizer, _library().LLMatcher.grammar_from_regex(pattern))
 
     @classmethod
     def json_schema(cls, tokenizer: Tokenizer, schema: Mapping[str, Any]) -> Self:
-        """JSON of a schema, without line breaks, at most one space between its parts."""
+        """Texts that are JSON of a schema, without line breaks and with at most one space between parts."""
         spaces = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
         return cls(tokenizer, _library().LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), overrides=spaces))
 
     def __call__(self, logits: Tensor, text: Text) -> Tensor:
         mask = torch.frombuffer(bytearray(self._matcher(tuple(text.new)).compute_logit_bias()), dtype=torch.uint8) != 0
-        allowed = torch.zeros(len(logits), dtype=torch.bool)  # a model may have more outputs than the tokenizer tokens
+        allowed = torch.zeros(len(logits), dtype=torch.bool)  # a model may have more outputs than its tokenizer has tokens
         allowed[:len(mask)] = mask[:len(logits)]
         return logits.masked_fill(~allowed, -math.inf)
 
     def _matcher(self, new: tuple[int, ...]) -> Any:
-        """What is known after these tokens; from what was known before the last of them, if that is remembered."""
+        """The matcher after these tokens, made from the one before the last of them if that is remembered."""
         if not new:
             return self._start
         if new not in self._after:
-            before = self._after.get(new[:-1], self._start)
-            matcher = before.deep_copy()
-            matcher.consume_tokens(list(new if before is self._start else new[-1:]))
+            earlier = self._after.get(new[:-1], self._start)
+            matcher = earlier.deep_copy()
+            matcher.consume_tokens(list(new if earlier is self._start else new[-1:]))
             self._after[new] = matcher
-            while len(self._after) > KEPT:
+            while len(self._after) > MATCHERS_KEPT:
                 self._after.popitem(last=False)
         self._after.move_to_end(new)
         return self._after[new]

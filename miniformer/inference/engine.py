@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import torch
 from torch.nn.utils.rnn import pad_sequence
 
+from miniformer.decoding.arguments import checked_count, checked_seed, checked_strings
 from miniformer.decoding.beam_search import Beams, Hypothesis, search
 from miniformer.decoding.compiled import StaticFeed, compiled_step
-from miniformer.decoding.loop import Feed, Finish, Row, decode
-from miniformer.decoding.sampling import Sampling, Text, checked_seed, count
+from miniformer.decoding.defaults import DEFAULTS
+from miniformer.decoding.loop import Feed, Finish, RunningText, decode
+from miniformer.decoding.sampling import Sampling, Text
 from miniformer.decoding.speculative import speculate
 from miniformer.kernel.errors import StateError, UserError
 from miniformer.kernel.layout import Layout
@@ -23,71 +24,37 @@ from miniformer.model.assembly import BlockAssembly, evaluating
 from miniformer.ops.linear import pack
 from miniformer.ops.switch import is_plain
 
-from .batching import Prompt, Queue
-from .text import TextWriter, strings
+from .answer import Answer as Answer
+from .answer import Stream as Stream
+from .answer import answer_of, empty_answer, in_order
+from .batching import Prompt, PromptQueue
+from .text import TextWriter
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-PLAIN, BEAMS = Sampling(), Beams()
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What was written after a prompt.
-
-    Attributes:
-        prompt: as it was given.
-        text: what was written, without the prompt and what ended it.
-        tokens: those that were written; without the end token, and with those of a stop string.
-        logprobs: the log-probability of each by the model, before any edit or filter.
-        finish_reason: `eos`: the model ended it; `stop`: a stop string did; `length`: it is as long as it may be.
-        score: how good beam search found it; None: it was not searched for.
-    """
-
-    prompt: str
-    text: str
-    tokens: list[int]
-    logprobs: list[float]
-    finish_reason: Finish
-    score: float | None = None
-
-
-class Stream(Iterator[str]):
-    """The pieces of a text, as they are written; `answer` is there when they have ended."""
-
-    answer: Answer | None = None
-
-    def __init__(self, pieces: Iterator[str | Answer]) -> None:
-        self._pieces = pieces
-
-    def __next__(self) -> str:
-        piece = next(self._pieces)
-        if isinstance(piece, str):
-            return piece
-        self.answer = piece
-        raise StopIteration
+SAMPLING, BEAMS = Sampling(), Beams()
 
 
 class Engine:
     """A model that writes, with the tokenizer of its texts.
 
-    What is written after a prompt hangs on the prompt, the settings and the seed alone, and not on what else is in the batch.
+    The text after a prompt depends on the prompt, the settings and the seed alone, and not on what else is in the batch.
 
     Args:
-        model: a decoder, which goes on from its prompt, or an encoder-decoder, which answers it; it runs where its weights are.
+        model: a decoder, which continues its prompt, or an encoder-decoder, which answers it; it runs where its weights are.
         tokenizer: its `eos_id` ends texts.
-        batch_size: prompts that are written after together; others take the place of those whose text has ended.
-        draft: a small model of the same tokens that `generate` and `stream` let propose what `model` then checks, which is
-            faster where both mostly agree. Texts have the same distribution as without it, but other draws; prompts go one by
-            one.
+        batch_size: the most texts that are written at a time. When one ends, the next prompt takes its place.
+        draft: a small model of the same tokens. In `generate` and `stream` it proposes tokens, which `model` checks; this is
+            faster where both mostly agree. Texts have the same distribution as without it, but other draws, and prompts are
+            answered one by one.
         encode: makes tokens of a prompt, as a task's `prompt` does; None: the tokenizer's `encode`.
-        use_state: keep what the layers remember between steps; without, everything is computed again at each step.
-        compile: make one compiled graph of a step, which takes some time with the first prompt, and again with the first
-            batch of several; and on a CPU keep large matrices a second time, laid out for it. Where a layer's state cannot be
-            part of a graph, a line says so and steps are as ever.
+        use_state: keep what the layers remember between steps; without it, everything is computed again at each step.
+        compile: make one compiled graph of a step. This takes some time with the first prompt, and again with the first batch
+            of several. On a CPU, large matrices are kept a second time, laid out for it. Where the state of a layer cannot be
+            part of a graph, a line of the log says so, and steps are not compiled.
 
     Raises:
-        UserError: settings that exclude each other or make no sense.
+        UserError: settings that exclude each other or are out of range.
     """
 
     def __init__(self, model: BlockAssembly, tokenizer: Tokenizer, *, batch_size: int = 16, draft: BlockAssembly | None = None,
@@ -104,101 +71,95 @@ class Engine:
         if compile:
             pack(model)
 
-    def generate(self, prompts: Iterable[str], sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
-                 stop: str | Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Iterator[Answer]:
-        """What is written after each prompt, in order; prompts are taken as answers are asked for, some ahead.
+    def generate(self, prompts: Iterable[str], sampling: Sampling = SAMPLING, *,
+                 max_new_tokens: int = DEFAULTS.max_new_tokens, stop: str | Sequence[str] = (), seed: int | None = None,
+                 truncate: bool = False) -> Iterator[Answer]:
+        """The answer to each prompt, in order. Prompts are taken as answers are asked for, some ahead.
 
         Args:
             prompts: texts.
             sampling: how tokens are chosen.
-            max_new_tokens: at most so many; fewer, where the model's positions end before.
+            max_new_tokens: the most tokens of an answer; fewer, where the model's positions end before.
             stop: a string that ends a text, or several.
-            seed: of the draws after every prompt, so that a prompt is answered as it would be alone; None: torch's own.
+            seed: of the draws after each prompt, so that a prompt is answered as it would be alone; None: torch's generator.
             truncate: of a prompt that is too long, keep the end; see `encode`.
 
         Raises:
             UserError: a prompt is empty or too long, settings are out of range, or the model cannot write.
         """
-        max_new_tokens, stop, seed = count("max_new_tokens", max_new_tokens), strings("stop", stop), checked_seed(seed)
-        asked = (self.encode(prompt, max_new_tokens, truncate) for prompt in prompts)
+        max_new_tokens, seed = checked_count("max_new_tokens", max_new_tokens), checked_seed(seed)
+        stop = checked_strings("stop", stop)
+        encoded = (self.encode(prompt, max_new_tokens, truncate) for prompt in prompts)
         if max_new_tokens == 0:
-            return (_answer(prompt) for prompt in asked)
-        pieces = self._evaluated(self._pieces(asked, sampling, stop, seed))
-        return _in_order((place, piece) for place, piece in pieces if isinstance(piece, Answer))
+            return (empty_answer(prompt) for prompt in encoded)
+        pieces = self._in_eval_mode(self._pieces(encoded, sampling, stop, seed))
+        return in_order((place, piece) for place, piece in pieces if isinstance(piece, Answer))
 
-    def search(self, prompts: Iterable[str], beams: Beams = BEAMS, sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
-               stop: str | Sequence[str] = (), truncate: bool = False) -> Iterator[list[Answer]]:
-        """For each prompt the best texts that a beam search finds, best first; see `generate`.
+    def search(self, prompts: Iterable[str], beams: Beams = BEAMS, sampling: Sampling = SAMPLING, *,
+               max_new_tokens: int = DEFAULTS.max_new_tokens, stop: str | Sequence[str] = (),
+               truncate: bool = False) -> Iterator[list[Answer]]:
+        """For each prompt, in order, the best texts that a beam search finds, best first.
 
         Args:
             beams: how to search.
             sampling: its edits count; nothing is drawn.
-            prompts, max_new_tokens, stop, truncate: as in `generate`.
+            prompts, max_new_tokens, stop, truncate: as in `generate`, which also has the errors.
         """
-        max_new_tokens, stop = count("max_new_tokens", max_new_tokens), strings("stop", stop)
-
-        def ending(text: Text) -> Finish | None:
-            if text.new[-1] == self.tokenizer.eos_id:
-                return "eos"
-            written = self.tokenizer.decode(text.new) if stop else ""
-            return "stop" if any(one in written for one in stop) else None
-
-        @torch.inference_mode()
-        def found(queue: Queue) -> Iterator[tuple[int, list[Answer]]]:
-            while (more := queue([])) is not None:
-                feed, rows = more
-                for row, texts in zip(rows, search(feed, [row.limit for row in rows], beams, sampling, ending), strict=True):
-                    place, prompt = queue.place_of.pop(id(row))
-                    yield place, [self._searched(prompt, one, stop) for one in texts]
-
-        asked = (self.encode(prompt, max_new_tokens, truncate) for prompt in prompts)
+        max_new_tokens, stop = checked_count("max_new_tokens", max_new_tokens), checked_strings("stop", stop)
+        encoded = (self.encode(prompt, max_new_tokens, truncate) for prompt in prompts)
         if max_new_tokens == 0:
-            return ([_answer(prompt)] for prompt in asked)
-        queue = Queue(asked, max(1, self.batch_size // beams.width), self.model, self.start)
-        return _in_order(self._evaluated(found(queue)))
+            return ([empty_answer(prompt)] for prompt in encoded)
+        queue = PromptQueue(encoded, max(1, self.batch_size // beams.width), self.model, self.start)
+        return in_order(self._in_eval_mode(self._searches(queue, beams, sampling, stop)))
 
-    def stream(self, prompt: str, sampling: Sampling = PLAIN, *, max_new_tokens: int = 128,
+    def stream(self, prompt: str, sampling: Sampling = SAMPLING, *, max_new_tokens: int = DEFAULTS.max_new_tokens,
                stop: str | Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Stream:
-        """What is written after one prompt, piece by piece; arguments and errors as those of `generate`."""
-        stop, seed = strings("stop", stop), checked_seed(seed)
-        asked = self.encode(prompt, max_new_tokens, truncate)
-        if asked.room == 0:
-            return Stream(iter([_answer(asked)]))
-        return Stream(piece for _, piece in self._evaluated(self._pieces(iter([asked]), sampling, stop, seed)))
+        """The text after one prompt, piece by piece; arguments and errors are those of `generate`."""
+        stop, seed = checked_strings("stop", stop), checked_seed(seed)
+        encoded = self.encode(prompt, max_new_tokens, truncate)
+        if encoded.room == 0:
+            return Stream(iter([empty_answer(encoded)]))
+        return Stream(piece for _, piece in self._in_eval_mode(self._pieces(iter([encoded]), sampling, stop, seed)))
 
     def encode(self, prompt: str, max_new_tokens: int, truncate: bool = False) -> Prompt:
         """A prompt as tokens that the model has positions for.
 
-        With `truncate`, one that leaves no room for `max_new_tokens` within `max_seq_len` tokens loses tokens from its start
-        (but for the one that marks it), until there is room or it is half of `max_seq_len`.
+        With `truncate`, a prompt that leaves no room for `max_new_tokens` within `max_seq_len` tokens loses tokens from its
+        start (but not the start token), until there is room or it is half of `max_seq_len`.
 
         Raises:
             UserError: no tokens, more than there are positions, or a model that does not write.
         """
         if not self.model.generates:
             raise UserError("this model sees later tokens (causal: false), so it cannot generate; `predict` asks its task")
-        max_new_tokens = count("max_new_tokens", max_new_tokens)
+        max_new_tokens = checked_count("max_new_tokens", max_new_tokens)
         if not isinstance(prompt, str):
             raise UserError(f"prompt: expected a text; found {prompt!r:.80}")
         model, ids = self.model, self._encode(prompt)
         if not ids:
             raise UserError("the prompt has no tokens, and this tokenizer no token that marks a start; expected some text")
-        whole = model.config.max_seq_len
         if truncate:
-            most = whole if model.has_source else max(whole // 2, whole + 1 - max_new_tokens)
-            if len(ids) > most:
-                start = ids[:1] if ids[0] == self.tokenizer.bos_id and most > 1 else []
-                ids = start + ids[len(start) - most:]
-        if not model.endless and len(ids) > whole:
-            raise UserError(f"the prompt has {len(ids)} tokens, and this model reads at most max_seq_len = {whole}; shorten "
-                            "it, or have its start left out (truncate)")
+            ids = self._without_start(ids, max_new_tokens)
+        max_seq_len = model.config.max_seq_len
+        if not model.endless and len(ids) > max_seq_len:
+            raise UserError(f"the prompt has {len(ids)} tokens, and this model reads at most max_seq_len = {max_seq_len}; "
+                            "shorten it, or have its start left out (truncate)")
         room = max_new_tokens
-        if not model.endless:  # the last token that is written is not read
-            room = min(room, whole if model.has_source else whole + 1 - len(ids))
+        if not model.endless:  # the last new token is not read, so it needs no position
+            room = min(room, max_seq_len if model.has_source else max_seq_len + 1 - len(ids))
         return Prompt(prompt, ids, room)
 
+    def _without_start(self, ids: list[int], max_new_tokens: int) -> list[int]:
+        """The end of a prompt that is too long, after its start token."""
+        max_seq_len = self.model.config.max_seq_len
+        length = max_seq_len if self.model.has_source else max(max_seq_len // 2, max_seq_len + 1 - max_new_tokens)
+        if len(ids) <= length:
+            return ids
+        start = ids[:1] if ids[0] == self.tokenizer.bos_id and length > 1 else []
+        return start + ids[len(start) - length:]
+
     def start(self, prompts: Sequence[Prompt], model: BlockAssembly | None = None) -> Feed:
-        """A model (None: the engine's), ready to go on from some prompts."""
+        """A feed of a model (None: the engine's) for some prompts, a row for each."""
         lengths = [len(prompt.ids) for prompt in prompts]
         ids = pad_sequence([torch.tensor(prompt.ids) for prompt in prompts], batch_first=True, padding_side="left")
         feed = (model or self.model).feed(ids, max(prompt.room for prompt in prompts), use_state=self.use_state,
@@ -212,49 +173,67 @@ class Engine:
         return feed
 
     def writer(self, prompt: Prompt, stop: Sequence[str]) -> TextWriter:
-        """What makes text of the tokens after a prompt."""
+        """A writer that makes text of the tokens after a prompt."""
         return TextWriter(self.tokenizer, () if self.model.has_source else prompt.ids, stop)
 
-    def _searched(self, prompt: Prompt, found: Hypothesis, stop: Sequence[str]) -> Answer:
+    @torch.inference_mode()
+    def _searches(self, queue: PromptQueue, beams: Beams, sampling: Sampling,
+                  stop: Sequence[str]) -> Iterator[tuple[int, list[Answer]]]:
+        """The answers to each prompt of a queue, with the prompt's place in it."""
+        def ending(text: Text) -> Finish | None:
+            if text.new[-1] == self.tokenizer.eos_id:
+                return "eos"
+            written = self.tokenizer.decode(text.new) if stop else ""
+            return "stop" if any(string in written for string in stop) else None
+
+        while (batch := queue([])) is not None:
+            feed, texts = batch
+            results = search(feed, [text.limit for text in texts], beams, sampling, ending)
+            for text, hypotheses in zip(texts, results, strict=True):
+                place, prompt = queue.place_of.pop(id(text))
+                yield place, [self._searched(prompt, hypothesis, stop) for hypothesis in hypotheses]
+
+    def _searched(self, prompt: Prompt, hypothesis: Hypothesis, stop: Sequence[str]) -> Answer:
         writer = self.writer(prompt, stop)
-        for token in found.new[:-1] if found.finish == "eos" else found.new:
+        for token in hypothesis.new[:-1] if hypothesis.finish == "eos" else hypothesis.new:
             writer.push(token)
         writer.end()
-        return replace(_answer(prompt, found, writer), score=found.score)
+        return answer_of(prompt, hypothesis, writer, hypothesis.score)
 
     @torch.inference_mode()
     def _pieces(self, prompts: Iterator[Prompt], sampling: Sampling, stop: Sequence[str],
                 seed: int | None) -> Iterator[tuple[int, str | Answer]]:
-        """Pieces of text after prompts, each with its prompt's place among them; the last of a place is the answer."""
-        queue = Queue(prompts, 1 if self.draft else self.batch_size, self.model, self.start, seed)
+        """Pieces of text, each with the place of its prompt; the last piece of each place is the answer."""
+        queue = PromptQueue(prompts, 1 if self.draft else self.batch_size, self.model, self.start, seed)
         writers: dict[int, TextWriter] = {}
-        for running in self._steps(queue, sampling):
-            for row in running:
-                place, prompt = queue.place_of[id(row)]
+        for texts in self._steps(queue, sampling):
+            for text in texts:
+                place, prompt = queue.place_of[id(text)]
                 if place not in writers:
                     writers[place] = self.writer(prompt, stop)
                 writer = writers[place]
-                if row.finish != "eos" and (piece := writer.push(row.new[-1])):
+                if text.finish != "eos" and (piece := writer.push(text.new[-1])):
                     yield place, piece
-                if not writer.stopped and row.finish is not None and (piece := writer.end()):
+                if not writer.stopped and text.finish is not None and (piece := writer.end()):
                     yield place, piece
                 if writer.stopped:
-                    row.finish = "stop"
-                if row.finish is not None:
-                    del queue.place_of[id(row)]
-                    yield place, _answer(prompt, row, writers.pop(place))
+                    text.finish = "stop"
+                if text.finish is not None:
+                    del queue.place_of[id(text)]
+                    yield place, answer_of(prompt, text, writers.pop(place))
 
-    def _steps(self, queue: Queue, sampling: Sampling) -> Iterator[list[Row]]:
+    def _steps(self, queue: PromptQueue, sampling: Sampling) -> Iterator[list[RunningText]]:
+        """The texts that each step has extended by a token."""
         eos_id = self.tokenizer.eos_id
-        while (more := queue([])) is not None:
-            feed, rows = more
+        while (batch := queue([])) is not None:
+            feed, texts = batch
             if self.draft is None:
-                yield from decode(feed, rows, sampling, eos_id, arrivals=queue)
+                yield from decode(feed, texts, sampling, eos_id, arrivals=queue)
             else:
-                prompt = queue.place_of[id(rows[0])][1]
+                prompt = queue.place_of[id(texts[0])][1]
                 self._check_draft(self.draft, prompt)
-                helper = self.start([prompt], self.draft)
-                yield from speculate(feed, helper, rows[0], sampling, eos_id=eos_id)
+                draft_feed = self.start([prompt], self.draft)
+                yield from speculate(feed, draft_feed, texts[0], sampling, eos_id=eos_id)
 
     def _check_draft(self, draft: BlockAssembly, prompt: Prompt) -> None:
         length = max(len(prompt.ids), prompt.room) if draft.has_source else len(prompt.ids) + prompt.room - 1
@@ -262,35 +241,16 @@ class Engine:
             raise UserError(f"draft: reads at most max_seq_len = {draft.config.max_seq_len} tokens, and prompt and text may "
                             f"have {length}; expected a draft that reads as many, a shorter prompt or fewer max_new_tokens")
 
-    def _evaluated(self, found: Iterator[T]) -> Iterator[T]:
-        """The same, its models in eval mode while they run, but as they were between."""
+    def _in_eval_mode(self, values: Iterator[T]) -> Iterator[T]:
+        """The values, with the models in eval mode while each is made; between two values they are as they were before."""
         while True:
             with evaluating(self.model), nullcontext() if self.draft is None else evaluating(self.draft):
                 try:
-                    one = next(found)
+                    value = next(values)
                 except StopIteration:
                     return
-            yield one
+            yield value
 
 
 def _kind(model: BlockAssembly) -> str:
     return f"{'encoder-decoder' if model.has_source else 'decoder'} of {model.config.vocab_size} tokens"
-
-
-def _answer(prompt: Prompt, row: Row | Hypothesis | None = None, writer: TextWriter | None = None) -> Answer:
-    """The answer that a row gives; none: nothing is to be written."""
-    if row is None or writer is None:
-        return Answer(prompt.text, "", [], [], "length")
-    count = len(row.new) - (row.finish == "eos")
-    return Answer(prompt.text, writer.text, row.new[:count], row.logprobs[:count], row.finish or "length")
-
-
-def _in_order(found: Iterable[tuple[int, T]]) -> Iterator[T]:
-    """What was found with places 0, 1, 2, … in any order, in order."""
-    early: dict[int, T] = {}
-    following = 0
-    for place, value in found:
-        early[place] = value
-        while following in early:
-            yield early.pop(following)
-            following += 1

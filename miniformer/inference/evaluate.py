@@ -1,4 +1,4 @@
-"""How well a model does on records whose answers are known: the loss and every metric of its task."""
+"""Measuring a model on records whose answers are known: the loss and every metric of its task."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from miniformer.tasks.metrics import LossRatio
 from .load import Trained
 
 CHUNK = 4096
-"""Records that are held at a time; a task that packs fills rows with those of one chunk."""
+"""The number of records that are held at a time; a task that packs fills rows with the records of one chunk."""
 
 
 @torch.inference_mode()
 def evaluate(trained: Trained, located: Iterable[tuple[str, Any]], *, batch_size: int = 32) -> dict[str, float]:
-    """The loss and the metrics of the model's task over records, which are read once and in bounded memory.
+    """The loss and the metrics of the model's task over records. They are read once, in bounded memory.
 
     Args:
         trained: the model, with its task and tokenizer; it runs where its weights are.
-        located: the task's records, each with where it stands.
-        batch_size: rows that go through the model together. Where the rest of a batch is the question (`embedding`), the loss
-            hangs on it.
+        located: the task's records, each with its place, such as file and line.
+        batch_size: rows that go through the model together. The loss of `embedding` depends on it, since there every pair is
+            compared with the rest of its batch.
 
     Raises:
-        DataError: a record is not one that the task can measure on; its place is told.
+        DataError: a record that the task cannot measure on; the error names its place.
     """
     task, device = trained.task, next(trained.model.parameters()).device
     metrics = {name: metric.to(device) for name, metric in task.metrics(trained.tokenizer).items()}
@@ -54,7 +54,7 @@ def _batches(trained: Trained, located: Iterable[tuple[str, Any]], size: int) ->
     task, length, remaining = trained.task, trained.model.config.max_seq_len, iter(located)
     while chunk := list(itertools.islice(remaining, CHUNK)):
         examples = [example for where, record in chunk for example in _examples(trained, where, record)]
-        # as training measures, so that its numbers are those of a run
+        # the rows that training measures on, so that the numbers are those of a run
         rows: Sequence[Example] | PackedRows = PackedRows(examples, length) if task.packs else sorted(examples, key=n_tokens)
         for start in range(0, len(rows), size):
             yield task.collate([rows[i] for i in range(start, min(start + size, len(rows)))])

@@ -20,7 +20,11 @@ from miniformer.model.assembly import BlockAssembly
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """A model in eval mode with the tokenizer (one without tokens if it reads features) and the task of its training."""
+    """A trained model in eval mode, with the task and the tokenizer of its training (`NoTokenizer` if it reads features).
+
+    Attributes:
+        notes: what a user should know before using it, a line each; see `load`.
+    """
 
     model: BlockAssembly
     tokenizer: Tokenizer
@@ -28,18 +32,21 @@ class Trained:
     notes: tuple[str, ...] = ()
 
     def prompt(self, text: str) -> list[int]:
-        """Token ids of what the model is given to write after, or of a text that it reads as a whole."""
+        """A text as the token ids that the model reads: of a prompt where it writes, otherwise of a whole text."""
         return self.task.prompt(text, self.tokenizer) if self.model.generates else self.tokenizer.encode_whole(text)
 
 
 def load(path: str | Path | SavedModel) -> Trained:
-    """The best model of a run folder, or the model of a folder that holds one, which may have been read already.
+    """Load the best model of a run folder, or the model of a folder that holds one.
 
-    `notes` names providers whose version is not the one that the model was trained with, if it fits all the same; none: what is
-    installed is identical.
+    The notes of the result name the packages that are installed in another version than the model was trained with, where the
+    model fits all the same. No notes: everything is installed in the version of its training.
+
+    Args:
+        path: the folder, or what `read_model` has read of it.
 
     Raises:
-        UserError: no model is there, it is damaged, a package of it is missing, or it does not fit what is installed.
+        UserError: there is no model, it is damaged, a package of it is missing, or it does not fit what is installed.
     """
     saved = path if isinstance(path, SavedModel) else read_model(Path(path))
     with migrating(saved.config):
@@ -56,7 +63,7 @@ def load(path: str | Path | SavedModel) -> Trained:
 
 
 def load_on_best_device(path: str | Path | SavedModel) -> Trained:
-    """The same, with its weights on a GPU if there is one."""
+    """Load a model as `load` does, and put its weights on a GPU if there is one."""
     trained = load(path)
     trained.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return trained

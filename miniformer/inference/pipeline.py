@@ -1,4 +1,4 @@
-"""`Pipeline`: everything that a trained model can be asked, from Python. `miniformer.load(RUN)` makes one."""
+"""`Pipeline`: everything that a trained model can do, from Python. `miniformer.load(RUN)` makes one."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from miniformer.decoding.arguments import checked_count
 from miniformer.decoding.beam_search import Beams
-from miniformer.decoding.sampling import Sampling, count
+from miniformer.decoding.defaults import DEFAULTS
+from miniformer.decoding.sampling import Sampling
 from miniformer.inference.attention_maps import attention_maps
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import UserError, did_you_mean
@@ -23,19 +25,19 @@ from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 
 from .engine import Engine, Stream
 from .load import Trained, load_on_best_device
-from .predict import predict, wanted
+from .predict import input_schema, predict
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
-    """What a model made of a text.
+    """How a model reads a text.
 
     Attributes:
         tokens: the T tokens, each as text; of an encoder-decoder those of the answer, from its start token on.
-        logprobs: of each token the log-probability after those before it, None for the first; empty where the model does not
-            say what follows.
-        likeliest: for each token those that were likeliest in its place, with their probabilities; empty likewise.
-        attention: weights `[H, T, S]` by the name of the module; an attention that gives no weights is left out.
+        logprobs: the log-probability of each token after those before it, None for the first; empty for a model that does
+            not predict the next token.
+        likeliest: for each token, the likeliest tokens in its place with their probabilities; empty for the same models.
+        attention: weights `[H, T, S]` by the name of the module; an attention without such weights is left out.
         source: of an encoder-decoder, the tokens of the source.
     """
 
@@ -47,11 +49,11 @@ class Explanation:
 
 
 class Pipeline:
-    """A trained model with its tokenizer and its task, to be asked with texts and records.
+    """A trained model with its tokenizer and its task, for texts and records.
 
     Args:
         trained: the model; it runs where its weights are.
-        batch_size: texts that go through it together.
+        batch_size: texts that go through the model together.
     """
 
     def __init__(self, trained: Trained, *, batch_size: int = 16) -> None:
@@ -69,34 +71,34 @@ class Pipeline:
     @overload
     def generate(self, prompts: Sequence[str], **settings: Any) -> list[str]: ...
 
-    def generate(self, prompts: str | Sequence[str], *, max_new_tokens: int = 128, stop: str | Sequence[str] = (),
-                 seed: int | None = None, beams: int | Beams | None = None, truncate: bool = False,
-                 **sampling: Any) -> str | list[str]:
-        """What the model writes after a prompt, or after each of several; `engine` gives tokens and reasons too.
+    def generate(self, prompts: str | Sequence[str], *, max_new_tokens: int = DEFAULTS.max_new_tokens,
+                 stop: str | Sequence[str] = (), seed: int | None = None, beams: int | Beams | None = None,
+                 truncate: bool = False, **sampling: Any) -> str | list[str]:
+        """The text that the model writes after a prompt, or after each of several. `engine.generate` returns whole answers.
 
         Args:
-            prompts: a text or texts.
+            prompts: a text or several.
             max_new_tokens, stop, seed, truncate: see `Engine.generate`.
-            beams: search with so many instead of drawing.
+            beams: search with this many beams instead of drawing.
             sampling: fields of `Sampling`, such as `temperature=0`.
 
         Raises:
-            UserError: as in `Engine.generate`; or there is no such setting.
+            UserError: as in `Engine.generate`, or for a setting that does not exist.
         """
         if not isinstance(prompts, Iterable):
             raise UserError(f"prompts: expected a text or several; found {prompts!r:.80}")
-        texts, how = ([prompts] if isinstance(prompts, str) else prompts), _sampling(sampling)
+        texts, settings = ([prompts] if isinstance(prompts, str) else prompts), _sampling(sampling)
         limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "stop": stop, "truncate": truncate}
         if beams is None:
-            found = [answer.text for answer in self.engine.generate(texts, how, seed=seed, **limits)]
+            written = [answer.text for answer in self.engine.generate(texts, settings, seed=seed, **limits)]
         else:
-            search = beams if isinstance(beams, Beams) else Beams(count("beams", beams))
-            found = [best.text for best, *_ in self.engine.search(texts, search, how, **limits)]
-        return found[0] if isinstance(prompts, str) else found
+            search = beams if isinstance(beams, Beams) else Beams(checked_count("beams", beams))
+            written = [best.text for best, *_ in self.engine.search(texts, search, settings, **limits)]
+        return written[0] if isinstance(prompts, str) else written
 
-    def stream(self, prompt: str, *, max_new_tokens: int = 128, stop: str | Sequence[str] = (), seed: int | None = None,
-               truncate: bool = False, **sampling: Any) -> Stream:
-        """What it writes after a prompt, piece by piece; see `generate`."""
+    def stream(self, prompt: str, *, max_new_tokens: int = DEFAULTS.max_new_tokens, stop: str | Sequence[str] = (),
+               seed: int | None = None, truncate: bool = False, **sampling: Any) -> Stream:
+        """The text that the model writes after one prompt, piece by piece; arguments and errors as in `generate`."""
         return self.engine.stream(prompt, _sampling(sampling), max_new_tokens=max_new_tokens, stop=stop, seed=seed,
                                   truncate=truncate)
 
@@ -109,24 +111,27 @@ class Pipeline:
         Raises:
             DataError: a record is not what the task takes.
         """
-        one = isinstance(records, (str, Mapping))
-        found = list(predict(self.trained, map(self._record, [records] if one else records), batch_size=self.batch_size))
-        return found[0] if one else found
+        is_single = isinstance(records, (str, Mapping))
+        wrapped = map(self._record, [records] if is_single else records)
+        predictions = list(predict(self.trained, wrapped, batch_size=self.batch_size))
+        return predictions[0] if is_single else predictions
 
     @torch.inference_mode()
     def embed(self, texts: str | Sequence[str]) -> Tensor:
-        """Vectors `[N, O]` of N texts, or `[O]` of one: the head's where the model was trained to embed, otherwise the mean of
-        the hidden states of each text's tokens, of an encoder-decoder the encoder's. Longer texts are cut at `max_seq_len`.
+        """Vectors `[N, O]` of N texts, or `[O]` of one. Texts longer than `max_seq_len` tokens are cut there.
+
+        A model that was trained to embed gives the vectors of its head. Otherwise a vector is the mean of the hidden states of
+        the text's tokens; of an encoder-decoder, of the encoder's.
 
         Raises:
             UserError: a text has no tokens, or the model reads no texts.
         """
         self._check_reads_texts()
         batch = [texts] if isinstance(texts, str) else list(texts)
-        found = [self._vectors(batch[i:i + self.batch_size]) for i in range(0, len(batch), self.batch_size)]
-        config, some = self.model.config, next(self.model.parameters())
+        parts = [self._vectors(batch[i:i + self.batch_size]) for i in range(0, len(batch), self.batch_size)]
+        config, weight = self.model.config, next(self.model.parameters())
         width = config.n_outputs if isinstance(self.model.head, EmbeddingHead) else config.d_model
-        vectors = torch.cat(found) if found else some.new_empty(0, width)
+        vectors = torch.cat(parts) if parts else weight.new_empty(0, width)
         return vectors[0] if isinstance(texts, str) else vectors
 
     @torch.inference_mode()
@@ -135,13 +140,13 @@ class Pipeline:
 
         Args:
             text: what the model reads, of at most `max_seq_len` tokens.
-            answer: of an encoder-decoder, the text to explain as an answer; None: what it writes, greedily.
-            likeliest: how many tokens to tell for each place.
+            answer: of an encoder-decoder, the answer to explain; None: the one that the model writes greedily.
+            likeliest: how many of the likeliest tokens to list for each place.
 
         Raises:
             UserError: no tokens, or too many; or `likeliest` is no count.
         """
-        count("likeliest", likeliest)
+        checked_count("likeliest", likeliest)
         ids, layout = self._padded([text], cut=False)
         read, source = ids, []
         if isinstance(self.model, Seq2SeqTransformer):
@@ -161,7 +166,7 @@ class Pipeline:
             attention, source)
 
     def _record(self, record: Any) -> Any:
-        fields = wanted(self.task).model_fields
+        fields = input_schema(self.task).model_fields
         if not isinstance(record, str):
             return record
         if len(fields) != 1:
@@ -198,12 +203,12 @@ class Pipeline:
         return vectors
 
     def _names(self, ids: Iterable[Any]) -> list[str]:
-        """Each token as text; special ones and parts of characters as the tokenizer calls them."""
-        found = []
+        """Each token as text; special tokens and parts of characters by the names that the tokenizer has for them."""
+        names = []
         for i in ids:
             text = self.tokenizer.decode([int(i)])
-            found.append(text if text and "\ufffd" not in text else self.tokenizer.backend.id_to_token(int(i)) or "")
-        return found
+            names.append(text if text and "\ufffd" not in text else self.tokenizer.backend.id_to_token(int(i)) or "")
+        return names
 
 
 def _sampling(settings: Mapping[str, Any]) -> Sampling:

@@ -1,6 +1,6 @@
-"""Predictions for records, in their order and in bounded memory however many there are.
+"""Predictions for records, in their order, and in bounded memory however many records there are.
 
-Records are taken a chunk at a time; within a chunk those of like length share a batch, so that little is padded.
+Records are taken a chunk at a time. Within a chunk, records of like lengths share a batch, so that little is padded.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from miniformer.kernel.task import Example, Task
 from .load import Trained
 
 CHUNK = 1024
-"""Records that are held at a time."""
+"""The number of records that are held at a time."""
 
 
 def predict(trained: Trained, records: Iterable[Any], *, batch_size: int = 32) -> Iterator[dict[str, Any]]:
@@ -29,43 +29,43 @@ def predict(trained: Trained, records: Iterable[Any], *, batch_size: int = 32) -
 
     Args:
         trained: the model, with its task and tokenizer; it runs where its weights are.
-        records: objects with the task's input fields, or its records; labels are not needed, and not looked at. They are
-            taken as predictions are asked for, some ahead.
+        records: objects with the task's input fields, or its records. Labels are neither needed nor read. Records are taken
+            as predictions are asked for, some ahead.
         batch_size: rows that go through the model together.
 
     Raises:
-        DataError: a record is not what the task takes; its number, counted from 1, is told.
+        DataError: a record is not what the task takes; the error names it by its number, counted from 1.
     """
-    model = wanted(trained.task)
-    named = ((f"record {number}", record if isinstance(record, BaseModel) else _checked(number, record, model))
-             for number, record in enumerate(records, start=1))
-    return predictions(trained, named, batch_size=batch_size)
+    schema = input_schema(trained.task)
+    located = ((f"record {number}", record if isinstance(record, BaseModel) else _checked(number, record, schema))
+               for number, record in enumerate(records, start=1))
+    return predictions(trained, located, batch_size=batch_size)
 
 
-def wanted(task: Task) -> type[BaseModel]:
-    """What a prediction needs of a record."""
+def input_schema(task: Task) -> type[BaseModel]:
+    """The fields of a record that a prediction needs."""
     return task.Input or task.Record
 
 
 def predictions(trained: Trained, located: Iterable[tuple[str, Any]], *, batch_size: int = 32) -> Iterator[dict[str, Any]]:
-    """The prediction for each record that is given with where it stands; errors start with that."""
+    """The prediction for each record, in order. Each record comes with its place, such as file and line, for error messages."""
     remaining = iter(located)
     while chunk := list(itertools.islice(remaining, CHUNK)):
         examples = [_example(trained, where, record) for where, record in chunk]
         order = sorted(range(len(chunk)), key=lambda i: n_tokens(examples[i]))
-        found: dict[int, dict[str, Any]] = {}
+        by_place: dict[int, dict[str, Any]] = {}
         for start in range(0, len(order), batch_size):
             places = order[start:start + batch_size]
-            found.update(zip(places, _batch(trained, [examples[i] for i in places], batch_size), strict=True))
+            by_place.update(zip(places, _batch(trained, [examples[i] for i in places], batch_size), strict=True))
         for i in range(len(chunk)):
-            yield found[i]
+            yield by_place[i]
 
 
-def _checked(number: int, record: Any, model: type[BaseModel]) -> BaseModel:
+def _checked(number: int, record: Any, schema: type[BaseModel]) -> BaseModel:
     if not isinstance(record, Mapping):
-        raise DataError(f"record {number}: expected an object with {', '.join(map(repr, model.model_fields))}; "
+        raise DataError(f"record {number}: expected an object with {', '.join(map(repr, schema.model_fields))}; "
                         f"found {record!r:.80}")
-    return validated(f"record {number}", dict(record), model)
+    return validated(f"record {number}", dict(record), schema)
 
 
 def _example(trained: Trained, where: str, record: Any) -> Example:
@@ -79,16 +79,21 @@ def _example(trained: Trained, where: str, record: Any) -> Example:
 
 
 def _batch(trained: Trained, examples: Sequence[Example], batch_size: int) -> list[dict[str, Any]]:
-    """The prediction for each example; one that fills several rows of a task that packs is put together again."""
+    """The prediction for each example; where a task packs, an example may fill several rows, whose predictions are joined."""
     task = trained.task
     if not task.packs:
         return _rows(trained, examples)
     length = min(trained.model.config.max_seq_len, max(len(example.tokens) for example in examples))
-    packed = [PackedRows([example], length) for example in examples]
-    rows = [[own[i] for i in range(len(own))] for own in packed]
-    flat = list(itertools.chain.from_iterable(rows))
-    parts = iter([part for start in range(0, len(flat), batch_size) for part in _rows(trained, flat[start:start + batch_size])])
-    return [task.join(list(itertools.islice(parts, len(own)))) for own in rows]
+    rows_of_examples = []
+    for example in examples:
+        packed = PackedRows([example], length)
+        rows_of_examples.append([packed[i] for i in range(len(packed))])
+    rows = list(itertools.chain.from_iterable(rows_of_examples))
+    parts: list[dict[str, Any]] = []
+    for start in range(0, len(rows), batch_size):
+        parts += _rows(trained, rows[start:start + batch_size])
+    remaining = iter(parts)
+    return [task.join(list(itertools.islice(remaining, len(own_rows)))) for own_rows in rows_of_examples]
 
 
 @torch.inference_mode()

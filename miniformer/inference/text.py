@@ -1,23 +1,24 @@
-"""Text from tokens as they come: pieces that never split a character, and strings that end a text wherever tokens cut them."""
+"""Text from tokens as they come: pieces never split a character, and stop strings end a text wherever tokens cut them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from miniformer.kernel.errors import UserError
 from miniformer.kernel.task import Tokenizer
 
 WINDOW = 16
-"""Tokens that are decoded again with each new one: more than a character takes, and enough to know spaces between words."""
+"""The latest tokens, decoded again with each new one: enough for every character, and to know the spaces between words."""
 UNFINISHED = "\ufffd"
+"""What a tokenizer decodes bytes to that are not a whole character."""
 
 
 class TextWriter:
-    """The text of one row, piece by piece; all pieces together are `text`.
+    """Makes one text of tokens, piece by piece; all pieces together are `text`.
 
     Args:
         tokenizer: decodes tokens.
-        before: tokens that the text goes on, which decide whether it starts with a space; they are no part of it.
+        before: the tokens before the text, which decide whether it starts with a space; they are not part of it.
         stop: strings that end the text; neither they nor what follows is part of it.
     """
 
@@ -30,51 +31,41 @@ class TextWriter:
         self._start_window(before)
 
     def push(self, token: int) -> str:
-        """What is certain of the text with one token more and was not before; sets `stopped` at a stop string."""
+        """Add a token; return the part of the text that it makes certain. Sets `stopped` at a stop string."""
         self._window.append(token)
         decoded = self.tokenizer.decode(self._window)
-        # only a last character can be one whose bytes are not all there
+        # of a last character some bytes may still be missing
         certain = decoded[:-1] if decoded.endswith(UNFINISHED) else decoded
-        new = certain[len(self._told):]
-        self._told += new
+        new = certain[len(self._decoded):]
+        self._decoded += new
         if len(self._window) >= 2 * WINDOW and certain == decoded:
             self._start_window(self._window)
         return self._pass(new)
 
     def end(self) -> str:
-        """The rest, when no token follows."""
-        rest = self.tokenizer.decode(self._window)[len(self._told):]
-        self._told += rest
+        """The rest of the text, when no token follows."""
+        rest = self.tokenizer.decode(self._window)[len(self._decoded):]
+        self._decoded += rest
         return self._pass(rest, last=True)
 
     def _start_window(self, tokens: Sequence[int]) -> None:
         self._window = list(tokens[-WINDOW:])
-        self._told = self.tokenizer.decode(self._window)
+        self._decoded = self.tokenizer.decode(self._window)
 
     def _pass(self, new: str, last: bool = False) -> str:
-        """What of the text can be told now: all but an ending that may be the start of a stop string."""
+        """The part of the text that is certain now: all but an ending that may be the start of a stop string."""
         if self.stopped:
             return ""
-        held = self._held + new
-        found = [(at + len(stop), at) for stop in self.stop if (at := held.find(stop)) >= 0]
-        if found:  # the first to be complete, so that it does not hang on where tokens end
-            self.stopped, ready, self._held = True, held[:min(found)[1]], ""
+        text = self._held + new
+        matches = []
+        for stop in self.stop:
+            if (at := text.find(stop)) >= 0:
+                matches.append((at + len(stop), at))
+        if matches:  # the one that is complete first, so that the text does not depend on where tokens end
+            self.stopped, ready, self._held = True, text[:min(matches)[1]], ""
         else:
-            starts = (n for stop in self.stop for n in range(1, len(stop)) if held.endswith(stop[:n]))
+            starts = (n for stop in self.stop for n in range(1, len(stop)) if text.endswith(stop[:n]))
             keep = 0 if last else max(starts, default=0)
-            ready, self._held = held[:len(held) - keep], held[len(held) - keep:]
+            ready, self._held = text[:len(text) - keep], text[len(text) - keep:]
         self.text += ready
         return ready
-
-
-def strings(name: str, value: str | Sequence[str]) -> tuple[str, ...]:
-    """An argument that is a string or several, as several.
-
-    Raises:
-        UserError: it is something else.
-    """
-    found = (value,) if isinstance(value, str) else tuple(value) if isinstance(value, Iterable) else (value,)
-    for one in found:
-        if not isinstance(one, str):
-            raise UserError(f"{name}: expected a string, or a list of them; found {one!r:.80}")
-    return found

@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from miniformer.checkpoint.provenance import migrating
 from miniformer.checkpoint.store import SavedModel, read_model, restore, write_model
 from miniformer.config.model_config import TransformerConfig
-from miniformer.decoding.loop import Feed, decode, start_rows
-from miniformer.decoding.sampling import Sampling, checked_seed, count
-from miniformer.decoding.state import DecodingState
+from miniformer.decoding.arguments import checked_count, checked_seed
+from miniformer.decoding.defaults import DEFAULTS
+from miniformer.decoding.loop import Feed, decode, start_texts
+from miniformer.decoding.sampling import Sampling
+from miniformer.decoding.state import ModelState
 from miniformer.kernel import assembly as kernel
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import SpecError, StateError, UserError
@@ -55,8 +57,9 @@ class BlockAssembly(kernel.Assembly):
         return all(encoding.extrapolates for stack in stacks for encoding in stack.encodings)
 
     @torch.no_grad()
-    def generate(self, input_ids: Tensor, max_new_tokens: int = 100, *, temperature: float = 1.0, top_k: int = 50,
-                 top_p: float = 0.9, do_sample: bool = True, repetition_penalty: float = 1.0, eos_id: int | None = None,
+    def generate(self, input_ids: Tensor, max_new_tokens: int = DEFAULTS.max_new_tokens, *,
+                 temperature: float = DEFAULTS.temperature, top_k: int = DEFAULTS.top_k, top_p: float = DEFAULTS.top_p,
+                 do_sample: bool = True, repetition_penalty: float = DEFAULTS.repetition_penalty, eos_id: int | None = None,
                  bos_id: int | None = None, seed: int | None = None, layout: Layout | None = None,
                  use_state: bool = True) -> Tensor:
         """Continue prompts: `[B, T + N]`, prompts included; an encoder-decoder gives its answers alone, `[B, N]`.
@@ -81,15 +84,15 @@ class BlockAssembly(kernel.Assembly):
         """
         sampling = Sampling(temperature if do_sample else 0.0, top_k, top_p, repetition_penalty=repetition_penalty)
         eos_id = self.config.eos_id if eos_id is None else eos_id  # no token is -1
-        max_new_tokens, seed = count("max_new_tokens", max_new_tokens), checked_seed(seed)
+        max_new_tokens, seed = checked_count("max_new_tokens", max_new_tokens), checked_seed(seed)
         with evaluating(self):
             feed = self.feed(input_ids, max_new_tokens, layout=layout, use_state=use_state, bos_id=bos_id)
             seeds = [None if seed is None else seed + b for b in range(len(input_ids))]
-            rows = start_rows(feed, [max_new_tokens] * len(seeds), seeds)
-            for _ in decode(feed, rows, sampling, eos_id):
+            texts = start_texts(feed, [max_new_tokens] * len(seeds), seeds)
+            for _ in decode(feed, texts, sampling, eos_id):
                 pass
-        longest = max(len(row.new) for row in rows)
-        written = torch.tensor([row.new + [eos_id] * (longest - len(row.new)) for row in rows], device=input_ids.device,
+        longest = max(len(text.new) for text in texts)
+        written = torch.tensor([text.new + [eos_id] * (longest - len(text.new)) for text in texts], device=input_ids.device,
                                dtype=torch.long if input_ids.is_floating_point() else input_ids.dtype)
         return written if self.has_source else torch.cat([input_ids, written], dim=1)
 
@@ -119,7 +122,7 @@ class BlockAssembly(kernel.Assembly):
             restore(model, saved)
         return model.eval()
 
-    def _context(self, inputs: Tensor, context: Context | None, state: DecodingState | None, stack: Stack,
+    def _context(self, inputs: Tensor, context: Context | None, state: ModelState | None, stack: Stack,
                  causal: bool) -> Context:
         """The context of a forward: the caller's (None: a plain one), with causality, the keys' layout and fresh masks.
 
@@ -229,7 +232,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
                         module.training = True
 
 
-def state_or_none(make: Callable[[], DecodingState], use_state: bool) -> DecodingState | None:
+def state_or_none(make: Callable[[], ModelState], use_state: bool) -> ModelState | None:
     """The state that `make` makes; None where none is wanted, or a layer cannot keep one."""
     try:
         return make() if use_state else None

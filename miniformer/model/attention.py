@@ -12,8 +12,8 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from miniformer.decoding.state import BufferState, MemoryState
-from miniformer.decoding.window_state import WindowState, room
+from miniformer.decoding.state import BufferState, MemoryState, visible
+from miniformer.decoding.window_state import WindowState, slots_needed
 from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.interfaces import Attention, Norm
 from miniformer.kernel.masks import MaskRule, Window
@@ -75,32 +75,32 @@ class MultiHeadAttention(Attention):
         B, T, _ = x.shape
         q_BHTE = self.q(x).view(B, T, self.n_heads, self.d_head).transpose(1, 2)
         q_BHTE = context.rotate(q_BHTE if self.q_norm is None else self.q_norm(q_BHTE), "q")
-        mask, bias = context.mask(self.rule), context.bias
-        if context.memory is not None:
-            kept = self.remember(context.memory) if state is None else state
-            assert isinstance(kept, MemoryState)
-            k_BKSE, v_BKSE = kept.keys, kept.values
-        else:
-            k_BKSE, v_BKSE = self._keys_values(x)
-            k_BKSE = context.rotate(k_BKSE, "k")
-            if isinstance(state, WindowState):
-                (k_BKSE, v_BKSE), held = state.append(context.keys or context.layout, k_BKSE, v_BKSE)
-                mask, bias = held.mask(mask), held.bias(bias)
-            elif state is not None:
-                assert isinstance(state, BufferState)
-                k_BKSE, v_BKSE = state.append(k_BKSE, v_BKSE)
-        asked: dict[str, Any] = {name: value for name, value in (("scale", self.scale), ("softcap", self.softcap))
-                                 if value is not None}
-        if self.dropout and self.training:
-            asked["dropout"] = self.dropout
-        if self.sinks is not None:
-            asked["sinks"] = self.sinks
-        out_BHTE = self.kernel.compute(q_BHTE, k_BKSE, v_BKSE, mask, bias, **asked)
+        new: tuple[Tensor, ...] = ()
+        if context.memory is None:
+            k_BKTE, v_BKTE = self._keys_values(x)
+            new = context.rotate(k_BKTE, "k"), v_BKTE
+        elif state is None:  # otherwise the state holds what `remember` made of the memory
+            new = self._keys_values(context.memory.hidden)
+        (k_BKSE, v_BKSE), mask, bias = visible(new, context, self.rule, state)
+        out_BHTE = self.kernel.compute(q_BHTE, k_BKSE, v_BKSE, mask, bias, **self._kernel_options())
         return self.out(out_BHTE.transpose(1, 2).flatten(2))
+
+    def _kernel_options(self) -> dict[str, Any]:
+        """The options of this forward that differ from what a kernel does without them."""
+        options: dict[str, Any] = {}
+        if self.scale is not None:
+            options["scale"] = self.scale
+        if self.softcap is not None:
+            options["softcap"] = self.softcap
+        if self.dropout and self.training:
+            options["dropout"] = self.dropout
+        if self.sinks is not None:
+            options["sinks"] = self.sinks
+        return options
 
     def init_state(self, batch: int, capacity: int) -> KeyValueState | WindowState:
         window = self.rule.size if isinstance(self.rule, Window) else None
-        columns = capacity if window is None else room(window, capacity)
+        columns = capacity if window is None else slots_needed(window, capacity)
         buffer = self.kv.weight.new_empty(2, batch, self.n_kv_heads, columns, self.d_head)
         return KeyValueState(buffer) if window is None else WindowState(buffer, window, capacity)
 

@@ -11,9 +11,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from miniformer.decoding.state import BufferState
+from miniformer.decoding.state import BufferState, visible
 from miniformer.kernel.context import Context
 from miniformer.kernel.interfaces import Attention, Norm
+from miniformer.kernel.masks import Mask
 from miniformer.kernel.spec import Slot, build
 from miniformer.kernel.state import State
 from miniformer.ops.attention_kernels import KernelName, choose
@@ -70,21 +71,24 @@ class LatentAttention(Attention):
         source = x if context.memory is None else context.memory.hidden
         latent_B1SL, k_B1SR = self.down(source)[:, None].tensor_split((self.d_latent,), dim=-1)
         latent_B1SL = self.norm(latent_B1SL)
+        mask, bias = context.mask(self.rule), context.bias
         if context.memory is None:
             k_B1SR = context.rotate(k_B1SR, "k")
-            if state is not None:
-                assert isinstance(state, BufferState)
-                (both,) = state.append(torch.cat([latent_B1SL, k_B1SR], dim=-1))
-                latent_B1SL, k_B1SR = both.tensor_split((self.d_latent,), dim=-1)
+            if state is not None:  # the latent and the key are remembered as one vector
+                new = torch.cat([latent_B1SL, k_B1SR], dim=-1)
+                (latent_and_key,), mask, bias = visible((new,), context, self.rule, state)
+                latent_B1SL, k_B1SR = latent_and_key.tensor_split((self.d_latent,), dim=-1)
         if state is not None and is_just_a_matrix(self.up):
-            out_BHTC = self._absorbed(q_BHTC, q_BHTR, latent_B1SL, k_B1SR, context)
+            out_BHTC = self._absorbed(q_BHTC, q_BHTR, latent_B1SL, k_B1SR, mask, bias)
         else:
             k_BHSC, v_BHSC = self.up(latent_B1SL[:, 0]).view(B, -1, 2, self.n_heads, self.d_head).permute(2, 0, 3, 1, 4)
             k_BHSR = k_B1SR.expand(-1, self.n_heads, -1, -1)
-            out_BHTC = self._attend(torch.cat([q_BHTC, q_BHTR], dim=-1), torch.cat([k_BHSC, k_BHSR], dim=-1), v_BHSC, context)
+            q, k = torch.cat([q_BHTC, q_BHTR], dim=-1), torch.cat([k_BHSC, k_BHSR], dim=-1)
+            out_BHTC = self._attend(q, k, v_BHSC, mask, bias)
         return self.out(out_BHTC.transpose(1, 2).reshape(B, T, D))
 
-    def _absorbed(self, q_BHTC: Tensor, q_BHTR: Tensor, latent_B1SL: Tensor, k_B1SR: Tensor, context: Context) -> Tensor:
+    def _absorbed(self, q_BHTC: Tensor, q_BHTR: Tensor, latent_B1SL: Tensor, k_B1SR: Tensor, mask: Mask,
+                  bias: Tensor | None) -> Tensor:
         """Attention in the space of the latents, `[B, H, T, C]`: cheap for few queries.
 
         The matrix that makes a head's keys from the latents is applied to the queries instead, and the one that makes its
@@ -92,14 +96,13 @@ class LatentAttention(Attention):
         itself; a layer that is wrapped or adapted goes the other way.
         """
         up_k_HCL, up_v_HCL = self.up.weight.view(2, self.n_heads, self.d_head, self.d_latent)
-        out_BHTL = self._attend(torch.cat([q_BHTC @ up_k_HCL, q_BHTR], dim=-1), torch.cat([latent_B1SL, k_B1SR], dim=-1),
-                                latent_B1SL, context)
+        q, k = torch.cat([q_BHTC @ up_k_HCL, q_BHTR], dim=-1), torch.cat([latent_B1SL, k_B1SR], dim=-1)
+        out_BHTL = self._attend(q, k, latent_B1SL, mask, bias)
         return out_BHTL @ up_v_HCL.transpose(-1, -2)
 
-    def _attend(self, q: Tensor, k: Tensor, v: Tensor, context: Context) -> Tensor:
-        dropout = {"dropout": self.dropout} if self.dropout and self.training else {}
-        return self.kernel.compute(q, k, v, context.mask(self.rule), context.bias,
-                                   scale=(self.d_head + self.d_rotary) ** -0.5, **dropout)
+    def _attend(self, q: Tensor, k: Tensor, v: Tensor, mask: Mask, bias: Tensor | None) -> Tensor:
+        options = {"dropout": self.dropout} if self.dropout and self.training else {}
+        return self.kernel.compute(q, k, v, mask, bias, scale=(self.d_head + self.d_rotary) ** -0.5, **options)
 
     def init_state(self, batch: int, capacity: int) -> LatentState:
         return LatentState(self.down.weight.new_empty(1, batch, 1, capacity, self.d_latent + self.d_rotary))

@@ -49,11 +49,11 @@ class LinearAttention(Attention):
 
     def forward(self, x: Tensor, context: Context, state: State | None = None) -> Tensor:
         B, T, D = x.shape
-        assert state is None or isinstance(state, LinearState)
+        sums: Any = state  # a `LinearState`, which `init_state` made
         qkv_3BHTE = self.qkv(x).view(B, T, 3, self.n_heads, self.d_head).permute(2, 0, 3, 1, 4)
         with _without_autocast(x.device.type):  # sums over many tokens need float32
             q_BHTE, k_BHTE, v_BHTE = qkv_3BHTE.to(_wide(x.dtype))
-            out_BHTE = self._mixed(q_BHTE, k_BHTE, v_BHTE, context, state)
+            out_BHTE = self._mixed(q_BHTE, k_BHTE, v_BHTE, context, sums)
         return self.out(out_BHTE.to(qkv_3BHTE.dtype).transpose(1, 2).reshape(B, T, D))
 
     def _mixed(self, q: Tensor, k: Tensor, v: Tensor, context: Context, state: LinearState | None) -> Tensor:
@@ -141,7 +141,7 @@ class LinearState(State):
 
     def advance(self, sums_BHEF: Tensor, documents_BT: Tensor) -> None:
         """Take over the sums after T more tokens."""
-        self.sums, self.document = sums_BHEF, documents_BT[:, -1].clone()  # not all columns, to keep the last
+        self.sums, self.document = sums_BHEF, documents_BT[:, -1].clone()  # a view would keep all columns alive
         self._length += documents_BT.shape[1]
 
     @property

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.decoding.loop import Feed
-from miniformer.decoding.state import DecodingState, EncoderDecoderState
+from miniformer.decoding.state import EncoderDecoderState, ModelState
 from miniformer.kernel.assembly import Part, Readout
 from miniformer.kernel.context import Context, Memory, Record
 from miniformer.kernel.errors import SpecError, StateError, UserError
@@ -142,7 +142,7 @@ class Seq2SeqTransformer(BlockAssembly):
         memory, B = self.encode(input_ids.to(layout.positions.device), layout), len(input_ids)
         state = state_or_none(lambda: self.init_state(memory, max(1, max_new_tokens)), use_state)
 
-        def run(memory: Memory | None, target: Tensor, context: Context, state: DecodingState | None,
+        def run(memory: Memory | None, target: Tensor, context: Context, state: ModelState | None,
                 readout: Readout) -> Tensor:
             logits: Tensor = self(memory, target, context, state, readout)[0]
             return logits

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.decoding.loop import Feed
-from miniformer.decoding.state import DecodingState
+from miniformer.decoding.state import ModelState
 from miniformer.kernel.assembly import Part, Readout
 from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.errors import StateError, UserError
@@ -47,7 +47,7 @@ class Transformer(BlockAssembly):
             self.head.tie(cast(nn.Parameter, self.embedding.weight))
         speed_up(self)
 
-    def forward(self, inputs: Tensor, context: Context | None = None, state: DecodingState | None = None,
+    def forward(self, inputs: Tensor, context: Context | None = None, state: ModelState | None = None,
                 readout: Readout | None = None) -> Any:
         """Outputs for token ids `[B, T]` or features `[B, T, F]`.
 
@@ -67,7 +67,7 @@ class Transformer(BlockAssembly):
         x = self.stack(x, context, None if state is None else state.layers)
         return self.head(x) if readout is None else readout(x, self.head)
 
-    def init_state(self, batch: int, capacity: int) -> DecodingState:
+    def init_state(self, batch: int, capacity: int) -> ModelState:
         """An empty state for `batch` sequences of up to `capacity` tokens.
 
         Raises:
@@ -76,9 +76,9 @@ class Transformer(BlockAssembly):
         if not self.config.causal:
             raise StateError("only a causal model can be run step by step; this one has causal: false")
         self._check_length(capacity, self.stack)
-        return DecodingState(self.stack.init_states(batch, capacity), capacity)
+        return ModelState(self.stack.init_states(batch, capacity), capacity)
 
-    def empty_state(self, batch: int, capacity: int, source_length: int = 0) -> DecodingState:
+    def empty_state(self, batch: int, capacity: int, source_length: int = 0) -> ModelState:
         return self.init_state(batch, capacity)
 
     def parts(self) -> Iterator[Part]:
@@ -103,7 +103,7 @@ class Transformer(BlockAssembly):
         B, T = layout.shape
         state = state_or_none(lambda: self.init_state(B, T + max(0, max_new_tokens - 1)), use_state)  # none sees the last
 
-        def run(_: Memory | None, inputs: Tensor, context: Context, state: DecodingState | None, readout: Readout) -> Tensor:
+        def run(_: Memory | None, inputs: Tensor, context: Context, state: ModelState | None, readout: Readout) -> Tensor:
             logits: Tensor = self(inputs, context, state, readout)
             return logits
 

@@ -42,7 +42,7 @@ def test_ctrl_c_leaves_whole_lines_to_go_on_with(cli, trained, tmp_path):
     process.send_signal(signal.SIGINT)
     told = process.communicate(timeout=60)[1]
     assert process.returncode == 130, told
-    assert "Ctrl-C: predictions written: " in told and "--resume goes on with it" in told
+    assert "Ctrl-C: predictions written: " in told and "--resume continues it" in told
     half = output.read_bytes()
     assert half.endswith(b"\n") and 0 < half.count(b"\n") < 4000
     cli("predict", str(trained), "--input", str(source), "--output", str(output), "--resume")
@@ -53,7 +53,7 @@ def test_ctrl_c_leaves_whole_lines_to_go_on_with(cli, trained, tmp_path):
 
 @pytest.mark.parametrize(("args", "told"), [
     (("--input", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
-    (("--input", "in.jsonl", "--resume"), "--resume goes on with a file; give --output too"),
+    (("--input", "in.jsonl", "--resume"), "--resume continues a file; give --output too"),
     (("--input", "in.jsonl", "--output", "in.jsonl"), "in.jsonl is there already"),
     (("--input", "in.jsonl", "--output", ".", "--resume"), ".: a directory; expected a file to write"),
     (("--input", "in.jsonl", "--output", "in.jsonl", "--resume"), "in.jsonl:1: not a prediction for in.jsonl:1"),

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.decoding.loop import decode, start_rows
+from miniformer.decoding.loop import decode, start_texts
 from miniformer.decoding.sampling import Sampling, Text
 from miniformer.kernel import Attention, Entry, Layout, Registry, SpecError, UserError, discover, use_registry
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
@@ -264,7 +264,7 @@ def test_a_prompt_may_be_read_in_pieces(model, side, monkeypatch):
 @pytest.mark.parametrize("use_state", [True, False])
 def test_rows_that_have_ended_are_not_computed_any_more(model, use_state):
     feed = model.feed(PROMPTS, 6, use_state=use_state)
-    rows, sizes = start_rows(feed, [2, 6, 4], [None] * 3), []
+    rows, sizes = start_texts(feed, [2, 6, 4], [None] * 3), []
     with torch.no_grad():
         for running in decode(feed, rows, Sampling(temperature=0)):
             sizes.append(len(running))
@@ -277,7 +277,7 @@ def test_rows_that_have_ended_are_not_computed_any_more(model, use_state):
 @torch.no_grad()
 def test_log_probabilities_are_the_models_own(model):
     feed = model.feed(PROMPTS[:1], 6)
-    [row] = start_rows(feed, [6], [3])
+    [row] = start_texts(feed, [6], [3])
     for _ in decode(feed, [row], Sampling(temperature=3.0, top_k=9, repetition_penalty=2.0)):
         pass
     expected = [float(whole_pass(model, PROMPTS[0].tolist(), row.new[:i]).log_softmax(-1)[token])
@@ -291,10 +291,10 @@ def test_log_probabilities_are_the_models_own(model):
 def test_a_feed_goes_back_and_on_in_other_rows(model, use_state):
     feed, more = model.feed(PROMPTS, 9, use_state=use_state), torch.tensor([[1, 2, 3], [4, 5, 6], [7, 8, 9]])
     feed(feed.start)
-    length, every = feed.length, feed.every(more)
+    length, every = feed.length, feed.logits_after_each(more)
     feed.truncate(length + 1)
     feed.keep([2, 0, 2])
-    again = feed.every(more[[2, 0, 2], 1:])
+    again = feed.logits_after_each(more[[2, 0, 2], 1:])
     torch.testing.assert_close(again, every[[2, 0, 2], 1:])
     torch.testing.assert_close(every[1, -1], whole_pass(model, PROMPTS[1].tolist(), more[1].tolist()))
 
@@ -310,7 +310,7 @@ def live_bytes():
 @torch.no_grad()
 def test_memory_does_not_grow_with_steps_beyond_the_state_and_its_layout(model):
     feed = model.feed(PROMPTS, 300)
-    steps = decode(feed, start_rows(feed, [300] * 3, [None] * 3), Sampling())
+    steps = decode(feed, start_texts(feed, [300] * 3, [None] * 3), Sampling())
     for _ in range(20):
         next(steps)
     before, columns, state = live_bytes(), feed.length, feed.state.nbytes
@@ -328,7 +328,7 @@ def test_the_state_of_windows_does_not_grow_with_the_text():
     model = apart(Transformer(TransformerConfig(**{**SIZES, "max_seq_len": 3100}, causal=True,
                                                 attention={"name": "mha", "window": 32})))
     feed = model.feed(PROMPTS, 3000)
-    steps = decode(feed, start_rows(feed, [3000] * 3, [0] * 3), Sampling())
+    steps = decode(feed, start_texts(feed, [3000] * 3, [0] * 3), Sampling())
     for _ in range(100):
         next(steps)
     before, columns, state = live_bytes(), feed.length, feed.state.nbytes

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from miniformer.decoding.sampling import (
+    UNFILTERED,
     Allowed,
     CountPenalty,
     LogitBias,
@@ -94,7 +95,7 @@ def test_a_distribution_is_that_of_the_tokens_that_are_kept(x, temperature, top_
 
 @given(logits, tokens)
 def test_neutral_settings_leave_logits_alone(x, new):
-    sampling = Sampling()
+    sampling = UNFILTERED
     assert sampling.edits == ()
     close(sampling.probabilities(sampling.edited(x, Text([], new)), Text([], new)), x.softmax(dim=0))
 

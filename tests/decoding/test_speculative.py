@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from writing_models import BYTES, letters, writing
 
-from miniformer.decoding.loop import decode, start_rows
+from miniformer.decoding.loop import decode, start_texts
 from miniformer.decoding.sampling import Sampling
 from miniformer.decoding.speculative import accept, speculate
 from miniformer.inference.engine import Engine
@@ -38,7 +38,7 @@ pairs = pytest.mark.parametrize(("model", "draft"), PAIRS.values(), ids=PAIRS)
 @torch.no_grad()
 def speculated(model, draft, prompt, limit, sampling, ahead, seed=None, use_state=True, eos_id=None):
     feeds = [one.feed(torch.tensor([prompt]), limit, use_state=use_state) for one in (model, draft)]
-    [row] = start_rows(feeds[0], [limit], [seed])
+    [row] = start_texts(feeds[0], [limit], [seed])
     for _ in speculate(*feeds, row, sampling, ahead, eos_id):
         pass
     return row
@@ -53,7 +53,7 @@ def test_greedy_it_is_the_same_text_with_the_same_log_probabilities(model, draft
     found = speculated(model, draft, prompt, limit, sampling, ahead, use_state=use_state, eos_id=7)
     with torch.no_grad():
         feed = model.feed(torch.tensor([prompt]), limit)
-        [row] = start_rows(feed, [limit], [None])
+        [row] = start_texts(feed, [limit], [None])
         for _ in decode(feed, [row], sampling, 7):
             pass
     assert (found.new, found.finish) == (row.new, row.finish)

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from miniformer.config.model_config import TransformerConfig
-from miniformer.decoding.window_state import REACH, WindowState, room
+from miniformer.decoding.window_state import REWIND, WindowState, slots_needed
 from miniformer.kernel.context import Context, Signal
 from miniformer.kernel.errors import StateError
 from miniformer.kernel.layout import Layout, latest
+from miniformer.kernel.masks import Window
 from miniformer.model.attention import KeyValueState, MultiHeadAttention
 from miniformer.model.position import T5Bias
 from miniformer.model.transformer import Transformer
@@ -88,8 +89,8 @@ class Decoding:
         if check_whole:
             close(found[piece.real], self.module(self.x, self.context(self.write.layout))[:, -length:][piece.real])
         self.most = max(self.most, self.x.shape[1])
-        assert self.state.length == self.x.shape[1] and self.state.min_length <= max(0, self.most - REACH)
-        assert self.state.slots.length <= room(self.module.rule.size, 10**6)
+        assert self.state.length == self.x.shape[1] and self.state.min_length <= max(0, self.most - REWIND)
+        assert self.state.slots.length <= slots_needed(self.module.rule.size, 10**6)
 
     def reorder(self, index):
         for state in (self.state, self.full):
@@ -165,7 +166,7 @@ def test_slots_that_a_row_lacks_when_it_joins_are_of_no_column():
 @torch.no_grad()
 def test_joined_rows_go_back_only_as_far_as_each_could():
     one, other = (Decoding(attention(0, 5), None, random.Random(0), rows, 4000) for rows in (1, 2))
-    one.feed(room(5, 4000), "full", True)
+    one.feed(slots_needed(5, 4000), "full", True)
     other.write.layout, other.write.last = Layout.from_lengths([200, 4]), [(1, 199), (1, 3)]
     other.read(other.write.layout, True)
     other.truncate(other.state.min_length)
@@ -185,13 +186,14 @@ def test_it_does_not_grow_however_rows_are_padded(side, T):
     state, keys = module.init_state(2, 4000), Layout.from_lengths(lengths, side=side)
     module(torch.randn(2, 600, D, dtype=torch.float64), Context(keys, True), state)
     held = state.nbytes
-    assert held == 2 * 2 * K * room(W, 4000) * E * 8 + 2 * room(W, 4000) * 8, "keys and values, and the column of each"
+    slots = slots_needed(W, 4000)
+    assert held == 2 * 2 * K * slots * E * 8 + 2 * slots * 8, "keys and values, and the column of each"
     while state.length + T < 2000:
         follow = keys.next_position()
         piece = Layout(follow.positions + torch.arange(T), follow.documents.expand(-1, T), packed=False)
         keys = keys.append_columns(piece)
         module(torch.randn(2, T, D, dtype=torch.float64), Context(piece, True, keys), state)
-    assert state.nbytes == held and state.slots.length <= W - 1 + 2 * REACH
+    assert state.nbytes == held and state.slots.length <= W - 1 + 2 * REWIND
 
 
 def test_it_needs_no_more_room_than_there_are_columns():
@@ -207,18 +209,18 @@ def fed(columns, capacity=1000, window=5):
 
 def test_it_goes_back_by_its_reach_and_refuses_what_was_dropped():
     state = fed(200)
-    assert state.min_length == 200 - REACH
-    with pytest.raises(StateError, match=f"what a window of 5 reaches from {199 - REACH} of 200 tokens was dropped; go back to "
-                                         f"{200 - REACH} at least"):
-        state.truncate(199 - REACH)
+    assert state.min_length == 200 - REWIND
+    with pytest.raises(StateError, match=f"what a window of 5 reaches from {199 - REWIND} of 200 tokens was dropped; go back "
+                                         f"to {200 - REWIND} at least"):
+        state.truncate(199 - REWIND)
     assert state.length == 200
-    state.truncate(200 - REACH)
-    assert state.length == state.min_length == 200 - REACH
+    state.truncate(200 - REWIND)
+    assert state.length == state.min_length == 200 - REWIND
     state.truncate(300)
-    assert state.length == 200 - REACH
+    assert state.length == 200 - REWIND
 
 
-@given(st.integers(1, room(5, 1000)))
+@given(st.integers(1, slots_needed(5, 1000)))
 def test_before_anything_was_dropped_it_goes_back_to_any_length(columns):
     state = fed(columns)
     state.truncate(0)
@@ -228,9 +230,9 @@ def test_before_anything_was_dropped_it_goes_back_to_any_length(columns):
 def test_it_refuses_more_than_its_capacity_and_a_layout_of_other_columns():
     state, part = fed(90, 100), torch.zeros(1, K, 11, E, dtype=torch.float64)
     with pytest.raises(StateError, match="holds 100 tokens, and 101 were given"):
-        state.append(Layout.full(1, 101), part, part)
+        state.append((part, part), Context(Layout.full(1, 101), causal=True), Window(5))
     with pytest.raises(StateError, match="has seen 93 columns with those of this call, and their layout has 3; give"):
-        state.append(Layout.full(1, 3), part[:, :, :3], part[:, :, :3])
+        state.append((part[:, :, :3], part[:, :, :3]), Context(Layout.full(1, 3), causal=True), Window(5))
     assert state.length == 90
 
 
@@ -247,8 +249,8 @@ def test_a_model_goes_back_in_all_layers_or_in_none():
     with pytest.raises(StateError, match="WindowState cannot go back from 200 tokens to 100"):
         state.truncate(100)
     assert {layer.length for layer in state.layers} == {200}
-    state.truncate(200 - REACH)
-    close(model(row[:, 200 - REACH:], state=state), model(row)[:, 200 - REACH:])
+    state.truncate(200 - REWIND)
+    close(model(row[:, 200 - REWIND:], state=state), model(row)[:, 200 - REWIND:])
 
 
 @pytest.mark.parametrize("options", [{"kernel": "eager", "sinks": True, "softcap": 3.0}, {"kernel": "flex"},

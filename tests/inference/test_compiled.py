@@ -49,11 +49,11 @@ def test_on_a_gpu_a_step_is_one_graph_and_writes_the_same(monkeypatch, dtype):
 
 @pytest.mark.slow
 def test_a_state_that_puts_new_tensors_into_its_attributes_is_not_left_behind(monkeypatch):
-    def append(self, *parts):
+    def write(self, parts):
         self.parts = [old.index_copy(2, self.column, new) for old, new in zip(self.parts, parts, strict=True)]
         return tuple(self.parts)
 
-    monkeypatch.setattr(StaticBuffer, "append", append)
+    monkeypatch.setattr(StaticBuffer, "write", write)
     model = writing()
     assert answers(Engine(model, BYTES, compile=True), PROMPTS, 6) == answers(Engine(model, BYTES), PROMPTS, 6)
 

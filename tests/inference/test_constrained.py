@@ -58,15 +58,15 @@ def test_other_tokens_keep_the_chances_they_have_to_each_other():
 
 
 def test_it_is_forgotten_and_found_again(monkeypatch):
-    monkeypatch.setattr("miniformer.inference.constrained.KEPT", 1)
+    monkeypatch.setattr("miniformer.inference.constrained.MATCHERS_KEPT", 1)
     sampling = Sampling(1.0, processors=(Constraint.regex(BYTES, r"[a-c]{2,4}-[0-9]{2}"),))
     answers = ENGINES["decoder"].generate(PROMPTS, sampling, seed=1)
     assert all(re.fullmatch(r"[a-c]{2,4}-[0-9]{2}", answer.text) for answer in answers)
 
 
 @pytest.mark.parametrize(("make", "told"), [
-    (lambda: Constraint.regex(BYTES, "(a"), "not a form that can be asked for"),
-    (lambda: Constraint.json_schema(BYTES, {"type": "colour"}), "not a form that can be asked for"),
+    (lambda: Constraint.regex(BYTES, "(a"), "not a valid form"),
+    (lambda: Constraint.json_schema(BYTES, {"type": "colour"}), "not a valid form"),
     (lambda: Constraint.regex(Tokenizer(letters(("<pad>", "a")).backend), "a"), "this tokenizer has none")])
 def test_what_cannot_be_asked_for_is_told(make, told):
     with pytest.raises(UserError, match=told):

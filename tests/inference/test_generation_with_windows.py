@@ -5,10 +5,10 @@ import torch
 from writing_models import BYTES, writing
 
 from miniformer.decoding.beam_search import Beams
-from miniformer.decoding.loop import start_rows
+from miniformer.decoding.loop import start_texts
 from miniformer.decoding.sampling import Sampling
 from miniformer.decoding.speculative import speculate
-from miniformer.decoding.window_state import REACH, WindowState
+from miniformer.decoding.window_state import REWIND, WindowState
 from miniformer.inference.engine import Engine
 from miniformer.kernel import Layout, UserError
 from miniformer.model.attention import KeyValueState, MultiHeadAttention
@@ -71,7 +71,7 @@ def test_an_engine_writes_drawn_texts_that_join_and_leave_and_searches(model, ho
     assert found == write()
 
 
-@pytest.mark.parametrize("ahead", [1, 6, REACH])
+@pytest.mark.parametrize("ahead", [1, 6, REWIND])
 @pytest.mark.parametrize("name", ["narrow", "pattern", "encoder-decoder"])
 @torch.no_grad()
 def test_a_draft_may_be_wrong_about_as_many_tokens_as_a_state_can_go_back(name, ahead):
@@ -81,7 +81,7 @@ def test_a_draft_may_be_wrong_about_as_many_tokens_as_a_state_can_go_back(name, 
     for parameter in torn.parameters():
         parameter += 0.03 * torch.randn_like(parameter)
     feeds = [one.feed(torch.tensor([[5, 6, 7]]), N) for one in (model, torn)]
-    [row] = start_rows(feeds[0], [N], [None])
+    [row] = start_texts(feeds[0], [N], [None])
     for _ in speculate(*feeds, row, GREEDY, ahead):
         pass
     expected = model.generate(torch.tensor([[5, 6, 7]]), N, do_sample=False, repetition_penalty=1.1, eos_id=-1)
@@ -90,7 +90,8 @@ def test_a_draft_may_be_wrong_about_as_many_tokens_as_a_state_can_go_back(name, 
 
 def test_a_draft_that_is_asked_for_more_is_refused_before_anything_is_written():
     feeds = [MODELS["narrow"].feed(torch.tensor([[5, 6, 7]]), N) for _ in range(2)]
-    [row] = start_rows(feeds[0], [N], [None])
-    with pytest.raises(UserError, match=f"ahead: at most {REACH} tokens, by which WindowState can go back; found {REACH + 1}"):
-        next(speculate(*feeds, row, GREEDY, REACH + 1))
+    [row] = start_texts(feeds[0], [N], [None])
+    refused = f"ahead: at most {REWIND} tokens, by which WindowState can go back; found {REWIND + 1}"
+    with pytest.raises(UserError, match=refused):
+        next(speculate(*feeds, row, GREEDY, REWIND + 1))
     assert row.new == []

@@ -12,7 +12,7 @@ from plain_step import plain_step
 from miniformer.config.model_config import TransformerConfig
 from miniformer.decoding import compiled as static
 from miniformer.decoding.compiled import StaticFeed
-from miniformer.decoding.loop import decode, start_rows
+from miniformer.decoding.loop import decode, start_texts
 from miniformer.decoding.sampling import Sampling
 from miniformer.decoding.state import BufferState
 from miniformer.kernel import Layout, SpecError, StateError, current_registry
@@ -75,7 +75,7 @@ def test_with_state_it_is_what_whole_passes_give(config, has_source):
         except StateError:
             assert not all(state is None or isinstance(state, BufferState) for state in model.feed(ids, 6).state.layers)
         else:
-            texts = start_rows(feed, [6, 4, 6, 1, 5], [None] * 5)  # some end before others
+            texts = start_texts(feed, [6, 4, 6, 1, 5], [None] * 5)  # some end before others
             with torch.no_grad():
                 list(decode(feed, texts, Sampling(temperature=0)))
             assert [text.new for text in texts] == [row[:text.limit] for row, text in zip(expected, texts, strict=True)]

@@ -69,7 +69,7 @@ def test_an_object_may_be_made_of_nothing_else(tmp_path):
 
 def test_a_file_that_is_there_is_not_written_over(source, output):
     output.write_text("precious")
-    with pytest.raises(UserError, match=r"out\.jsonl is there already; to go on with it: --resume"):
+    with pytest.raises(UserError, match=r"out\.jsonl exists already; to continue it: --resume"):
         write(source, output)
     assert output.read_text() == "precious"
 
@@ -102,13 +102,13 @@ def test_an_output_of_another_input_is_refused(source, output, tmp_path):
 
 
 def test_to_go_on_without_a_file_is_refused(source):
-    with pytest.raises(UserError, match="--resume goes on with a file; give --output too"):
+    with pytest.raises(UserError, match="--resume continues a file; give --output too"):
         predict_file(TRAINED, source, resume=True)
 
 
 def test_a_field_of_that_name_is_not_written_twice(source, output, tmp_path):
     write(source, output)
-    with pytest.raises(DataError, match=r"out\.jsonl:1: there is a field 'prediction' already"):
+    with pytest.raises(DataError, match=r"out\.jsonl:1: it has a field 'prediction' already"):
         write(output, tmp_path / "again.jsonl")
 
 
@@ -119,7 +119,7 @@ def test_a_line_that_is_wrong_is_told_and_what_is_before_it_stays(source, output
     with pytest.raises(DataError) as caught:
         write(source, output)
     assert f"{source}:7: field 'input': expected a text" in str(caught.value)
-    assert f"predictions written before that: 2; {output} is whole up to there, and --resume goes on" in str(caught.value)
+    assert f"predictions written before that: 2; {output} is whole up to there, and --resume continues it" in str(caught.value)
     source.write_bytes(good)
     write(source, output, resume=True)
     assert output.read_bytes() == whole(source, tmp_path)
@@ -134,7 +134,7 @@ def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(source, output, tmp_pat
         return completed(line, prediction)
 
     monkeypatch.setattr(module, "_completed", interrupted)
-    with pytest.raises(Interrupted, match=r"Ctrl-C: predictions written: 2; .*--resume goes on with it") as caught:
+    with pytest.raises(Interrupted, match=r"Ctrl-C: predictions written: 2; .*--resume continues it") as caught:
         write(source, output)
     assert caught.value.exit_code == 130
     monkeypatch.setattr(module, "_completed", completed)
@@ -203,5 +203,5 @@ def test_an_output_that_cannot_be_read_is_told(source, output, monkeypatch):
     write(source, output)
     lines = read_lines(source, TASK.Input)
     monkeypatch.setattr("pathlib.Path.open", refuse)
-    with pytest.raises(UserError, match=r"out\.jsonl: cannot be read, to go on with it: Permission denied"):
+    with pytest.raises(UserError, match=r"out\.jsonl: cannot be read, to continue it: Permission denied"):
         module._pass_over(lines, output, source)

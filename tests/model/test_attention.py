@@ -261,7 +261,7 @@ def test_a_truncated_state_goes_on_from_where_it_was_cut():
 
 def test_truncating_to_more_than_there_is_changes_nothing():
     state = mha().init_state(1, 4)
-    state.append(torch.zeros(1, H, 2, E), torch.zeros(1, H, 2, E))
+    state.write([torch.zeros(1, H, 2, E)] * 2)
     state.truncate(3)
     assert state.length == 2
 

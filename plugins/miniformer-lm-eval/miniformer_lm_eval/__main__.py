@@ -1,6 +1,6 @@
-"""`python -m miniformer_lm_eval`: the harness's own command line, to which the model `miniformer` is known.
+"""`python -m miniformer_lm_eval`: the command line of the harness, which then knows the model `miniformer`.
 
-The harness finds models only in its own list, and in what was imported before.
+The harness knows its own models and those that were imported before it starts, so this module imports ours first.
 """
 
 from lm_eval.__main__ import cli_evaluate

@@ -18,7 +18,7 @@ REPORTED = ("results", "groups", "versions", "n-shot", "n-samples", "higher_is_b
 @click.option("--tasks", "names", required=True, multiple=True, metavar="NAME[,NAME…]",
               help="Tasks, tags or groups of the harness; * matches any characters. May be repeated.")
 @click.option("--include-path", type=click.Path(exists=True, file_okay=False), help="A folder with more tasks, as YAML files.")
-@click.option("--limit", type=click.IntRange(min=1), help="Only the first so many records of each task.")
+@click.option("--limit", type=click.IntRange(min=1), help="Only this many records of each task, from the first.")
 @click.option("--num-fewshot", type=click.IntRange(min=0), help="Solved examples in each prompt.  [default: the task's]")
 @click.option("--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Rows at a time.")
 @click.option("--device", help="Where the model runs, such as cuda:1.  [default: a GPU if there is one]")
@@ -31,9 +31,9 @@ def lm_eval(run: Path, names: tuple[str, ...], include_path: str | None, limit: 
     """
     from miniformer.checkpoint.store import read_model
 
-    read_model(run)  # before torch is imported, so that a wrong folder is told at once
-    wanted = [name for given in names for name in given.split(",") if name]
-    if not wanted:
+    read_model(run)  # before torch is imported, so that a wrong folder is reported at once
+    task_names = [name for option in names for name in option.split(",") if name]
+    if not task_names:
         raise UserError("--tasks: expected the name of a task; found nothing")
 
     from datasets.exceptions import DatasetsError
@@ -44,25 +44,25 @@ def lm_eval(run: Path, names: tuple[str, ...], include_path: str | None, limit: 
     from .model import MiniformerLM
 
     manager = TaskManager(include_path=include_path)
-    tasks = _matching(manager, wanted)
+    tasks = _matching(manager, task_names)
     model = MiniformerLM(run, batch_size=batch_size, device=device)
     for note in model.pipeline.notes:
         click.echo(f"note: {note}", err=True)
     try:
-        found = simple_evaluate(model=model, tasks=tasks, num_fewshot=num_fewshot, batch_size=batch_size, limit=limit,
-                                log_samples=False, task_manager=manager)
-    except (OSError, ImportError, ValueError, DatasetsError) as error:  # of data, packages and settings of the tasks
+        results = simple_evaluate(model=model, tasks=tasks, num_fewshot=num_fewshot, batch_size=batch_size, limit=limit,
+                                  log_samples=False, task_manager=manager)
+    except (OSError, ImportError, ValueError, DatasetsError) as error:  # what data, packages and settings of tasks may raise
         raise UserError(f"{', '.join(tasks)}: {error}") from error
     if as_json:
-        click.echo(json.dumps({name: found[name] for name in REPORTED if name in found}, default=str))
+        click.echo(json.dumps({name: results[name] for name in REPORTED if name in results}, default=str))
         return
-    click.echo(make_table(found))
-    if found.get("groups"):
-        click.echo(make_table(found, "groups"))
+    click.echo(make_table(results))
+    if results.get("groups"):
+        click.echo(make_table(results, "groups"))
 
 
 def _matching(manager: Any, names: list[str]) -> list[str]:
-    """The tasks that names and patterns mean."""
+    """The tasks that match the names and patterns."""
     tasks: list[str] = []
     for name in names:
         matches = manager.match_tasks([name])

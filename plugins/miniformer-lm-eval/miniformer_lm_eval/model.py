@@ -1,4 +1,4 @@
-"""`MiniformerLM`: a trained model as the LM Evaluation Harness asks it: log-likelihoods of texts, and texts that it writes."""
+"""`MiniformerLM`: a trained model for the LM Evaluation Harness. It scores texts by log-likelihood, and writes texts."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 
 from miniformer.decoding.beam_search import Beams
-from miniformer.decoding.sampling import Sampling
+from miniformer.decoding.sampling import UNFILTERED, Sampling
 from miniformer.inference.engine import Answer, Engine
 from miniformer.inference.pipeline import Pipeline
 from miniformer.kernel import Batch, Layout, Source
@@ -30,14 +30,20 @@ from miniformer.kernel.errors import UserError, did_you_mean
 log = logging.getLogger(__name__)
 HARNESS_DEVICE = "cuda:0"
 Score = tuple[float, bool]
-"""The log-probability of a continuation, in nats, and whether it is what greedy decoding writes."""
+"""The log-probability of a continuation, in nats, and whether greedy decoding writes that continuation."""
 Question = tuple[tuple[str, str] | None, list[int], list[int]]
-"""A context and its continuation, as texts if they are to be cached, and each as tokens."""
+"""A context and its continuation: both as texts where the score is to be cached, else None; and each as tokens."""
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row of a batch: the tokens that a decoder reads, the last `len(target)` of which `target` follows one by one."""
+class ScoredRow:
+    """One row of a batch that is scored.
+
+    Attributes:
+        read: the tokens that the decoder reads. After each of the last `len(target)` of them comes a token of `target`.
+        target: the tokens to score.
+        source: of an encoder-decoder, the tokens that the encoder reads.
+    """
 
     read: list[int]
     target: list[int]
@@ -46,18 +52,18 @@ class Row:
 
 @register_model("miniformer")
 class MiniformerLM(TemplateLM):
-    """A decoder, or an encoder-decoder, whose answer to the context is scored then.
+    """A model that writes: a decoder, or an encoder-decoder, which is given a context as its source.
 
-    Texts are read as the model's task has them read: with the start token first where its tokenizer has one.
+    Texts are encoded as the model's task encodes them: with the start token first, where its tokenizer has one.
 
     Args:
         run: a run folder, a folder with a saved model, or a pipeline.
         batch_size: rows that go through the model together.
         device: where it runs, as torch names it; None: where the pipeline is, or on a GPU if there is one.
-        max_gen_toks: at most so many tokens are written where a task does not say.
+        max_gen_toks: the most tokens of a text, for tasks that do not set it.
 
     Raises:
-        UserError: no usable model is there, it does not write, or an argument is out of range.
+        UserError: there is no usable model, it does not write, or an argument is out of range.
     """
 
     def __init__(self, run: str | Path | Pipeline, *, batch_size: int | str = 16, device: str | None = None,
@@ -68,7 +74,7 @@ class MiniformerLM(TemplateLM):
         self.pipeline = run if isinstance(run, Pipeline) else Pipeline.load(run)
         self.model, self.batch_size, self.max_gen_toks = self.pipeline.model, int(batch_size), max_gen_toks
         if not self.model.generates:
-            raise UserError("this model does not say which token follows, so no text has a likelihood; expected one that was "
+            raise UserError("this model does not predict the next token, so texts have no likelihood; expected one that was "
                             "trained to write, as by language-modeling or seq2seq")
         if device is not None:
             try:
@@ -82,7 +88,7 @@ class MiniformerLM(TemplateLM):
 
     @classmethod
     def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> MiniformerLM:
-        """The model of `--model_args` and of what the harness adds, whose device is cuda:0 where nobody named one."""
+        """The model of `--model_args`, and of arguments that the harness adds; its device is cuda:0 unless one was named."""
         added = {name: value for name, value in (additional_config or {}).items() if value is not None}
         if added.get("device") == HARNESS_DEVICE and not torch.cuda.is_available():
             log.warning("there is no %s; the model runs on the CPU", added.pop("device"))
@@ -90,24 +96,24 @@ class MiniformerLM(TemplateLM):
 
     @property
     def max_length(self) -> int:
-        """Tokens that the model is given at most, whatever its positions could: those that it was trained with."""
+        """The most tokens that the model reads: as many as in training, even if its positions could reach further."""
         return self.model.config.max_seq_len
 
     @property
     def eot_token_id(self) -> int:
-        """The token that ends texts, or marks their start where none ends them."""
+        """The end token, or the start token where there is no end token."""
         tokenizer = self.pipeline.tokenizer
         return self._marker(tokenizer.eos_id, tokenizer.bos_id)
 
     @property
     def prefix_token_id(self) -> int:
-        """What comes before a text without context: the start token, or the end token of another text."""
+        """The token before a text without context: the start token, or the end token where there is no start token."""
         tokenizer = self.pipeline.tokenizer
         return self._marker(tokenizer.bos_id, tokenizer.eos_id)
 
     @property
     def tokenizer_name(self) -> str:
-        """Names the tokenizer by what is in it, for the harness's caches of requests."""
+        """A name made from the tokenizer's content, for the harness's caches of requests."""
         return "miniformer-" + hashlib.sha256(self.pipeline.tokenizer.to_json().encode()).hexdigest()[:16]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> str:
@@ -115,7 +121,7 @@ class MiniformerLM(TemplateLM):
         raise UserError("models of miniformer have no chat template; leave out apply_chat_template")
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None, **_: Any) -> list[int]:
-        """Token ids of a text, as the model is given one to go on from or to answer; with False, of the text alone."""
+        """Token ids of a text, as the model reads a prompt; with `add_special_tokens` False, of the text alone."""
         if add_special_tokens is False:
             ids: list[int] = self.pipeline.tokenizer.backend.encode(string, add_special_tokens=False).ids
             return ids
@@ -124,8 +130,8 @@ class MiniformerLM(TemplateLM):
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
         """The log-probability of each text after `prefix_token_id`, in nats.
 
-        Longer texts go through the model in windows of `max_length` tokens, so that each token is scored once; the last window
-        is as full as the others and scores only what they have not.
+        Longer texts go through the model in windows of `max_length` tokens, and each token is scored once. The last window is
+        as full as the others, and scores only the tokens that they have not scored.
 
         Raises:
             UserError: the model is an encoder-decoder, which scores answers.
@@ -148,20 +154,20 @@ class MiniformerLM(TemplateLM):
         return totals
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """What the model writes after each context, up to a stop string; greedily unless the task says otherwise.
+        """The text that the model writes after each context, up to a stop string; greedily unless the task draws.
 
         Contexts that are too long lose their start (see `Engine.encode`). Besides `until` and `max_gen_toks`, settings are
-        fields of `Sampling`, and `num_beams`.
+        `num_beams` and the fields of `Sampling`. A filter that a task does not set is off.
 
         Raises:
-            UserError: there is no such setting, or it is out of range.
+            UserError: a setting does not exist or is out of range.
         """
-        alike: dict[str, list[int]] = {}
+        places_by_settings: dict[str, list[int]] = {}
         for i, request in enumerate(requests):
-            alike.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(i)
+            places_by_settings.setdefault(json.dumps(request.args[1], sort_keys=True), []).append(i)
         texts = [""] * len(requests)
         with tqdm(total=len(requests), disable=disable_tqdm or None, desc="texts") as bar:
-            for settings, places in alike.items():
+            for settings, places in places_by_settings.items():
                 answers = self._written([requests[i].args[0] for i in places], json.loads(settings))
                 for i, answer in zip(places, answers, strict=True):
                     texts[i] = answer.text
@@ -172,18 +178,19 @@ class MiniformerLM(TemplateLM):
     def _written(self, prompts: Sequence[str], settings: Mapping[str, Any]) -> Iterator[Answer]:
         left: dict[str, Any] = dict(normalize_gen_kwargs(dict(settings), self.max_gen_toks))
         limits = {"stop": left.pop("until"), "max_new_tokens": left.pop("max_gen_toks"), "truncate": True}
-        beams, temperature = left.pop("num_beams", 1), left.pop("temperature", 1.0)
-        sampling = {"temperature": temperature if left.pop("do_sample") else 0.0, **left}
+        beams, temperature = left.pop("num_beams", 1), left.pop("temperature", UNFILTERED.temperature)
+        sampling = {"temperature": temperature if left.pop("do_sample") else 0.0, "top_k": UNFILTERED.top_k,
+                    "top_p": UNFILTERED.top_p, **left}
         known = [name for name in Sampling.__dataclass_fields__ if name != "processors"]
         if unknown := [name for name in sampling if name not in known]:
             raise UserError(f"generation_kwargs: there is no {unknown[0]!r}{did_you_mean(unknown[0], known)}; there are until, "
                             f"max_gen_toks, do_sample, num_beams, {', '.join(known)}")
         if beams == 1:
             return self.engine.generate(prompts, Sampling(**sampling), **limits)
-        return (found[0] for found in self.engine.search(prompts, Beams(beams), Sampling(**sampling), **limits))
+        return (answers[0] for answers in self.engine.search(prompts, Beams(beams), Sampling(**sampling), **limits))
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """Tokens of both; where the harness leaves the continuation none, as one token would be of both, each by itself."""
+        """Tokens of context and continuation. Where one token would span both, the continuation is encoded by itself."""
         context_ids, ids = super()._encode_pair(context, continuation)
         return context_ids, ids or self.tok_encode(continuation, add_special_tokens=False)
 
@@ -204,30 +211,30 @@ class MiniformerLM(TemplateLM):
                 bar.update(len(places))
         return scores
 
-    def _row(self, context: list[int], target: list[int]) -> Row:
-        """What the model is given to score `target` after `context`, whose start is left out if it is too long."""
+    def _row(self, context: list[int], target: list[int]) -> ScoredRow:
+        """The row that scores `target` after `context`; a context that is too long loses its start."""
         if len(target) > self.max_length:
             raise UserError(f"a continuation has {len(target)} tokens, and this model reads at most max_seq_len = "
                             f"{self.max_length}; such texts can be scored by loglikelihood_rolling")
         context = (context or [self.prefix_token_id])[-self._room(target):]
         if self.model.has_source:
-            return Row([self.model.config.bos_id, *target[:-1]], target, source=context)
-        return Row([*context, *target[:-1]], target)
+            return ScoredRow([self.model.config.bos_id, *target[:-1]], target, source=context)
+        return ScoredRow([*context, *target[:-1]], target)
 
     def _room(self, target: list[int]) -> int:
-        """Tokens of a context that the model can be given beside all of `target` but the last."""
+        """The most tokens of a context: the model also reads all of `target` but the last."""
         return self.max_length if self.model.has_source else self.max_length + 1 - len(target)
 
     @torch.inference_mode()
-    def _scores(self, rows: Sequence[Row]) -> list[Score]:
-        """The scores of rows, of one pass through the model; the head is asked only for what targets follow."""
+    def _scores(self, rows: Sequence[ScoredRow]) -> list[Score]:
+        """The scores of rows, from one pass through the model. The head is used only where a target follows."""
         tokens_BT, layout = _padded([row.read for row in rows])
         columns_T = torch.arange(tokens_BT.shape[1])
         starts_B, ends_B = torch.tensor([(len(row.read) - len(row.target), len(row.read)) for row in rows]).unbind(dim=1)
-        asked_BT = ((columns_T >= starts_B[:, None]) & (columns_T < ends_B[:, None])).to(self.device)
+        before_target_BT = ((columns_T >= starts_B[:, None]) & (columns_T < ends_B[:, None])).to(self.device)
         sources = [row.source for row in rows if row.source is not None]
         batch = Batch(tokens_BT, layout, {}, Source(*_padded(sources)) if sources else None).to(self.device)
-        logits_NV: Tensor = self.model.read(batch, readout=lambda hidden, head: head(hidden, asked_BT))
+        logits_NV: Tensor = self.model.read(batch, readout=lambda hidden, head: head(hidden, before_target_BT))
         targets_N = torch.tensor([token for row in rows for token in row.target], device=self.device)
         wide_NV = logits_NV.log_softmax(dim=-1, dtype=torch.promote_types(logits_NV.dtype, torch.float32))
         logprobs_N = wide_NV.gather(1, targets_N[:, None])[:, 0].cpu()

@@ -180,7 +180,7 @@ def test_an_encoder_decoder_scores_and_writes_answers(drawn: Callable[..., Pipel
 
 
 def test_refusals(lm: MiniformerLM, run: Path, drawn: Callable[..., Pipeline]) -> None:
-    with pytest.raises(UserError, match="does not say which token follows"):
+    with pytest.raises(UserError, match="does not predict the next token"):
         MiniformerLM(drawn("masked-lm", head="lm"))
     for size in ("auto", 0, -1, 2.5):
         with pytest.raises(UserError, match="batch_size"):
