@@ -42,8 +42,8 @@ class Verdict:
 
 
 @click.command("tests.mutations")
-@click.option("--only", multiple=True, metavar="FAULT", help="Only this fault, or these with commas between; may be repeated.")
-@click.option("--room", "rooms", multiple=True, type=click.Choice(list(ROOMS)), help="Only the faults of a room; may be repeated.")
+@click.option("--only", multiple=True, metavar="FAULT", help="Only this fault, or several with commas between them.")
+@click.option("--room", "rooms", multiple=True, type=click.Choice(list(ROOMS)), help="Only its faults; may be repeated.")
 @click.option("--jobs", type=click.IntRange(min=1), default=2, show_default=True, help="Faults that are tried at a time.")
 @click.option("--list", "listed", is_flag=True, help="List the faults, and try none.")
 def main(only: tuple[str, ...], rooms: tuple[str, ...], jobs: int, listed: bool) -> None:

@@ -72,8 +72,11 @@ class Copy:
     def run(self, tests: Sequence[str], *, stop_at_first: bool, longest: float | None = LONGEST) -> Outcome:
         """Run tests on the copy, in a process that finds the package there."""
         path = [self.root, *sorted(self.root.glob("plugins/*")), *filter(None, [os.environ.get("PYTHONPATH")])]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1", "PYTHONHASHSEED": "0"}
-        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no", *(["-x"] if stop_at_first else [])]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, path)), "OMP_NUM_THREADS": "1",
+                       "PYTHONHASHSEED": "0"}
+        command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=no"]
+        if stop_at_first:
+            command.append("-x")
         started = time.monotonic()
         # a session of its own, so that what the tests have started is ended with them
         process = subprocess.Popen([*command, *tests], cwd=self.root, env=environment, stdout=subprocess.PIPE,

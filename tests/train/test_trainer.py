@@ -46,6 +46,7 @@ def test_a_run_leaves_its_spec_its_metrics_and_its_checkpoints(tmp_path, texts):
     assert record["train"]["scheduler"] == {"name": "cosine", "floor": 0.1}
     assert record["model"]["vocab_size"] == result.data.tokenizer.vocab_size
     assert record["data"]["train"]["records"] == 42
+    assert record["providers"].keys() == {"miniformer"}
     assert record["results"]["best"]["val_loss"] == result.metrics["val_loss"]
     assert set(record["results"]["baselines"]) == {"unigram", "xz -9"}
     assert losses(result)[-1]["val_loss"] == str(result.metrics["val_loss"])
@@ -131,6 +132,17 @@ def test_a_seed_decides_every_weight(tmp_path, texts):
                for name, seed in (("a", 1), ("b", 1), ("c", 2))]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not any(torch.equal(weights[0][name], weights[2][name]) for name in ["embedding.weight"])
+
+
+def test_gradients_are_cut_to_the_norm_that_the_config_says(tmp_path, texts):
+    def trained(name, **fields):
+        return run(tmp_path / name, texts, seed=1, scheduler="none", weight_decay=0, **fields).module.state_dict()
+
+    start, cut, free = trained("a", lr=1e-12), trained("b", gradient_clip_val=1e-14), trained("c", gradient_clip_val=None)
+    weight = "model.embedding.weight"
+    # Adam divides by the size of gradients and adds 1e-8, beside which gradients that small are nothing
+    assert torch.allclose(cut[weight], start[weight], atol=1e-6)
+    assert not torch.allclose(free[weight], start[weight], atol=1e-3)
 
 
 def test_the_saved_model_gives_the_loss_that_was_measured(tmp_path, texts):
