@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -132,6 +133,21 @@ def test_a_seed_decides_every_weight(tmp_path, texts):
                for name, seed in (("a", 1), ("b", 1), ("c", 2))]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not any(torch.equal(weights[0][name], weights[2][name]) for name in ["embedding.weight"])
+
+
+def test_a_seed_decides_the_first_weights(tmp_path, texts):
+    one, other = (run(tmp_path / name, texts, seed=seed, lr=1e-12, max_steps=1).module.state_dict()["model.embedding.weight"]
+                  for name, seed in (("a", 1), ("b", 2)))
+    assert not torch.allclose(one, other, atol=1e-3)
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("val_loss", "min"), ("val_accuracy", "max")])
+def test_a_run_stops_early_when_its_metric_gets_no_better_its_own_way(tmp_path, labelled, monkeypatch, metric, mode):
+    waiting = []
+    monkeypatch.setattr("miniformer.train.trainer.EarlyStopping",
+                        lambda monitor, **how: waiting.append((monitor, how["mode"])) or Callback())
+    run(tmp_path, labelled, task="classification", checkpoint_metric=metric, early_stopping_patience=3, max_steps=1)
+    assert waiting == [(metric, mode)]
 
 
 def test_gradients_are_cut_to_the_norm_that_the_config_says(tmp_path, texts):

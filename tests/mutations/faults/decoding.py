@@ -65,8 +65,6 @@ FAULTS = (
           "len(one.new) * self.beams.length_penalty", BEAMS, "beam search prefers other texts than length_penalty says"),
     Fault("groups-seek-each-other", "miniformer/decoding/beam_search.py", "-= self.beams.diversity",
           "+= self.beams.diversity", BEAMS, "diverse beams are all alike"),
-    Fault("an-early-stop-is-late", "miniformer/decoding/beam_search.py", "beams.early_stop is True",
-          "beams.early_stop is False", BEAMS, "early_stop means the opposite"),
     Fault("beams-continue-in-the-old-order", "miniformer/decoding/beam_search.py",
           "feed.keep([one.row for one in running])", "feed.keep(sorted(one.row for one in running))", BEAMS,
           "a beam is continued with the memory of another"),

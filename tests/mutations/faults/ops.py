@@ -13,8 +13,6 @@ FAULTS = (
           "dropout is off wherever a row is long"),
     Fault("flex-hides-the-token-itself", "miniformer/ops/attention_kernels.py", "lambda b, h, t, s: t >= s",
           "lambda b, h, t, s: t > s", KERNELS, "a causal mask that is off by one in one kernel"),
-    Fault("flex-sinks-take-the-rest", "miniformer/ops/attention_kernels.py", "extra.lse - sinks", "sinks - extra.lse",
-          KERNELS, "sinks mean the opposite in one kernel"),
     Fault("a-soft-cap-is-not-divided-by", "miniformer/ops/attention_kernels.py", "torch.tanh(scores_BHTS / softcap)",
           "torch.tanh(scores_BHTS)", KERNELS, "Gemma's attention is computed wrongly"),
     Fault("a-slower-kernel-is-silent", "miniformer/ops/attention_kernels.py", "    logger.warning(line)\n", "    pass\n",
