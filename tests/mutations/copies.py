@@ -16,7 +16,8 @@ from pathlib import Path
 
 from .fault import ROOT, Fault
 
-COPIED = ("miniformer", "tests", "plugins", "docs", "examples", "pyproject.toml", "README.md", "CHANGELOG.md", "CONTRIBUTING.md")
+COPIED = ("miniformer", "tests", "plugins", "docs", "examples", "pyproject.toml", "README.md", "CHANGELOG.md",
+          "CONTRIBUTING.md")
 """What tests look at."""
 LONGEST = 120
 """Seconds after which a run of tests counts as hanging."""
