@@ -89,8 +89,8 @@ def test_other_documents_and_padding_give_no_gradient(causal):
 
 @pytest.mark.parametrize("causal", [True, False])
 @torch.no_grad()
-def test_documents_of_a_row_longer_than_a_chunk_give_what_each_gives_alone(causal):
-    module, lengths = linear(), [3, linear_attention.CHUNK + 7, 5]
+def test_documents_longer_than_a_chunk_give_what_each_gives_alone(causal):
+    module, lengths = linear(), [linear_attention.CHUNK + 7, linear_attention.CHUNK + 7, 5]
     documents = torch.cat([torch.full((length,), number) for number, length in enumerate(lengths, start=1)])
     x = torch.randn(1, sum(lengths), D, dtype=torch.float64)
     whole = module(x, Context(Layout.from_documents(documents[None]), causal))

@@ -23,8 +23,6 @@ FAULTS = (
           'row.finish = "eos"', ENGINE, "the reason why a text ended is wrong"),
     Fault("a-seed-is-forgotten", "miniformer/inference/batching.py", "[self.seed] * len(joining)", "[None] * len(joining)",
           f"{BATCHING} {ENGINE}", "the same seed gives another text"),
-    Fault("rows-join-beyond-the-positions", "miniformer/inference/batching.py", "if self.model.endless:", "if True:",
-          BATCHING, "a long batch fails in the middle"),
     Fault("a-stop-string-is-left-in-the-text", "miniformer/inference/text.py", "held[:min(found)[1]]",
           "held[:min(found)[0]]", TEXT, "texts end with their stop string"),
     Fault("half-a-character-is-written", "miniformer/inference/text.py",
