@@ -1,5 +1,7 @@
 """What a process measures when it is asked, here in this one."""
 
+import itertools
+
 import pytest
 from fake_pipe import Channel
 
@@ -33,6 +35,14 @@ def test_decoding_is_of_whole_texts(monkeypatch):
                         lambda model, ids, count, **settings: asked.append((*ids.shape, count, settings)))
     module.work(Channel((1e-9, 3)), "decode", completed(TrainConfig(model_config=MODEL), SETTING), SETTING)
     assert asked[-1] == (3, 4, 12, {"do_sample": False, "eos_id": -1})
+
+
+def test_a_rate_of_decoding_counts_the_tokens_of_all_rows(monkeypatch):
+    monkeypatch.setattr("miniformer.model.transformer.Transformer.generate", lambda *args, **settings: None)
+    monkeypatch.setattr(module, "perf_counter", itertools.count().__next__)  # a second at each look
+    channel = Channel((1e-9, 3))
+    module.work(channel, "decode", completed(TrainConfig(model_config=MODEL), SETTING), SETTING)
+    assert channel.said[-1].rate == 3 * 12 / 2  # one text of 12 tokens a row, between three looks at the clock
 
 
 @pytest.mark.parametrize(("error", "said"), [(SpecError("no such thing"), ("no such thing", 2)),

@@ -7,11 +7,13 @@ import re
 import shutil
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner
 
 from miniformer.cli import cli as commands
+from miniformer.cli.shared.loading import load_for_use, read_saved
 from miniformer.kernel import UserError
 
 FOX = ("--greedy", "--max-new-tokens", "24")
@@ -109,6 +111,21 @@ def test_a_form_is_kept(trained, tmp_path):
     (tmp_path / "schema.json").write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3}')
     found = json.loads(written(trained, "--prompt", "the", "--json-schema", tmp_path / "schema.json", "--json"))
     assert len(json.loads(found["text"])) in (2, 3) and found["finish_reason"] == "eos"
+
+
+def test_an_escape_in_a_stop_string_is_the_character_that_it_stands_for(trained):
+    pytest.importorskip("llguidance")
+    args = (trained, "--prompt", "the quick", "--regex", " fox\n dog", "--json")
+    whole, stopped = (json.loads(written(*args, *more)) for more in ((), ("--stop", "\\n")))
+    assert (whole["text"], whole["finish_reason"]) == (" fox\n dog", "eos")
+    assert (stopped["text"], stopped["finish_reason"]) == (" fox", "stop")
+
+
+def test_what_there_is_to_note_on_a_model_is_told(trained, monkeypatch, capsys):
+    noted = SimpleNamespace(notes=("compatible: trained with acme-parts 1.0; this is 1.5",))
+    monkeypatch.setattr("miniformer.inference.load.load_on_best_device", lambda saved: noted)
+    assert load_for_use(read_saved(trained)) is noted
+    assert capsys.readouterr().err == "note: compatible: trained with acme-parts 1.0; this is 1.5\n"
 
 
 def test_on_a_terminal_a_text_is_written_as_it_is_drawn(trained):

@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from miniformer.cli.train import merged
-from miniformer.kernel import UserError
+from miniformer.kernel import Entry, Registry, UserError, discover, use_registry
 
 # --- one config from everything that was said
 
@@ -73,6 +73,15 @@ def test_an_extension_without_options_in_the_file_is_activated(tmp_path):
     file.write_text("extensions:\n")
     with pytest.raises(UserError, match="there is no extension named 'lora'"):
         merged(str(file), None, {}, extensions=("lora",))
+
+
+def test_extensions_on_the_command_line_join_those_of_the_file_which_keep_their_options(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("extensions: {one: {by: 3}, two: {by: 4}}\n")
+    entries = [Entry("extension", name, "nowhere:Nothing", "acme", "1.0") for name in ("one", "two", "three")]
+    with use_registry(Registry([*discover(), *entries])):
+        config = merged(str(file), None, {}, extensions=("two", "three"))
+    assert config.extensions == {"one": {"by": 3}, "two": {"by": 4}, "three": {}}
 
 
 @pytest.mark.parametrize(("content", "setting", "text"), [
@@ -176,12 +185,13 @@ def test_a_file_that_cannot_be_used_is_one_clear_line_and_no_run_folder(cli, tmp
 # --- real runs
 
 def test_a_run_on_a_file_says_what_it_reached_and_what_to_type_next(cli, texts, tiny, tmp_path):
-    text = cli("train", "--attention", "rope-mha", "--ffn", "swiglu", "--train-path", str(texts), "--max-steps", "4",
-               *tiny)
+    text = cli("train", "--attention", "rope-mha", "--ffn", "swiglu", "--train-path", str(texts), "--test-path", str(texts),
+               "--max-steps", "4", *tiny)
     assert "log_every_n_steps" not in text.stderr
     text = text.stdout
     assert "tokens/s" in text
     assert "this model" in text
+    assert "on the test file" in text
     assert "unigram" in text
     assert "xz -9" in text
     assert "run folder: runs/texts-language-modeling-1" in text

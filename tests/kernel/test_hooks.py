@@ -165,6 +165,14 @@ def test_an_extension_is_given_its_options():
     assert loss(activate({"scaled": {"by": 5}})) == LossTerm(15.0, 2.0)
 
 
+def test_extensions_act_in_the_order_in_which_a_spec_names_them():
+    for names in (["scaled", "frozen"], ["frozen", "scaled"]):
+        extensions = dict.fromkeys(names)
+        stored = [f"acme:{name}" for name in names]
+        assert list(resolve_extensions(extensions)) == stored
+        assert [name for name, _ in activate(extensions).list_name_plugin()] == ["miniformer", *stored]
+
+
 def test_no_options_may_be_said_as_null():
     assert loss(activate({"scaled": None})) == LossTerm(6.0, 2.0)
 

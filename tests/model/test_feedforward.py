@@ -4,6 +4,7 @@ from typing import get_args
 import pytest
 import torch
 
+from miniformer.kernel import Attention, FeedForward, build
 from miniformer.model import feedforward
 from miniformer.model.feedforward import GEGLU, GELU, GLU, MLP, Activation, ReLU, SquaredReLU, SwiGLU
 
@@ -74,3 +75,12 @@ def test_matrices_start_with_variance_two_over_five_inputs():
     weight = GELU(200, 400).up.weight.detach()
     assert float(weight.std()) == pytest.approx(math.sqrt(2 / (5 * 200)), rel=0.02)
     assert float(weight.mean()) == pytest.approx(0, abs=1e-3)
+
+
+@pytest.mark.parametrize(("interface", "spec"), [
+    (FeedForward, "gelu"), (FeedForward, "swiglu"), (Attention, "mha"), (Attention, "linear"), (Attention, "mla")])
+def test_the_last_matrix_of_a_branch_starts_at_a_fifth_so_that_a_token_dominates_the_stream_at_first(interface, spec):
+    component = build(interface, spec, 200, 400 if interface is FeedForward else 4)
+    last = component.down if interface is FeedForward else component.out
+    width = last.weight.shape[1]
+    assert float(last.weight.detach().std()) == pytest.approx(0.2 * math.sqrt(2 / (5 * width)), rel=0.02)

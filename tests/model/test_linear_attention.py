@@ -87,6 +87,17 @@ def test_other_documents_and_padding_give_no_gradient(causal):
     assert not x.grad[0, [0, 1, 4, 5]].any()
 
 
+@pytest.mark.parametrize("causal", [True, False])
+@torch.no_grad()
+def test_documents_longer_than_a_chunk_give_what_each_gives_alone(causal):
+    module, lengths = linear(), [linear_attention.CHUNK + 7, linear_attention.CHUNK + 7, 5]
+    documents = torch.cat([torch.full((length,), number) for number, length in enumerate(lengths, start=1)])
+    x = torch.randn(1, sum(lengths), D, dtype=torch.float64)
+    whole = module(x, Context(Layout.from_documents(documents[None]), causal))
+    for piece, out in zip(x.split(lengths, dim=1), whole.split(lengths, dim=1), strict=True):
+        close(out, module(piece, Context(Layout.full(1, piece.shape[1]), causal)))
+
+
 def test_documents_may_come_in_any_order():
     x = torch.randn(1, 5, D, dtype=torch.float64)
     one, other = (Layout.from_documents(torch.tensor([row])) for row in ([1, 1, 2, 2, 2], [7, 7, 3, 3, 3]))

@@ -3,6 +3,7 @@ module decides."""
 
 import json
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -325,6 +326,14 @@ def test_a_module_of_something_else_than_the_data_is_refused(tmp_path, labelled,
     _, data = pair_of(labelled, "classification")
     with pytest.raises(SpecError, match=text):
         by_hand(tmp_path).fit(MiniFormerLitModule(data.config.with_fields(**fields)), datamodule=data)
+
+
+@pytest.mark.parametrize(("warmup_steps", "first"), [(None, 1 / 11), (0, 1.0), (3, 1 / 4)])
+def test_a_run_warms_up_for_a_twentieth_of_its_steps_unless_told_otherwise(monkeypatch, warmup_steps, first):
+    monkeypatch.setattr(MiniFormerLitModule, "trainer", SimpleNamespace(estimated_stepping_batches=200))
+    config = TrainConfig(model_config=MODEL, lr=0.5, warmup_steps=warmup_steps)
+    optimizer = MiniFormerLitModule(config).configure_optimizers()["optimizer"]
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.5 * first] * 2)
 
 
 def test_a_resolved_config_decides_the_same(tmp_path, labelled, pair_of):

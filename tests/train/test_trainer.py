@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from safetensors.torch import load_file
 
@@ -46,6 +47,7 @@ def test_a_run_leaves_its_spec_its_metrics_and_its_checkpoints(tmp_path, texts):
     assert record["train"]["scheduler"] == {"name": "cosine", "floor": 0.1}
     assert record["model"]["vocab_size"] == result.data.tokenizer.vocab_size
     assert record["data"]["train"]["records"] == 42
+    assert record["providers"].keys() == {"miniformer"}
     assert record["results"]["best"]["val_loss"] == result.metrics["val_loss"]
     assert set(record["results"]["baselines"]) == {"unigram", "xz -9"}
     assert losses(result)[-1]["val_loss"] == str(result.metrics["val_loss"])
@@ -131,6 +133,32 @@ def test_a_seed_decides_every_weight(tmp_path, texts):
                for name, seed in (("a", 1), ("b", 1), ("c", 2))]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert not any(torch.equal(weights[0][name], weights[2][name]) for name in ["embedding.weight"])
+
+
+def test_a_seed_decides_the_first_weights(tmp_path, texts):
+    one, other = (run(tmp_path / name, texts, seed=seed, lr=1e-12, max_steps=1).module.state_dict()["model.embedding.weight"]
+                  for name, seed in (("a", 1), ("b", 2)))
+    assert not torch.allclose(one, other, atol=1e-3)
+
+
+@pytest.mark.parametrize(("metric", "mode"), [("val_loss", "min"), ("val_accuracy", "max")])
+def test_a_run_stops_early_when_its_metric_gets_no_better_its_own_way(tmp_path, labelled, monkeypatch, metric, mode):
+    waiting = []
+    monkeypatch.setattr("miniformer.train.trainer.EarlyStopping",
+                        lambda monitor, **how: waiting.append((monitor, how["mode"])) or Callback())
+    run(tmp_path, labelled, task="classification", checkpoint_metric=metric, early_stopping_patience=3, max_steps=1)
+    assert waiting == [(metric, mode)]
+
+
+def test_gradients_are_cut_to_the_norm_that_the_config_says(tmp_path, texts):
+    def trained(name, **fields):
+        return run(tmp_path / name, texts, seed=1, scheduler="none", weight_decay=0, **fields).module.state_dict()
+
+    start, cut, free = trained("a", lr=1e-12), trained("b", gradient_clip_val=1e-14), trained("c", gradient_clip_val=None)
+    weight = "model.embedding.weight"
+    # Adam divides by the size of gradients and adds 1e-8, beside which gradients that small are nothing
+    assert torch.allclose(cut[weight], start[weight], atol=1e-6)
+    assert not torch.allclose(free[weight], start[weight], atol=1e-3)
 
 
 def test_the_saved_model_gives_the_loss_that_was_measured(tmp_path, texts):

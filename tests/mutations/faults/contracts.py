@@ -1,0 +1,50 @@
+"""Faults in the contract kit: promises that are not checked, and reports that say too little."""
+
+from ..fault import Fault
+
+CHECK, MUTANTS = "tests/contracts/test_check.py", "tests/contracts/test_mutants.py"
+
+
+def caught(*names: str) -> str:
+    """The tests that wrong components are caught by the kit, by kind and name of the component."""
+    return " ".join(f"{MUTANTS}::test_mutants_are_caught_by_the_property_that_names_their_fault[{name}]" for name in names)
+
+
+FAULTS = (
+    Fault("a-broken-promise-is-held", "miniformer/contracts/kit/check.py",
+          "return ran, Outcome.FAILED, str(error), story()", 'return ran, Outcome.HELD, "", ""', CHECK,
+          "every component passes"),
+    Fault("a-component-that-fails-has-held", "miniformer/contracts/kit/check.py", "except Exception as error:  #",
+          "except KeyError as error:  #", CHECK, "checking ends in a traceback"),
+    Fault("a-seed-draws-nothing-else", "miniformer/contracts/kit/check.py", "@seeded_with(suite.seed)", "@seeded_with(0)",
+          CHECK, "check --seed does nothing"),
+    Fault("a-breach-that-is-none-may-be-declared", "miniformer/contracts/kit/check.py", "outcome is Outcome.HELD:",
+          "outcome is Outcome.NOTE:", CHECK, "a mended component goes on being called broken"),
+    Fault("an-ability-needs-no-proof", "miniformer/contracts/kit/check.py", "unproved.append(ability)", "pass", CHECK,
+          "what was never shown is relied on"),
+    Fault("the-smallest-example-is-not-told", "miniformer/contracts/kit/check.py", "return tried[0].tell() if tried else",
+          'return "" if tried else', CHECK, "nobody learns for which sizes it fails"),
+    Fault("a-report-is-always-fine", "miniformer/contracts/kit/report.py", "return not self.failed", "return True",
+          f"{CHECK} tests/cli/test_check.py::test_one_that_does_not_ends_with_1_and_the_reason",
+          "check ends with 0 whatever it finds"),
+    Fault("options-that-are-given-are-drawn-over", "miniformer/contracts/kit/component_under_test.py",
+          "{**options, **self.fixed}", "{**self.fixed, **options}", CHECK, "check --set checks something else"),
+    Fault("tensors-may-be-far-apart", "miniformer/contracts/kit/case.py", "(off := apart(found, expected)) > tolerance",
+          "(off := apart(found, expected)) > 1e3", caught("attention-MixesDocuments", "norm-NormalisesOverTheSequence"),
+          "wrong numbers pass"),
+    Fault("nan-equals-everything", "miniformer/contracts/kit/case.py", "math.inf if math.isnan(difference)",
+          "0.0 if math.isnan(difference)", caught("attention-NaNForEmptyRows"), "components that give NaN pass"),
+    Fault("settings-may-be-changed", "miniformer/contracts/kit/case.py", "require(not changed,", "require(True,",
+          caught("attention-ChangesASetting"), "a component changes the precision of the whole process"),
+    Fault("predictions-may-be-far-apart", "miniformer/contracts/kit/task_harness.py", "require(close, ", "require(True, ",
+          "tests/contracts/test_task_contracts.py::test_unlike_values_are_told", "tasks with wrong losses pass"),
+    Fault("no-window-is-ever-checked", "miniformer/contracts/kit/attention_harness.py",
+          "return allowed if rule is None else allowed & rule.allows(layout, layout)", "return allowed",
+          caught("attention-WindowOffByOne"), "windows of any size pass"),
+    Fault("no-row-is-padded-or-packed", "miniformer/contracts/kit/drawing.py", "= (FULL, LEFT, RIGHT, HOLES, PACKED),",
+          "= (FULL,),", caught("attention-CountsColumns", "attention-HearsPadding"), "what hears padding passes"),
+    Fault("pytest-says-that-all-is-well", "miniformer/contracts/kit/suite.py", "if result.outcome is Outcome.FAILED:",
+          "if False:", "tests/contracts/test_suite.py", "a plugin's own tests never fail"),
+    Fault("a-property-s-docstring-is-cut", "miniformer/contracts/kit/properties.py", 'found[3] or ""', '""',
+          "tests/contracts/test_document.py", "docs/contracts.md does not say where a bug was seen"),
+)
