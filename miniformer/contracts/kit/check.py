@@ -37,12 +37,15 @@ class Suite:
         examples: how many examples a property is checked on.
         thorough: check too what takes long.
         seed: of the draws.
+        shrinks: look for the smallest example of what fails. It takes most of the time of a property that fails, and is of
+            no use to those who only ask whether it does.
     """
 
     subject: ComponentUnderTest
     examples: int = FAST
     thorough: bool = False
     seed: int = 0
+    shrinks: bool = True
     _results: dict[str, Result] = field(default_factory=dict)
 
     def properties(self) -> list[Property]:
@@ -131,7 +134,7 @@ def _run(prop: Property, subject: ComponentUnderTest, suite: Suite) -> tuple[int
     @seeded_with(suite.seed)
     @settings(max_examples=max(1, round(prop.examples * suite.examples)), deadline=None, database=None, print_blob=False,
               verbosity=Verbosity.quiet, suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
-              phases=[Phase.generate, Phase.shrink])
+              phases=[Phase.generate, Phase.shrink] if suite.shrinks else [Phase.generate])
     @given(st.data())
     def examples(data: st.DataObject) -> None:
         nonlocal ran
