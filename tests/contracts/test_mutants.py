@@ -20,6 +20,7 @@ CLASSES = [cls for module in pkgutil.iter_modules(mutants.__path__)
 MUTANTS = [cls for cls in CLASSES if "caught_by" in vars(cls)]
 HEALTHY = [cls for cls in CLASSES if not hasattr(cls, "caught_by")]
 CAUGHT = []
+EXAMPLES = 5 if is_thorough() else 3
 
 
 @pytest.fixture(autouse=True)
@@ -51,6 +52,6 @@ def test_how_many_mutants_are_caught_is_printed(capsys):
 @pytest.mark.parametrize("seed", [*range(3), *map(rarely, range(3, 20))])
 def test_mutants_parents_raise_no_false_alarm(seed):
     for cls in HEALTHY:
-        failed = [result for result in Suite(ComponentUnderTest.of(cls.kind, cls), examples=5, seed=seed).results()
+        failed = [result for result in Suite(ComponentUnderTest.of(cls.kind, cls), examples=EXAMPLES, seed=seed).results()
                   if result.outcome is Outcome.FAILED]
         assert failed == [], f"{cls.__name__} with seed {seed}"

@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import depth
 import pytest
 import torch
 from hypothesis import given, settings
@@ -72,7 +73,7 @@ def test_one_beam_is_greedy(model, early_stop):
 
 
 @models
-@settings(max_examples=15)
+@settings(max_examples=depth.examples(15))
 @given(st.integers(1, 6), st.sampled_from([0.0, 1.0]), st.sampled_from([True, False, "never"]), st.sampled_from([1, 2, 3]))
 def test_a_row_finds_what_it_finds_alone_with_and_without_state(model, width, penalty, early_stop, groups):
     beams = Beams(width * groups, penalty, early_stop, groups)
