@@ -27,7 +27,8 @@ OLD_MODULES = {"hearing", "attending", "tasking", "running", "every", "probe", "
                "covering", "channel"}
 OLD_NAMES = {"loading.checked", "loading.opened", "specs.resolved", "registry.welcome", "registry.normal", "kinds.known",
              "registry.State", "Context.reading", "Layout.then", "Layout.beside", "Layout.following",
-             "PositionEncoding.prepare", "State.static", "masks.prepare", "prepare.prepare", "conformance.fault", "options.misfit"}
+             "PositionEncoding.prepare", "State.static", "masks.prepare", "prepare.prepare",
+             "conformance.fault", "options.misfit"}
 """What a module or a class no longer defines."""
 OLD_MEMBERS = {"reach", "shortest", "stepped", "stands_for", "breaks"}
 """What no class defines any more, as components of others did too."""
