@@ -177,6 +177,23 @@ only-include = ["acme_parts.py"]
     return install
 
 
+SOURCES = ("asyncio/", "unittest/", "collections/", "_pydecimal.py", "fractions.py", "glob.py", "random.py")
+
+
+@pytest.fixture(scope="session")
+def _sources():
+    from miniformer.data import stdlib
+
+    return [(path, text) for path, text in stdlib.sources() if path.startswith(SOURCES)]
+
+
+@pytest.fixture
+def few_sources(monkeypatch, _sources, request):
+    """A standard library of some packages only, as the whole takes seconds to parse; all of it in the thorough run."""
+    if not request.config.getoption("--thorough"):
+        monkeypatch.setattr("miniformer.data.stdlib.sources", lambda: iter(_sources))
+
+
 TINY = ("--d-model", "16", "--n-heads", "2", "--n-layers", "1", "--max-seq-len", "32", "--batch-size", "2",
         "--tokenizer-vocab-size", "300")
 
