@@ -50,8 +50,8 @@ def all_texts(model, prompt, penalty):
 
 
 @models
-@pytest.mark.parametrize("penalty", [-0.5, 0.0, 1.0, 2.0])
-@pytest.mark.parametrize("use_state", [True, False])
+@pytest.mark.parametrize(("penalty", "use_state"), depth.every(
+    3, [(penalty, use_state) for penalty in (-0.5, 0.0, 1.0, 2.0) for use_state in (True, False)]))
 def test_wide_enough_it_finds_the_best_of_all_texts(model, penalty, use_state):
     beams = Beams(width=(V - 1) ** (LONGEST - 1) * V, length_penalty=penalty, early_stop="never")
     for row, found in enumerate(searched(model, beams, use_state=use_state)):
