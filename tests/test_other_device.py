@@ -42,6 +42,7 @@ def test_texts_are_the_same(kind, name, has_source):
         assert written(move(model)) == expected
 
 
+@pytest.mark.usefixtures("few_sources")
 @pytest.mark.parametrize("name", OURS["task"])
 def test_losses_gradients_and_metrics_are_the_same(name, monkeypatch):
     monkeypatch.setattr(metrics, "NO_FLOAT64", {"meta"})
