@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from depth import thorough
 from fake_device import device
 from fake_pipe import Channel
 from plain_step import plain_step
@@ -39,6 +40,7 @@ def cell(*rows, **setting):
                         "processor": "made up", "abilities": [], "cores": 2, "versions": {}, **setting}, "rows": list(rows)}
 
 
+@thorough
 @pytest.mark.slow
 def test_everyone_who_is_installed_runs(tmp_path):
     out = tmp_path / "found.json"

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from depth import every
 from fake_device import device, move
 from plain_step import plain_step
 from writing_models import BYTES, writing
@@ -32,8 +33,8 @@ def written(model):
 
 
 @pytest.mark.parametrize(("kind", "name", "has_source"), [
-    (kind, name, has_source) for kind in ("attention", "position", "ffn", "norm") for name in OURS[kind]
-    for has_source in ((False, True) if kind in ("attention", "position") else (False,))])
+    *((kind, name, False) for kind in ("attention", "position", "ffn", "norm") for name in OURS[kind]),
+    *every(3, [(kind, name, True) for kind in ("attention", "position") for name in OURS[kind]])])
 def test_texts_are_the_same(kind, name, has_source):
     model = writing(has_source, **{kind: name}).float()
     expected = written(model)
@@ -41,6 +42,7 @@ def test_texts_are_the_same(kind, name, has_source):
         assert written(move(model)) == expected
 
 
+@pytest.mark.usefixtures("few_sources")
 @pytest.mark.parametrize("name", OURS["task"])
 def test_losses_gradients_and_metrics_are_the_same(name, monkeypatch):
     monkeypatch.setattr(metrics, "NO_FLOAT64", {"meta"})

@@ -5,8 +5,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from depth import thorough
 
 
+@thorough
 @pytest.mark.slow
 def test_the_benchmark_of_the_input_measures_all_that_it_promises():
     done = subprocess.run([sys.executable, "-m", "tests.benchmarks.data", "1"], cwd=Path(__file__).parents[2],

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from depth import thorough
 
 from miniformer.cli.train import merged
 from miniformer.kernel import Entry, Registry, UserError, discover, use_registry
@@ -184,9 +185,9 @@ def test_a_file_that_cannot_be_used_is_one_clear_line_and_no_run_folder(cli, tmp
 
 # --- real runs
 
-def test_a_run_on_a_file_says_what_it_reached_and_what_to_type_next(cli, texts, tiny, tmp_path):
-    text = cli("train", "--attention", "rope-mha", "--ffn", "swiglu", "--train-path", str(texts), "--test-path", str(texts),
-               "--max-steps", "4", *tiny)
+def test_a_run_on_a_file_says_what_it_reached_and_what_to_type_next(cli, cli_process, texts, tiny, tmp_path):
+    text = cli_process("train", "--attention", "rope-mha", "--ffn", "swiglu", "--train-path", str(texts), "--test-path",
+                       str(texts), "--max-steps", "4", *tiny)
     assert "log_every_n_steps" not in text.stderr
     text = text.stdout
     assert "tokens/s" in text
@@ -254,6 +255,7 @@ def test_classification_on_string_labels_reports_accuracy_and_f1(cli, labelled, 
     assert "│ always" in text
 
 
+@thorough
 @pytest.mark.slow
 def test_classification_on_the_standard_library_beats_always_saying_the_same(cli, tmp_path):
     cli("train", "--task", "classification", "--max-steps", "150", "--d-model", "64", "--n-layers", "2", "--max-seq-len",

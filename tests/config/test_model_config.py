@@ -6,6 +6,7 @@ import sys
 
 import pytest
 import yaml
+from depth import thorough
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
@@ -385,6 +386,7 @@ for fields in ({'ffn': 'swigl'}, {'layers': [{'attention': {'name': 'mhaa', 'win
         print('torch' in sys.modules)""").split() == ["False", "False"]
 
 
+@thorough
 @pytest.mark.slow
 def test_type_checkers_take_the_forms_that_it_takes(tmp_path):
     call = tmp_path / "call.py"

@@ -6,6 +6,7 @@ import pkgutil
 
 import pytest
 import torch
+from depth import is_thorough, rarely
 
 from miniformer.contracts.kit.check import Suite
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
@@ -19,6 +20,7 @@ CLASSES = [cls for module in pkgutil.iter_modules(mutants.__path__)
 MUTANTS = [cls for cls in CLASSES if "caught_by" in vars(cls)]
 HEALTHY = [cls for cls in CLASSES if not hasattr(cls, "caught_by")]
 CAUGHT = []
+EXAMPLES = 5 if is_thorough() else 3
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def name(cls):
 
 @pytest.mark.parametrize("cls", MUTANTS, ids=name)
 def test_mutants_are_caught_by_the_property_that_names_their_fault(cls):
-    result = Suite(ComponentUnderTest.of(cls.kind, cls)).result(cls.caught_by)
+    result = Suite(ComponentUnderTest.of(cls.kind, cls), shrinks=is_thorough()).result(cls.caught_by)
     assert result.outcome is Outcome.FAILED, f"{cls.__name__}: {result}"
     assert result.why
     assert result.consequence
@@ -47,9 +49,9 @@ def test_how_many_mutants_are_caught_is_printed(capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", [*range(3), *map(rarely, range(3, 20))])
 def test_mutants_parents_raise_no_false_alarm(seed):
     for cls in HEALTHY:
-        failed = [result for result in Suite(ComponentUnderTest.of(cls.kind, cls), examples=5, seed=seed).results()
+        failed = [result for result in Suite(ComponentUnderTest.of(cls.kind, cls), examples=EXAMPLES, seed=seed).results()
                   if result.outcome is Outcome.FAILED]
         assert failed == [], f"{cls.__name__} with seed {seed}"

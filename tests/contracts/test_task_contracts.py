@@ -5,6 +5,7 @@ Tasks with a fault, and the property that names it, are in mutants/task.py.
 
 import json
 
+import depth
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -44,7 +45,7 @@ class NoData(tasks.Sorting):
 
 @pytest.mark.parametrize("cls", [*HEALTHY, InFloat32, TextsInFloat32], ids=lambda cls: cls.__name__)
 def test_a_healthy_task_breaks_no_promise(cls):
-    report = check_component("task", cls)
+    report = check_component("task", cls, examples=depth.examples(30))
     assert report.ok, report.explain()
 
 
@@ -72,7 +73,7 @@ def test_the_report_of_a_task_without_data_says_how_to_give_some():
 def test_a_task_can_be_checked_on_a_file_of_records(tmp_path, record):
     path = tmp_path / "records.jsonl"
     path.write_text("".join(json.dumps(record(n)) + "\n" for n in range(60)), encoding="utf-8")
-    report = check_component("task", NoData, data=str(path))
+    report = check_component("task", NoData, data=str(path), examples=depth.examples(30))
     assert report.ok, report.explain()
     assert report["answers-know-no-labels"].examples > 0
 
@@ -98,7 +99,7 @@ def test_a_fixed_option_is_kept_and_others_are_drawn():
     under_test = ComponentUnderTest("task", "matching", tasks.Matching, {"size": 8})
     seen = set()
 
-    @settings(max_examples=20)
+    @settings(max_examples=depth.examples(20))
     @given(st.data())
     def examples(data):
         task = TaskHarness.drawn(Case(under_test, data)).task

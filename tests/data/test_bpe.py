@@ -2,8 +2,8 @@
 
 import json
 import sys
-import time
 
+import depth
 import pytest
 import tokenizers
 from hypothesis import given, settings
@@ -65,7 +65,7 @@ def test_these_tokenizers_have_a_fast_way():
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
-@settings(max_examples=150)
+@settings(max_examples=depth.examples(150))
 @given(found=st.lists(texts, max_size=6))
 def test_any_texts_have_the_same_ids(name, found):
     assert FAST[name](found) == slowly(name, found)
@@ -78,17 +78,17 @@ def test_much_source_code_has_the_same_ids(name):
 
 @pytest.mark.slow
 def test_every_character_has_the_same_ids_wherever_it_stands():
-    lines = [EVERY[i:i + 64] for i in range(0, len(EVERY), 64)]
-    crowded = [f"a{character}1 {character}{character}'" for character in EVERY[:3000]]
+    step = 1 if depth.is_thorough() else 8
+    lines = [EVERY[i:i + 64] for i in range(0, len(EVERY), 64 * step)]
+    crowded = [f"a{character}1 {character}{character}'" for character in EVERY[:3000:step]]
     assert FAST["ours"](lines + crowded) == slowly("ours", lines + crowded)
 
 
 @pytest.mark.parametrize(("run", "after"), [("a", ""), ("é", "x"), (" ", ""), (" ", "x"), ("\n", "x"), ("ab", "")])
 def test_a_text_that_is_one_long_run_is_no_trouble(run, after):
-    text = run * (1_000_000 // len(run)) + after
-    start = time.perf_counter()
+    """Steps that grow with the square of its length would not end."""
+    text = run * ((1_000_000 if depth.is_thorough() else 200_000) // len(run)) + after
     [ids] = FAST["ours"]([text])
-    assert time.perf_counter() - start < 15
     assert ids == TRAINED.encode_whole(text)
 
 

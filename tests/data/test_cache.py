@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from depth import thorough
 
 from miniformer.data import cache as module
 from miniformer.data.cache import Cache, RecordsOfFile, Settings, key_of
@@ -243,6 +244,7 @@ def test_the_entries_last_used_are_kept(path, root, monkeypatch):
 
 # --- speed
 
+@thorough
 def test_an_entry_of_11_million_tokens_opens_in_under_10_ms(path, root):
     given = settings(path, tokenizer=TOKENIZER)
     starts = np.arange(0, 11_000_001, 220)

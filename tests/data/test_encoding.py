@@ -2,6 +2,7 @@
 
 from functools import cache
 
+import depth
 import pytest
 import tokenizers
 from hypothesis import given, settings
@@ -62,7 +63,7 @@ def test_every_tasks_examples_are_those_of_each_record_alone(name, tokenizer, li
     assert list(map(told, examples_of(task, located(records), tokenizer, limit))) == list(map(told, alone))
 
 
-@settings(max_examples=100)
+@settings(max_examples=depth.examples(100))
 @given(st.lists(odd_texts, max_size=8), st.sampled_from([OURS, WORDS]))
 def test_any_texts_are_encoded_as_alone(texts, tokenizer):
     task, records = LanguageModeling(), [TextRecord(text=text) for text in texts]

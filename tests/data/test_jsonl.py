@@ -2,6 +2,7 @@
 
 import json
 
+import depth
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -80,7 +81,7 @@ def test_a_unicode_separator_in_a_string_splits_no_line(path, separator):
     assert read(path, f'{{"text": "a{separator}b"}}\n{{"text": "c"}}')[0][1].text == f"a{separator}b"
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=depth.examples(50), deadline=None)
 @given(texts=st.lists(st.text(), min_size=1, max_size=4), ascii=st.booleans())
 def test_any_text_is_read_as_it_was_written(tmp_path_factory, texts, ascii):
     path = tmp_path_factory.mktemp("any") / "any.jsonl"

@@ -1,5 +1,6 @@
 """Packed rows: the stream and nothing else, each document's predictions and no other's."""
 
+import depth
 import numpy as np
 import pytest
 import torch
@@ -27,7 +28,7 @@ def naive(documents, length):
             for row in cut]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=depth.examples(100), deadline=None)
 @given(texts, lengths)
 def test_every_column_is_that_of_the_naive_packing(documents, length):
     found = [list(zip(row.tokens.tolist(), row.documents.tolist(), row.following.tolist(), strict=True))
@@ -35,14 +36,14 @@ def test_every_column_is_that_of_the_naive_packing(documents, length):
     assert found == naive(documents, length)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=depth.examples(50), deadline=None)
 @given(texts, lengths)
 def test_rows_hold_exactly_the_stream(documents, length):
     stream = [int(t) for row in rows(documents, length) for t in row.tokens[row.documents > 0]]
     assert stream == [token for document in documents for token in document]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=depth.examples(50), deadline=None)
 @given(texts, lengths)
 def test_only_the_end_of_the_last_row_is_padding(documents, length):
     real = torch.cat([row.documents > 0 for row in rows(documents, length)])
@@ -50,7 +51,7 @@ def test_only_the_end_of_the_last_row_is_padding(documents, length):
     assert real[:n].all() and not real[n:].any() and len(real) - n < length
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=depth.examples(50), deadline=None)
 @given(texts, lengths)
 def test_no_prediction_is_lost_where_a_row_ends(documents, length):
     assert sum(int((row.following >= 0).sum()) for row in rows(documents, length)) == sum(len(d) - 1 for d in documents)

@@ -3,6 +3,7 @@
 import json
 from hashlib import sha256
 
+import depth
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,7 +33,7 @@ many_texts = st.lists(st.sampled_from("abcdefgh"), min_size=2, max_size=30).filt
 fractions = st.floats(0.001, 0.999)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=depth.examples(50), deadline=None)
 @given(many_texts, fractions, st.randoms(use_true_random=False))
 def test_what_is_held_out_does_not_hang_on_the_order_of_records(texts, fraction, random):
     shuffled = random.sample(texts, len(texts))
@@ -40,7 +41,7 @@ def test_what_is_held_out_does_not_hang_on_the_order_of_records(texts, fraction,
             == [texts_of(part) for part in hold_out(located(shuffled), fraction, "f")])
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=depth.examples(50), deadline=None)
 @given(many_texts, fractions)
 def test_every_record_is_trained_on_or_held_out(texts, fraction):
     train, held = hold_out(located(texts), fraction, "f")
@@ -48,7 +49,7 @@ def test_every_record_is_trained_on_or_held_out(texts, fraction):
     assert sorted([*train, *held], key=lambda item: int(item.where[2:])) == located(texts)
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=depth.examples(50), deadline=None)
 @given(many_texts, fractions)
 def test_equal_records_are_never_on_both_sides(texts, fraction):
     train, held = hold_out(located(texts), fraction, "f")

@@ -4,6 +4,7 @@ import itertools
 import math
 import random
 
+import depth
 import pytest
 import pytorch_lightning as pl
 import torch
@@ -26,7 +27,7 @@ def flat(batches):
     return [index for batch in batches for index in batch]
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=depth.examples(50), deadline=None)
 @given(counts, sizes, seeds | st.none(), maybe_lengths)
 def test_every_index_is_there_once(count, size, seed, bucketed):
     batches = list(EpochBatches(count, size, seed, lengths=some_lengths(count) if bucketed else None))
@@ -35,7 +36,7 @@ def test_every_index_is_there_once(count, size, seed, bucketed):
     assert sum(len(batch) < size for batch in batches) <= 1
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=depth.examples(30), deadline=None)
 @given(counts, sizes, seeds, st.integers(0, 1000), maybe_lengths)
 def test_the_order_is_a_function_of_seed_and_epoch(count, size, seed, epoch, bucketed):
     lengths = some_lengths(count) if bucketed else None
@@ -110,7 +111,7 @@ def test_batches_by_length_do_not_come_in_order_of_length():
     assert abs(torch.corrcoef(torch.stack([means, steps]))[0, 1]) < 0.4
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=depth.examples(60), deadline=None)
 @given(counts, sizes, seeds, worlds, maybe_lengths)
 def test_in_training_every_process_takes_equally_many_batches(count, size, seed, world, bucketed):
     lengths = some_lengths(count) if bucketed else None
@@ -119,21 +120,21 @@ def test_in_training_every_process_takes_equally_many_batches(count, size, seed,
     assert set(flat(flat(shares))) == set(range(count))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=depth.examples(60), deadline=None)
 @given(counts, sizes, seeds, worlds)
 def test_in_training_fewer_batches_are_repeated_than_there_are_processes(count, size, seed, world):
     shares = [EpochBatches(count, size, seed, rank=rank, world_size=world) for rank in range(world)]
     assert sum(map(len, map(list, shares))) - len(shares[0].batches(0)) < world
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=depth.examples(60), deadline=None)
 @given(counts, sizes, worlds)
 def test_in_validation_processes_share_the_examples_out(count, size, world):
     shares = [EpochBatches(count, size, None, rank=rank, world_size=world) for rank in range(world)]
     assert sorted(flat(flat(shares))) == list(range(count))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=depth.examples(60), deadline=None)
 @given(counts, sizes, seeds | st.none(), worlds)
 def test_the_length_is_the_number_of_batches(count, size, seed, world):
     for rank in range(world):

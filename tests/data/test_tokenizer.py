@@ -1,5 +1,6 @@
 """Tokenizers: training, round trips, special tokens, bytes, and the ways to get one."""
 
+import depth
 import pytest
 import tokenizers
 import torch
@@ -25,20 +26,20 @@ def words(*known):
     return backend
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=depth.examples(200), deadline=None)
 @given(any_text)
 def test_any_text_comes_back(text):
     assert TRAINED.decode(TRAINED.encode(text)) == text
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=depth.examples(20), deadline=None)
 @given(st.lists(any_text, min_size=1, max_size=4))
 def test_any_text_can_be_trained_on(texts):
     tokenizer = Tokenizer.train(texts, 270)
     assert [tokenizer.decode(tokenizer.encode(text)) for text in texts] == texts
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=depth.examples(200), deadline=None)
 @given(any_text)
 def test_byte_lengths_add_up_to_the_bytes_of_the_text(text):
     lengths = TRAINED.byte_lengths()

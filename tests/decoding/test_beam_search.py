@@ -2,6 +2,7 @@
 
 from itertools import product
 
+import depth
 import pytest
 import torch
 from hypothesis import given, settings
@@ -49,8 +50,8 @@ def all_texts(model, prompt, penalty):
 
 
 @models
-@pytest.mark.parametrize("penalty", [-0.5, 0.0, 1.0, 2.0])
-@pytest.mark.parametrize("use_state", [True, False])
+@pytest.mark.parametrize(("penalty", "use_state"), depth.every(
+    3, [(penalty, use_state) for penalty in (-0.5, 0.0, 1.0, 2.0) for use_state in (True, False)]))
 def test_wide_enough_it_finds_the_best_of_all_texts(model, penalty, use_state):
     beams = Beams(width=(V - 1) ** (LONGEST - 1) * V, length_penalty=penalty, early_stop="never")
     for row, found in enumerate(searched(model, beams, use_state=use_state)):
@@ -72,7 +73,7 @@ def test_one_beam_is_greedy(model, early_stop):
 
 
 @models
-@settings(max_examples=15)
+@settings(max_examples=depth.examples(15))
 @given(st.integers(1, 6), st.sampled_from([0.0, 1.0]), st.sampled_from([True, False, "never"]), st.sampled_from([1, 2, 3]))
 def test_a_row_finds_what_it_finds_alone_with_and_without_state(model, width, penalty, early_stop, groups):
     beams = Beams(width * groups, penalty, early_stop, groups)

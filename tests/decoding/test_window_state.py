@@ -2,6 +2,7 @@
 
 import random
 
+import depth
 import pytest
 import torch
 from hypothesis import given, settings
@@ -122,7 +123,7 @@ def attention(seed, window, **options):
 steps = st.lists(st.sampled_from(["piece", "piece", "tokens", "tokens", "reorder", "truncate", "join"]), min_size=2, max_size=7)
 
 
-@settings(max_examples=40)
+@settings(max_examples=depth.examples(40))
 @given(steps, windows, st.booleans(), seeds)
 @torch.no_grad()
 def test_it_gives_what_a_state_that_holds_everything_gives_and_what_is_computed_anew(steps, window, biased, seed):

@@ -1,5 +1,6 @@
 """Continuous batching: prompts join a running batch when others have ended, and are answered as they would be alone."""
 
+import depth
 import pytest
 import torch
 from hypothesis import given, settings
@@ -36,7 +37,7 @@ def told(answers):
 
 
 @models
-@settings(max_examples=12)
+@settings(max_examples=depth.examples(12))
 @given(some_prompts, st.integers(1, 6), st.booleans())
 def test_a_prompt_is_answered_as_it_would_be_alone(model, prompts, size, use_state):
     engine = Engine(model, BYTES, batch_size=size, use_state=use_state)

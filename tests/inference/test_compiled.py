@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
+from depth import is_thorough
 from writing_models import BYTES, writing
 
 from miniformer.decoding.sampling import Sampling
@@ -15,6 +16,7 @@ from miniformer.kernel import UserError
 from miniformer.ops import linear as products
 
 GREEDY = Sampling(temperature=0)
+LAYERS = 2 if is_thorough() else 1  # each takes as long again to compile
 PROMPTS = ["some", "naïve text", "東京 and some more text to learn"]
 
 
@@ -25,7 +27,7 @@ def answers(engine, prompts, n):
 @pytest.mark.slow
 @pytest.mark.parametrize("has_source", [False, True])
 def test_texts_are_those_of_a_step_that_is_not_compiled(has_source):
-    model = writing(has_source)
+    model = writing(has_source, n_layers=LAYERS)
     plain, compiled = Engine(model, BYTES), Engine(model, BYTES, compile=True)
     torch._dynamo.utils.counters.clear()
     for prompts, n in ((PROMPTS, 12), (PROMPTS[:1], 12), (PROMPTS[:2], 9), (PROMPTS[1:2], 20)):
@@ -54,7 +56,7 @@ def test_a_state_that_puts_new_tensors_into_its_attributes_is_not_left_behind(mo
         return tuple(self.parts)
 
     monkeypatch.setattr(StaticBuffer, "write", write)
-    model = writing()
+    model = writing(n_layers=LAYERS)
     assert answers(Engine(model, BYTES, compile=True), PROMPTS, 6) == answers(Engine(model, BYTES), PROMPTS, 6)
 
 
@@ -73,7 +75,7 @@ def test_threads_that_share_an_engine_have_texts_of_their_own(monkeypatch):
         return call
 
     monkeypatch.setattr(torch, "compile", slowly)
-    model = writing()
+    model = writing(n_layers=LAYERS)
     plain, compiled = Engine(model, BYTES), Engine(model, BYTES, compile=True)
     expected = [answers(plain, [prompt], 8) for prompt in PROMPTS]
     with ThreadPoolExecutor(3) as pool:
@@ -85,7 +87,7 @@ def test_threads_that_share_an_engine_have_texts_of_their_own(monkeypatch):
 def test_weights_that_changed_between_texts_count(monkeypatch):
     monkeypatch.setattr(products, "LARGE", 1)
     monkeypatch.setattr(products, "ENOUGH", 1)
-    model = writing()
+    model = writing(n_layers=LAYERS)
     plain, compiled = Engine(model, BYTES), Engine(model, BYTES, compile=True)
     for scale in (1, -1):
         with torch.no_grad():

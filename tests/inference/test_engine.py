@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import depth
 import pytest
 import torch
 from hypothesis import given, settings
@@ -61,7 +62,7 @@ def test_greedy_answers_of_a_ragged_batch_are_those_of_whole_passes_over_each_al
 
 
 @engines
-@settings(max_examples=12)
+@settings(max_examples=depth.examples(12))
 @given(st.permutations(PROMPTS), st.integers(1, 5), st.integers(0, 2**40))
 def test_a_seed_gives_the_same_text_alone_and_in_any_batch(engine, prompts, batch_size, seed):
     batched = Engine(engine.model, BYTES, batch_size=batch_size)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 
+import depth
 import pytest
 import torch
 from hypothesis import given, settings
@@ -164,7 +165,7 @@ def naive_kept(logits, temperature, top_k, top_p):
     return found
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=depth.examples(60), deadline=None)
 @given(some_logits, st.floats(0.3, 3), st.integers(0, 10), st.floats(0, 1))
 def test_only_what_the_filters_keep_is_drawn(logits, temperature, top_k, top_p):
     # a hair more or less probability, so that rounding decides nothing

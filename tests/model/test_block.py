@@ -3,6 +3,7 @@ from dataclasses import dataclass
 
 import pytest
 import torch
+from depth import rarely
 
 import miniformer
 from miniformer.config.model_config import TransformerConfig
@@ -131,7 +132,7 @@ def test_layers_with_equal_rules_share_one_mask():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("documents", [[[1] * 6, [1] * 6], [[1, 1, 2, 2, 2, 3], [1, 1, 1, 1, 2, 2]]])
+@pytest.mark.parametrize("documents", [rarely([[1] * 6, [1] * 6]), [[1, 1, 2, 2, 2, 3], [1, 1, 1, 1, 2, 2]]])
 def test_compiled_blocks_compute_what_they_did(documents, fast_paths, monkeypatch):
     monkeypatch.setattr("miniformer.ops.attention_kernels.sdpa", None)  # so blocks of queries are taken, whatever the mask
     config = TransformerConfig(vocab_size=7, d_model=8, n_heads=2, n_layers=1, causal=True)

@@ -1,6 +1,7 @@
 import logging
 import math
 
+import depth
 import oracles
 import pytest
 import torch
@@ -84,7 +85,7 @@ def test_every_kernel_gives_what_eager_gives(kernel, device, case, data):
 
 @every_kernel
 @given(cases())
-@settings(max_examples=15)
+@settings(max_examples=depth.examples(15))
 def test_every_kernel_that_trains_has_eagers_gradients(kernel, device, case):
     if not trains(kernel, device):
         pytest.skip("no backward here")

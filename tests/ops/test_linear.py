@@ -5,6 +5,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from depth import every
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -217,8 +218,8 @@ def test_what_is_packed_goes_with_its_matrix_and_is_not_copied():
 
 @available
 @pytest.mark.slow
-@pytest.mark.parametrize(("rows", "ways"), [(1, {}), (2, {"product": 1}), (4, {"product": 1})])
-@pytest.mark.parametrize("is_packed", [False, True])
+@pytest.mark.parametrize(("rows", "ways", "is_packed"), every(
+    3, [(rows, {"product": 1} if rows > 1 else {}, packed) for rows in (1, 2, 4) for packed in (False, True)]))
 def test_in_a_graph_one_row_is_left_to_it_and_more_are_not(rows, ways, is_packed):
     layer = nn.Linear(3, 6)
     speed_up(layer)

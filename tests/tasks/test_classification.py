@@ -170,6 +170,7 @@ def test_the_baseline_says_what_is_most_frequent_in_training():
     assert TASK.baselines(train, held_out, TOKENIZER) == {"always 'low'": {"accuracy": 0.25}}
 
 
+@pytest.mark.usefixtures("few_sources")
 def test_the_embedded_records_have_labels_to_tell_apart():
     records = [record for _, record in Classification().stdlib()]
     labels = Classification().fit(records)["labels"]

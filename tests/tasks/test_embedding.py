@@ -106,6 +106,7 @@ def test_the_baseline_is_an_order_by_chance():
     assert found == {"any order": pytest.approx({"recall_at_1": 1 / 4, "recall_at_10": 1.0, "mrr": mrr})}
 
 
+@pytest.mark.usefixtures("few_sources")
 def test_the_embedded_pairs_are_names_and_what_is_said_of_them():
     pairs = {record.positive: record.anchor for _, record in Embedding().stdlib()}
     assert "engineering notation" in pairs["to_eng_string"]

@@ -6,6 +6,7 @@ import math
 import random
 from collections import Counter
 
+import depth
 import pytest
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,7 @@ def test_without_an_end_token_an_example_is_the_text():
     assert TASK.encode(TextRecord(text="a"), endless).tokens == [0]
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=depth.examples(15), deadline=None)
 @given(documents)
 def test_the_loss_is_the_cross_entropy_of_next_tokens_within_documents(texts):
     term = loss_of(batch_of(texts, length=40))
@@ -87,7 +88,7 @@ def test_the_loss_is_the_cross_entropy_of_next_tokens_within_documents(texts):
     assert int(term.weight) == sum(len(tokens) - 1 for tokens in texts)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=depth.examples(15), deadline=None)
 @given(documents)
 def test_a_document_loses_the_same_in_a_packed_row_as_alone(texts):
     together = loss_of(batch_of(texts, length=40))

@@ -3,6 +3,7 @@
 import math
 import random
 
+import depth
 import pytest
 import torch
 from hypothesis import given, settings
@@ -39,7 +40,7 @@ def encoded(texts=TEXTS):
     return Split([TextRecord(text=text) for text in texts], [piece for text in texts for piece in pieces(text)])
 
 
-@settings(max_examples=30)
+@settings(max_examples=depth.examples(30))
 @given(st.text("the cat naïve", max_size=40), st.none() | st.integers(2, 12), st.sampled_from([0.1, 0.5, 0.9]))
 def test_pieces_are_the_document_cut_and_each_piece_split_in_two(text, limit, part):
     whole = [*TOKENIZER.encode(text), EOS]

@@ -98,6 +98,7 @@ def test_the_baseline_is_the_mean_of_the_training_records():
     assert found == {"the mean": pytest.approx({"loss": 50 / 400, "mse": 50, "mae": 5, "r2": 1 - 100 / 50})}
 
 
+@pytest.mark.usefixtures("few_sources")
 def test_the_embedded_numbers_are_counts_of_parameters():
     records = {record.input.partition("\n")[0]: record.value for _, record in Regression().stdlib()}
     assert records["def popitem(self):"] == 1

@@ -166,6 +166,7 @@ def test_an_answer_is_the_text_that_greedy_decoding_writes_for_the_source_alone(
     assert len({row["target"] for row in answers}) > 1
 
 
+@pytest.mark.usefixtures("few_sources")
 def test_the_embedded_records_are_docstrings_and_names():
     records = {where: record for where, record in TASK.stdlib() if where.startswith("glob.py")}
     assert any(record.target == "glob" and "pathname pattern" in record.source for record in records.values())

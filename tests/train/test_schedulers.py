@@ -2,6 +2,7 @@
 
 import math
 
+import depth
 import pytest
 import torch
 from hypothesis import given, settings
@@ -96,7 +97,7 @@ def test_one_cycle_leaves_momentum_alone():
         scheduler.step()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=depth.examples(40), deadline=None)
 @given(runs, st.sampled_from(["none", "linear", "cosine", "onecycle"]))
 def test_any_run_can_be_stepped_to_its_end(run, spec):
     assert all(0 < rate <= PEAK * (1 + 1e-9) for rate in rates(spec, *run))

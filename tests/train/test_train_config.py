@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import depth
 import pytest
 import yaml
 from hypothesis import given, settings
@@ -53,7 +54,7 @@ configs = st.builds(
     val_path=st.none() | st.text(), gradient_clip_val=st.none() | st.floats(1e-3, 1e3), seed=st.integers(0, 2**32 - 1))
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=depth.examples(30), deadline=None)
 @given(configs)
 def test_json_and_yaml_bring_a_config_back(config):
     assert TrainConfig(**json.loads(json.dumps(config.to_data()))) == config

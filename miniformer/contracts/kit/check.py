@@ -38,12 +38,15 @@ class Suite:
         examples: how many examples a property is checked on.
         thorough: whether slow properties are checked too.
         seed: the seed of the draws.
+        shrinks: whether the smallest example of a failure is looked for. That takes most of the time of a property that fails,
+            and is of no use to those who only ask whether it does.
     """
 
     under_test: ComponentUnderTest
     examples: int = FAST
     thorough: bool = False
     seed: int = 0
+    shrinks: bool = True
     _results: dict[str, Result] = field(default_factory=dict)
 
     def properties(self) -> list[Property]:
@@ -133,7 +136,7 @@ def _run(prop: Property, under_test: ComponentUnderTest, suite: Suite) -> tuple[
     @seeded_with(suite.seed)
     @settings(max_examples=max(1, round(prop.examples * suite.examples)), deadline=None, database=None, print_blob=False,
               verbosity=Verbosity.quiet, suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
-              phases=[Phase.generate, Phase.shrink])
+              phases=[Phase.generate, Phase.shrink] if suite.shrinks else [Phase.generate])
     @given(st.data())
     def examples(data: st.DataObject) -> None:
         nonlocal ran
