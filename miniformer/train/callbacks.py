@@ -11,12 +11,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from miniformer.checkpoint.atomic import write_file
 from miniformer.checkpoint.store import BEST, write_model
-from miniformer.kernel.errors import Interrupted, RunError
+from miniformer.kernel.errors import Interrupted, RunError, SpecError, did_you_mean
+
+from .module import MiniFormerLitModule
+from .train_config import TrainConfig
 
 LAST = Path("checkpoints") / "last.ckpt"
 AGREE = 16
@@ -148,3 +151,28 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         write_file(Path(path), lambda target: torch.save(checkpoint, target))
+
+
+def smaller_is_better(config: TrainConfig, module: MiniFormerLitModule) -> bool:
+    """Which way the checkpoint metric is better, as the metric itself says; an extension's is better the larger it is.
+
+    Raises:
+        SpecError: nothing of that name is measured, and no extension is active that could add it.
+    """
+    measured = {f"val_{name}": metric for name, metric in module.measures().items()}
+    if config.checkpoint_metric not in measured and not config.extensions:
+        raise SpecError(f"checkpoint_metric {config.checkpoint_metric!r} is not measured"
+                        f"{did_you_mean(config.checkpoint_metric, measured)}; measured are {', '.join(sorted(measured))}")
+    metric = measured.get(config.checkpoint_metric)
+    return metric is not None and metric.higher_is_better is False
+
+
+def callbacks_for(config: TrainConfig, module: MiniFormerLitModule, best: BestModel) -> list[Any]:
+    """What may end a run and what extensions add, then what saves its state, so that the state has all that they did."""
+    callbacks: list[Any] = []
+    if config.early_stopping_patience is not None:
+        callbacks.append(EarlyStopping(config.checkpoint_metric, patience=config.early_stopping_patience,
+                                       mode="min" if best.smaller else "max"))
+    for added in module.hooks.hook.callbacks():
+        callbacks += added
+    return [*callbacks, LastState(best.run), StopOnSignal(best.run, best)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from miniformer.config.model_config import TransformerConfig
@@ -78,6 +79,8 @@ class MiniFormerDataModule(pl.LightningDataModule):
         super().__init__()
         self.config = config
         self.from_cache = False
+        self.start = 0, 0
+        """The epoch in which the next training loader begins, and how many of its batches are done already."""
         self._tokenizer = tokenizer
         self._cache: Cache | None = None
         self._data: PreparedData | None = None
@@ -153,14 +156,18 @@ class MiniFormerDataModule(pl.LightningDataModule):
 
     def _loader(self, split: Split, *, shuffle: bool) -> DataLoader[Batch]:
         rows = self._rows(split)
-        common: dict[str, Any] = {"collate_fn": self.data.task.collate, "num_workers": self.config.num_workers,
-                                  "persistent_workers": self.config.num_workers > 0}
         data: Any = Drawn(rows, self.config.seed) if shuffle else rows
-        return DataLoader(data, batch_sampler=self._batches(rows, shuffle=shuffle), **common)
+        # With a generator of its own, a loader draws its workers' seeds from that and not from the one that dropout uses, so
+        # that neither pauses nor measurements change the weights.
+        return DataLoader(data, batch_sampler=self._batches(rows, shuffle=shuffle), collate_fn=self.data.task.collate,
+                          num_workers=self.config.num_workers, persistent_workers=self.config.num_workers > 0,
+                          generator=torch.Generator().manual_seed(self.config.seed))
 
     def _batches(self, rows: Any, *, shuffle: bool) -> EpochBatches:
-        trainer = self.trainer
-        batches = DrawnBatches if shuffle else EpochBatches
-        return batches(len(rows), self.config.batch_size, self.config.seed if shuffle else None,
-                       lengths=None if isinstance(rows, PackedRows) else token_lengths(rows),
-                       rank=trainer.global_rank if trainer else 0, world_size=trainer.world_size if trainer else 1)
+        config, trainer = self.config, self.trainer
+        lengths = None if isinstance(rows, PackedRows) else token_lengths(rows)
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if not shuffle:
+            return EpochBatches(len(rows), config.batch_size, None, lengths=lengths, rank=rank, world_size=world_size)
+        return DrawnBatches(len(rows), config.batch_size, config.seed, lengths=lengths, rank=rank, world_size=world_size,
+                            start=self.start)

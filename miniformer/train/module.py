@@ -58,16 +58,25 @@ class MiniFormerLitModule(pl.LightningModule):
         self.unit = 1 << (self.config.batch_size - 1).bit_length()
         """The summed loss is divided by this before backward, lest half precision overflow; a power of two changes no digit."""
         self._weight: Tensor | None = None
+        self._data: PreparedData | None = None
+
+    @classmethod
+    def for_data(cls, config: TrainConfig, data: PreparedData) -> MiniFormerLitModule:
+        """The module of a config that has what the data decide filled in (`with_data_decisions`), with the data's own task."""
+        module = cls(config, data.tokenizer)
+        module.task, module._data = data.task, data
+        return module
 
     def setup(self, stage: str) -> None:
-        """Take what the data decide from our data module, if the trainer has one.
+        """Take what the data decide from our data module, if the trainer has one and the module was not made for its data.
 
         Raises:
             SpecError: the module's config says something else than the data.
         """
         datamodule = getattr(self.trainer, "datamodule", None)
-        if isinstance(datamodule, MiniFormerDataModule):
+        if isinstance(datamodule, MiniFormerDataModule) and datamodule.data is not self._data:
             self._take(datamodule.data)
+            self._data = datamodule.data
 
     def _take(self, data: PreparedData) -> None:
         """Be what these data need."""
