@@ -11,7 +11,8 @@ import copy
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.loops import _FitLoop, _TrainingEpochLoop
+from pytorch_lightning.loops.fit_loop import _FitLoop
+from pytorch_lightning.loops.training_epoch_loop import _TrainingEpochLoop
 
 
 class PausableEpochLoop(_TrainingEpochLoop):

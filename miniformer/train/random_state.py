@@ -28,7 +28,7 @@ class RandomState:
     def now(cls) -> RandomState:
         """The state at this moment."""
         # asking for GPUs' states initialises CUDA, which a run on the CPU does without
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_available() and torch.cuda.is_initialized() else []
+        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
         numpy = np.random.get_state(legacy=False)
         assert isinstance(numpy, dict)
         return cls(torch.get_rng_state(), cuda, numpy, random.getstate())

@@ -261,7 +261,7 @@ class Run:
         """
         trainer, loop = self._prepared(), self._loop
         optimization = loop.optimization or {"optimizers": [], "schedulers": []}
-        states = {callback.state_key: callback.state_dict() for callback in trainer.callbacks}
+        states = {callback.state_key: callback.state_dict() for callback in trainer.callbacks}  # type: ignore[attr-defined]
         return copy.deepcopy({
             "config": self.config.to_data(), "step": self.step, "weights": self.weights(), **optimization,
             "scaler": trainer.precision_plugin.state_dict(), "position": loop.position, "progress": loop.state_dict(),
