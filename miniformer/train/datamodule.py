@@ -31,8 +31,8 @@ CACHE = ".cache"
 class JSONLinesDataset(Dataset[Example]):
     """The examples of a JSONL file for a task, one for each record.
 
-    What a task learns (labels, scales) it learns from the file, unless it is told. A second set that is to agree with the first
-    is given the first as its task: `JSONLinesDataset("val.jsonl", task=train)`.
+    The task learns its labels and scales from the file, unless its spec has them. To give a second dataset those of a first
+    one, pass the first as its task: `JSONLinesDataset("val.jsonl", task=train)`.
 
     Args:
         path: the file.
@@ -40,9 +40,9 @@ class JSONLinesDataset(Dataset[Example]):
         task: a task's name, its spec, or another dataset.
 
     Attributes:
-        task, task_spec: the task with what it has learnt, and its spec.
+        task, task_spec: the task, fitted to the file, and its spec.
         tokenizer: of the examples.
-        examples: what the records became.
+        examples: those of all records, in order.
 
     Raises:
         DataError: with file and line.
@@ -99,8 +99,9 @@ class MiniFormerDataModule(pl.LightningDataModule):
             self._data = None if self._cache is None else self._cache.load()
             self.from_cache = self._data is not None
             if self._data is None:
-                self._data = prepare_data(settings.task, *settings.paths, val_fraction=settings.val_fraction,
-                                     tokenizer=settings.tokenizer, vocab_size=settings.vocab_size, max_len=self.row_length)
+                self._data = prepare_data(
+                    settings.task, *settings.paths, val_fraction=settings.val_fraction, tokenizer=settings.tokenizer,
+                    vocab_size=settings.vocab_size, max_len=self.row_length)
         return self._data
 
     def _settings(self) -> Settings:

@@ -1,4 +1,4 @@
-"""Which task, assembly and model a run's config means: what its task needs, what the config says, what the data decides."""
+"""The task, assembly and model of a run: from what its task needs, its config says and its data decides."""
 
 from __future__ import annotations
 
