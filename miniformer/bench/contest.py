@@ -32,7 +32,7 @@ def compare(runs: Sequence[tuple[str, TrainConfig]], setting: Setting, *, rounds
         rounds: how often each is measured.
         seconds: how long, each time.
         only: `train` or `decode`; None: both.
-        told: is told what is being measured.
+        told: called with the name of what is measured next.
 
     Raises:
         UserError: a run cannot be built or compared.

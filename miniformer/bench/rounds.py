@@ -1,4 +1,4 @@
-"""Rounds: everyone is measured for a moment in turn, again and again, so that what else the machine does meets all alike."""
+"""Rounds: contestants are measured briefly in turns, so that other work on the machine slows all of them alike."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def play(contestants: Sequence[Callable[[], Sample]], rounds: int) -> list[list[
 def figures(samples: Sequence[Sample], first: Sequence[Sample]) -> dict[str, Any]:
     """What the samples of a contestant say, and its ratio to the first one's of the same rounds.
 
-    Medians; `lowest` and `highest` are of all rounds, and tell how far a median can be trusted.
+    Medians; `lowest` and `highest` are of all rounds, and show how far a median can be trusted.
     """
     rates = [sample.rate for sample in samples]
     ratios = [sample.rate / other.rate for sample, other in zip(samples, first, strict=True)]

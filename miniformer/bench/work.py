@@ -1,4 +1,4 @@
-"""What a process of its own measures when it is asked: training, decoding, or the machine's matrix product.
+"""Measurements, each made in a process of its own when asked: training, decoding, or the machine's matrix product.
 
 Each has a process, so that peak memory is that of one contestant and one thing. It waits between its turns.
 """
@@ -116,7 +116,7 @@ def gemm(channel: Connection, config: None, setting: Setting) -> None:
 
 
 def _answer(channel: Connection, do: Callable[[int], int]) -> None:
-    """Do something over and over for as long as is asked, and tell how many units of it there were in a second."""
+    """Call `do` repeatedly for the seconds asked for, and send its units per second."""
     channel.send(None)
     while True:
         (seconds, rows), units = channel.recv(), 0
@@ -129,7 +129,7 @@ def _answer(channel: Connection, do: Callable[[int], int]) -> None:
 
 
 def settled() -> None:
-    """Wait until a GPU has done what it was given."""
+    """Wait until the GPU, if there is one, has finished its work."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 

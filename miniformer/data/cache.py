@@ -38,22 +38,22 @@ from .tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
 FORMAT = 1
-"""Of what is written here; raised whenever the same files and settings may come out otherwise than before."""
+"""Version of the entries; raised when the same files and settings may give other data than before."""
 WORTH = 1_000_000
-"""Bytes of text below which there is nothing to save."""
+"""Bytes of text below which reading the cache would save no time."""
 SETTLED = 2.0
 """A file that changed less than so many seconds ago is not cached: another change could leave the same time stamp."""
 KEPT = 8
-"""Entries, those last used."""
+"""Number of entries that are kept: those used last."""
 
 
 class Settings(NamedTuple):
-    """The arguments of `prepare` that packed documents depend on.
+    """The arguments of `prepare_data` that packed documents depend on.
 
     Attributes:
         task: the task, in resolved form.
         paths: training file, file to measure on, file to test on; None where there is none.
-        val_fraction, tokenizer, vocab_size: as of `prepare`.
+        val_fraction, tokenizer, vocab_size: as in `prepare_data`.
     """
 
     task: ComponentSpec
@@ -75,7 +75,7 @@ class Cache:
         self.root, self.settings, self.key = root, settings, key_of(settings)
 
     def load(self) -> PreparedData | None:
-        """What an earlier run has prepared; None: there is nothing, or it is damaged, which is said."""
+        """The data that an earlier run prepared; None: no entry, or a damaged one, of which a warning is logged."""
         if self.key is None or not (folder := self.root / self.key).is_dir():
             return None
         try:
@@ -88,7 +88,7 @@ class Cache:
         return data if key_of(self.settings) == self.key else None  # a file may have changed since the key was made
 
     def store(self, data: PreparedData) -> None:
-        """Keep what was prepared, if it is documents and nothing else. That it cannot be written is said, and no error."""
+        """Keep prepared data that is documents and nothing else. Where it cannot be written, a warning is logged."""
         documents = all(isinstance(split.examples, Documents) for split in data.splits.values())
         if not documents or self.key is None or key_of(self.settings) != self.key:  # a file has changed while it was read
             return
@@ -104,7 +104,7 @@ class Cache:
 
 
 def key_of(settings: Settings) -> str | None:
-    """The digest of all that decides what is prepared; None where that cannot be told, or nothing is to be saved."""
+    """The digest of all that decides the prepared data; None where it cannot be known, or a cache would save no time."""
     paths = [Path(path) for path in settings.paths if path is not None]
     if stdlib.NAME in settings.paths or STDIN in paths or not all(path.is_file() for path in paths):
         return None

@@ -19,7 +19,7 @@ Encode = Callable[[list[str]], list[list[int]]]
 
 
 class Ahead(Tokenizer):
-    """A tokenizer that has the ids of some texts at hand. Of any other text it is the same tokenizer as ever."""
+    """A tokenizer that knows the ids of some texts beforehand, and encodes any other text as usual."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         vars(self).update(vars(tokenizer))

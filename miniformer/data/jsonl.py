@@ -1,4 +1,4 @@
-"""JSON-lines files read through a task's record model; every fault is told with its file and line."""
+"""JSON-lines files read through a task's record model; every error names its file and line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Documents packed end to end into rows of full length: no padding but at the very end.
 
-A document that does not fit goes on in the next row, where it counts as a document of its own.
+A document that does not fit continues in the next row, where it counts as a document of its own.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Documents(Sequence[Example]):
 
 
 def gathered(examples: Iterable[Example]) -> Sequence[Example]:
-    """The same examples, as `Documents` if each of them is a list of tokens and nothing else."""
+    """The examples in memory: as `Documents` if each is a list of tokens and nothing else, otherwise as a list."""
     parts: list[np.ndarray] = []
     examples = iter(examples)
     for example in examples:

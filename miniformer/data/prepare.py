@@ -20,7 +20,7 @@ from .records import Located, hold_out, read, some_text
 from .tokenizer import NoTokenizer, Tokenizer
 
 TOKENIZER_BYTES = 8_000_000
-"""Text that a tokenizer is trained on at most; more changes few merges."""
+"""Most characters that a tokenizer is trained on; more would change few merges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,8 +51,8 @@ class PreparedData:
 
 
 def prepare_data(task_spec: ComponentSpec, train_path: str, val_path: str | None = None, test_path: str | None = None, *,
-            val_fraction: float = 0.05, tokenizer: Tokenizer | None = None, vocab_size: int = 4096,
-            max_len: int | None = None) -> PreparedData:
+                 val_fraction: float = 0.05, tokenizer: Tokenizer | None = None, vocab_size: int = 4096,
+                 max_len: int | None = None) -> PreparedData:
     """Read and encode a run's data.
 
     Args:
@@ -60,7 +60,7 @@ def prepare_data(task_spec: ComponentSpec, train_path: str, val_path: str | None
         train_path, val_path, test_path: JSONL files, `stdlib`, or `-`: standard input, which is read once; without `val_path`
             records are held out.
         val_fraction: part that is held out.
-        tokenizer: None trains one of `vocab_size` tokens on the training texts.
+        tokenizer: None: one of `vocab_size` tokens is trained on the training texts.
         max_len: longest example in tokens; longer ones are cut, except where the task packs.
 
     Raises:
@@ -79,7 +79,7 @@ def prepare_data(task_spec: ComponentSpec, train_path: str, val_path: str | None
     if test_path is not None:
         test, fingerprint["test"] = read(test_path, task)
     try:
-        # of one file all records are looked at, so that a rare label does not hang on being held out
+        # all records are looked at, held-out ones too: a rare label is then known wherever its record falls
         learnt = task.fit([located.record for located in everything])
     except ValueError as error:
         raise DataError(f"{named(train_path)}: {error}") from None
@@ -93,9 +93,9 @@ def prepare_data(task_spec: ComponentSpec, train_path: str, val_path: str | None
         task, spec = _with(spec, task.fit_tokenizer(tokenizer))
     except ValueError as error:
         raise DataError(f"tokenizer: {error}") from None
-    found = {"train": train, **({} if val is train else {"val": val}), **({} if test is None else {"test": test})}
-    splits = {name: _split(task, records, tokenizer, max_len) for name, records in found.items()}
-    lines = {name: np.array([located.start for located in records]) for name, records in found.items()}
+    records = {"train": train, **({} if val is train else {"val": val}), **({} if test is None else {"test": test})}
+    splits = {name: _split(task, located, tokenizer, max_len) for name, located in records.items()}
+    lines = {name: np.array([record.start for record in located]) for name, located in records.items()}
     return PreparedData(spec, task, tokenizer, splits["train"], splits.get("val", splits["train"]), splits.get("test"),
                         fingerprint, lines)
 

@@ -25,7 +25,7 @@ class Located(NamedTuple):
 
 
 def read(path: str, task: Task) -> tuple[list[Located], dict[str, Any]]:
-    """All records of a file, or of `stdlib`, and a fingerprint: what tells whether two runs saw the same.
+    """All records of a file, or of `stdlib`, and a fingerprint, by which to see whether two runs read the same.
 
     Raises:
         DataError: with file and line.

@@ -1,4 +1,4 @@
-"""The order of batches: a pure function of (seed, epoch), so that any run can be taken up where it stopped."""
+"""The order of batches: a pure function of seed and epoch, so that training can continue at any batch of any epoch."""
 
 from __future__ import annotations
 
@@ -18,36 +18,42 @@ SPREAD = 0.05
 
 
 class EpochBatches(Sampler[list[int]]):
-    """Batches of indices, shuffled anew in each epoch; equal lengths go together where lengths are given.
+    """Batches of indices, shuffled anew in each epoch. Where lengths are given, examples of like length share a batch.
 
     Args:
         count: number of examples.
         batch_size: examples in a batch; the last may be smaller.
         seed: with the epoch, it decides the order; None: always the same order, each example exactly once.
-        lengths: tokens of each example, to batch alike ones; None: all have the same.
+        lengths: tokens of each example; None: all have the same.
         rank, world_size: this process takes every `world_size`-th batch; all take equally many.
+        start: the epoch to begin with, and how many of this process's batches of that epoch to skip, as a pause left them.
     """
 
     def __init__(self, count: int, batch_size: int, seed: int | None, *, lengths: Sequence[int] | None = None, rank: int = 0,
-                 world_size: int = 1) -> None:
+                 world_size: int = 1, start: tuple[int, int] = (0, 0)) -> None:
         self.count, self.batch_size, self.seed, self.lengths = count, batch_size, seed, lengths
-        self.rank, self.world_size, self.epoch = rank, world_size, 0
-        self.sampler = self  # Lightning tells the epoch to the sampler that it finds here
+        self.rank, self.world_size, self.start = rank, world_size, start
+        self.epoch = start[0]
+        self.sampler = self  # Lightning looks here for the sampler whose `set_epoch` it calls
 
     def set_epoch(self, epoch: int) -> None:
-        """Called before each epoch."""
+        """Make the next pass one of this epoch; Lightning calls it before each."""
         self.epoch = epoch
 
     def __len__(self) -> int:
+        """Batches of a whole epoch, skipped ones included."""
         batches = -(-self.count // self.batch_size)
         short = 0 if self.seed is not None else self.rank
         return -(-(batches - short) // self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
         batches = self.batches(self.epoch)
-        if self.seed is not None:  # the first ones again, so that no process waits for another's gradients for ever
+        if self.seed is not None:
+            # repeat the first batches until all processes have equally many: one without would leave the others waiting
+            # for its gradients for ever
             batches += list(itertools.islice(itertools.cycle(batches), -len(batches) % self.world_size))
-        return iter(batches[self.rank::self.world_size])
+        first_epoch, done = self.start
+        return iter(batches[self.rank::self.world_size][done if self.epoch == first_epoch else 0:])
 
     def batches(self, epoch: int) -> list[list[int]]:
         """All batches of an epoch, in order."""
@@ -67,14 +73,14 @@ class EpochBatches(Sampler[list[int]]):
 
 
 class DrawnBatches(EpochBatches):
-    """The same batches as keys (epoch, index) of `Drawn`, since processes that make batches are not told the epoch."""
+    """Batches of keys (epoch, index) of `Drawn`. The epoch is in the key because worker processes do not know it."""
 
     def __iter__(self) -> Iterator[Any]:
         return iter([[(self.epoch, index) for index in batch] for batch in super().__iter__()])
 
 
 class Drawn(Dataset[Example]):
-    """Examples of an epoch, each with the `draw` that decides what is random about it.
+    """Examples of an epoch, each with its `draw`: the number that decides all that is random about it, such as its masks.
 
     Args:
         rows: the examples.

@@ -29,7 +29,7 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     """The fields of a YAML or JSON file.
 
     Raises:
-        UserError: it cannot be read, or has something else in it; the file is told, and of broken YAML the line.
+        UserError: it cannot be read, or holds anything but fields. The message names the file, and for broken YAML the line.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")

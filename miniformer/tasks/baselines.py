@@ -15,7 +15,7 @@ AT_ONCE = 4096
 
 
 def unigram(train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, float]:
-    """Loss and bits per byte of predicting tokens by how often they are to be predicted in training, plus one."""
+    """Loss and bits per byte of predicting tokens by their frequency in training, with one added to each count."""
 
     known, wanted = (occurrences(split.examples, tokenizer.vocab_size, start=1) for split in (train, held_out))
     known += 1

@@ -28,10 +28,10 @@ class LabelledRecord(SequenceInput):
 
 
 class Classification(LabelTask):
-    """Say which of several labels a text or a series has (an encoder); labels are numbers or strings.
+    """Predict which one of several labels a text or a series has, with an encoder. Labels are whole numbers or strings.
 
     Args:
-        labels: the labels, in the order of the outputs; empty: those that the training records have, sorted.
+        labels: the labels, in the order of the outputs; empty: all labels of the training records, sorted.
         features: mean and deviation of each feature of a series; learnt from the training records, empty for texts.
     """
 

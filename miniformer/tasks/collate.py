@@ -34,8 +34,8 @@ def targets(**columns: Sequence[Any]) -> dict[str, Tensor]:
 def with_source(examples: Sequence[Example]) -> Batch:
     """The batch of examples that have a source.
 
-    The decoder is given the tokens of each but the last, and `following` is the token after each; an example of one token,
-    of which no more is known, has nothing following.
+    The decoder reads all tokens of a target but the last, and `following` is the token after each. A target of one token is
+    one that is not known yet: nothing follows.
     """
     sources = [example.source for example in examples if example.source is not None]
     tokens, layout = padded_rows([example.tokens[:max(1, len(example.tokens) - 1)] for example in examples])
@@ -44,7 +44,7 @@ def with_source(examples: Sequence[Example]) -> Batch:
 
 
 def written(model: Any, batch: Batch, tokenizer: Tokenizer) -> list[str]:
-    """The text that the model writes for each row's source, greedily, until it ends it or its positions end."""
+    """The text that the model writes for each row's source, greedily, up to the end token or `max_seq_len` tokens."""
     assert batch.source is not None
     eos_id = tokenizer.eos_id
     rows = model.generate(batch.source.inputs, model.config.max_seq_len, do_sample=False, eos_id=eos_id,
@@ -53,7 +53,7 @@ def written(model: Any, batch: Batch, tokenizer: Tokenizer) -> list[str]:
 
 
 def start_of(tokenizer: Tokenizer) -> int:
-    """The token that a decoder's text starts from where it does not go on from another: the start token, or padding."""
+    """The token with which a decoder's text starts: the tokenizer's start token, or padding where it has none."""
     return tokenizer.pad_id if tokenizer.bos_id is None else tokenizer.bos_id
 
 

@@ -37,16 +37,16 @@ class PairRecord(AnchorInput):
 
 
 class Embedding(Task):
-    """Give texts that belong together like vectors (an encoder), by contrast with the rest of the batch.
+    """Map texts that belong together to similar vectors, with an encoder, by contrast with the rest of the batch.
 
-    The loss is InfoNCE (van den Oord et al. 2018, arXiv:1807.03748) in both directions, averaged: of the positives in the
-    batch, which is the anchor's, and of the anchors, which is the positive's. Texts that equal the right one are no wrong
-    answers. It is a sum over the pairs, but hangs on what else is in the batch: split a batch, and each pair is told from
-    fewer others, so parts do not add up to the whole. A larger `batch_size` is a harder question; accumulation is not.
+    The loss is InfoNCE (van den Oord et al. 2018, arXiv:1807.03748), averaged over two questions: which positive of the batch
+    belongs to an anchor, and which anchor to a positive. Texts equal to the right one do not count as wrong answers.
+    The loss of a pair depends on the rest of its batch, so a larger `batch_size` asks a harder question; accumulated batches
+    do not, and their losses do not add up to that of one large batch.
 
     Args:
         size: elements of the vectors.
-        temperature: similarities, cosines, are divided by it.
+        temperature: cosine similarities are divided by it.
     """
 
     Record: ClassVar[type[BaseModel]] = PairRecord
@@ -80,7 +80,7 @@ class Embedding(Task):
         return replace(example, tokens=example.tokens[:length], target=positive)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Rows of the N anchors, then of the N positives, if they are known; `text` tells equal texts."""
+        """Rows of the N anchors, then of the N positives, if they are known. Target `text` has one number for equal texts."""
         pairs = [Example(e.target) for e in examples if e.target is not None]
         tokens, layout = padded([*examples, *pairs])
         texts = [int.from_bytes(hashlib.blake2b(repr(list(e.tokens)).encode(), digest_size=8).digest(), signed=True)
@@ -135,7 +135,7 @@ class PairRanks(Metric):
         self.texts.append(texts)
 
     def ranks(self) -> Tensor:
-        """`[N]` from 1; one that is as near as the right one counts as nearer, lest like vectors for all look good."""
+        """Ranks `[N]`, from 1. A tie counts against the model, lest one vector for all texts look good."""
         anchors_NO, positives_NO, texts_N = map(dim_zero_cat, (self.anchors, self.positives, self.texts))
         texts_C, which_N = torch.unique(texts_N, return_inverse=True)
         candidates_CO = positives_NO.new_zeros(len(texts_C), positives_NO.shape[1])

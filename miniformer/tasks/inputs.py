@@ -52,7 +52,7 @@ def texts_of(record: SequenceInput) -> Iterator[str]:
 
 
 def learn_features(records: Sequence[SequenceInput]) -> dict[str, Features]:
-    """The option `features`: mean and deviation of each. Of records that are not like the first, `encode_input` tells.
+    """The option `features`: mean and deviation of each. Steps unlike the first are left out; `encode_input` refuses them.
 
     Raises:
         ValueError: numbers are so large that their mean or deviation is not finite.
@@ -69,7 +69,7 @@ def scale_of(field: str, numbers: np.ndarray) -> tuple[float, float]:
     """Mean and deviation of numbers.
 
     Raises:
-        ValueError: they are not finite; the field and the largest number are told.
+        ValueError: they are not finite; the message names the field and the largest number.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         mean, std = float(numbers.mean()), float(numbers.std())

@@ -19,7 +19,7 @@ Label = StrictInt | StrictStr
 
 
 class LabelIndex(dict[Label, int]):
-    """The place of each label; one that is not there is an error that names the nearest.
+    """The place of each label. Looking up any other is an error that names the nearest label.
 
     Raises:
         ValueError: a label occurs twice, or two are written alike, since predictions are keyed by what is written.

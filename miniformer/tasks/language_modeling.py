@@ -28,7 +28,7 @@ class TextRecord(BaseModel):
 
 
 class LanguageModeling(Task):
-    """Predict the next token of each document (a causal decoder); documents share rows and never see each other."""
+    """Predict the next token of a document, with a causal decoder. Documents share rows, and never attend to each other."""
 
     Record: ClassVar[type[BaseModel]] = TextRecord
     causal: ClassVar[bool] = True
@@ -76,7 +76,7 @@ class LanguageModeling(Task):
 
 
 class CountingBytes(BitsPerByte):
-    """Bits per byte where what is to be predicted is given as tokens."""
+    """Bits per byte, where the predicted tokens `[B, T]` are given and their bytes are counted here."""
 
     lengths: Tensor
 

@@ -19,12 +19,12 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> LossTerm:
 
 
 def next_tokens(hidden: Tensor, head: Head, following: Tensor) -> LossTerm:
-    """The loss of saying what follows each token: `following` `[B, T]`, -1 where nothing is to be said."""
+    """The summed loss, in nats, of predicting what follows each token: `following` `[B, T]`, -1 where nothing does."""
     return LossTerm(head.cross_entropy(hidden, following), (following >= 0).sum())
 
 
 def row_losses(hidden: Tensor, head: Head, following: Tensor) -> list[dict[str, Any]]:
-    """The same loss of each row, in nats, and how many tokens it is the sum of."""
+    """The summed next-token loss of each row, in nats, and the number of tokens in that sum."""
     nats = F.cross_entropy(full_precision(head(hidden)).flatten(0, 1), following.flatten(), ignore_index=-1,
                            reduction="none").detach().view_as(following)
     counts = (following >= 0).sum(dim=1)

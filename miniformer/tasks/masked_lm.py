@@ -1,4 +1,4 @@
-"""`masked-lm`: say the tokens of a text that were hidden, with an encoder (Devlin et al. 2019, arXiv:1810.04805)."""
+"""`masked-lm`: predict hidden tokens of a text, with an encoder (Devlin et al. 2019, arXiv:1810.04805)."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ from .losses import full_precision
 from .metrics import Perplexity
 
 MASKED, REPLACED = 0.8, 0.1
-"""Of the tokens to be said, the part that is shown as the mask token, and the part shown as any other; the rest stays."""
+"""Of the tokens to predict, the part shown as the mask token, and the part shown as a random token; the rest stays."""
 
 
 class MaskedLanguageModeling(LanguageModeling):
-    """Say the tokens of a text that were hidden (an encoder). Texts share rows and never see each other.
+    """Predict the tokens of a text that were hidden, with an encoder. Texts share rows, and never attend to each other.
 
-    A row is masked anew in each epoch, as a function of seed, epoch and place alone; held-out rows always alike.
+    A row is masked anew in each epoch, by seed, epoch and place alone. A held-out row always has the same mask.
 
     Args:
-        mask_rate: the part of a row's tokens that is to be said, at least one.
+        mask_rate: the part of a row's tokens to predict, at least one token.
         mask_id: the token that hides one; learnt from the tokenizer.
         special: tokens that are never hidden, nor shown in place of one; learnt from the tokenizer.
         n_tokens: size of the vocabulary; learnt from the tokenizer.
@@ -63,7 +63,7 @@ class MaskedLanguageModeling(LanguageModeling):
         return Batch(shown, layout, {"chosen": chosen, "token": tokens})
 
     def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
-        """Cross-entropy, in nats; the weight is the number of tokens that are to be said."""
+        """Cross-entropy, in nats; the weight is the number of tokens to predict."""
         chosen_BT = batch.targets["chosen"]
         nats = head.cross_entropy(hidden[chosen_BT][None], batch.targets["token"][chosen_BT][None])
         return LossTerm(nats, chosen_BT.sum())
@@ -78,7 +78,7 @@ class MaskedLanguageModeling(LanguageModeling):
             metrics["accuracy"].update(head(hidden, chosen_BT).argmax(dim=-1), batch.targets["token"][chosen_BT])
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
-        """How often each token occurs in training, asked of every token of the held-out texts."""
+        """Predicting every token of the held-out texts by how often it occurs in training."""
         known, wanted = (occurrences(split.examples, tokenizer.vocab_size)[self.ordinary.numpy()]
                          for split in (train, held_out))
         nats = -float((wanted * np.log((known + 1) / (known + 1).sum())).sum())
@@ -87,7 +87,7 @@ class MaskedLanguageModeling(LanguageModeling):
                             "accuracy": float(wanted[known.argmax()]) / count}}
 
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
-        """Of the tokens of each row that are hidden: how many, how many are said rightly, and their loss in nats."""
+        """For the hidden tokens of each row: their number, how many are predicted rightly, and their summed loss in nats."""
         chosen_BT, right_BT = batch.targets["chosen"], batch.targets["token"]
         scores_NV = full_precision(head(hidden, chosen_BT))
         nats_BT = right_BT.new_zeros(right_BT.shape, dtype=scores_NV.dtype)
@@ -98,7 +98,7 @@ class MaskedLanguageModeling(LanguageModeling):
             nats_BT.sum(dim=1).tolist(), chosen_BT.sum(dim=1).tolist(), hits_BT.sum(dim=1).tolist(), strict=True)]
 
     def _hidden(self, tokens_T: Tensor, real_T: Tensor, draw: int) -> tuple[Tensor, Tensor]:
-        """Which tokens of a row are to be said, `[T]` bool, and what is shown, `[T]`; padding has no say in it."""
+        """Which tokens of a row to predict, `[T]` bool, and what is shown, `[T]`. Padding does not change either."""
         if self.mask_id is None:
             raise ValueError("masked-lm: the options mask_id, special and n_tokens come from a tokenizer; see fit_tokenizer")
         generator = torch.Generator().manual_seed(zlib.crc32(tokens_T[real_T].numpy().tobytes(), draw))

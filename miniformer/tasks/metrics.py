@@ -11,11 +11,11 @@ from torch import Tensor
 from torchmetrics import Metric
 
 NO_FLOAT64 = {"mps"}
-"""Devices that have no float64."""
+"""Types of device without float64."""
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """In what sums over many batches are kept there."""
+    """The float type in which a device keeps sums over many batches."""
     return torch.float32 if device.type in NO_FLOAT64 else torch.float64
 
 
@@ -25,7 +25,7 @@ def placed(metric: Metric, device: torch.device) -> Metric:
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Metrics for JSON, which has no number for what is infinite or not a number: there it is null."""
+    """Metrics for JSON, which cannot write infinity or NaN: they become null."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
@@ -59,7 +59,7 @@ class Perplexity(LossRatio):
 
 
 class BitsPerByte(LossRatio):
-    """Bits to encode one byte of the text, whatever the tokenizer; of empty texts, all bits that their ends take."""
+    """Bits to encode one byte of the text, comparable between tokenizers. A measurement without any text counts as one byte."""
 
     def compute(self) -> Tensor:
         return self.nats / self.count.clamp(min=1) / math.log(2)

@@ -1,7 +1,7 @@
 """`multilabel`: any number of several labels for a text or a series, with an encoder.
 
-It takes the classification head: a score for each label is the same thing whether labels exclude each other or not; only
-the loss knows.
+It uses the classification head, which gives a score for each label. Only the loss differs: here labels do not exclude each
+other.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ class MultilabelRecord(SequenceInput):
 
 
 class Multilabel(LabelTask):
-    """Say which of several labels a text or a series has (an encoder), where it may have any number of them.
+    """Predict which of several labels a text or a series has, with an encoder. It may have any number of them, or none.
 
     Args:
-        labels: the labels, in the order of the outputs; empty: those that the training records have, sorted.
+        labels: the labels, in the order of the outputs; empty: all labels of the training records, sorted.
         features: mean and deviation of each feature of a series; learnt from the training records, empty for texts.
     """
 
@@ -90,7 +90,7 @@ class Multilabel(LabelTask):
             metric.update(chosen, batch.targets["labels"].long())
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
-        """The same answer for every record: the labels that most training records have, or all labels."""
+        """One answer for every record: the labels that most training records have, or all labels."""
         known, wanted = (torch.tensor([example.target for example in split.examples]) for split in (train, held_out))
         answers = {"the commonest labels": known.mean(dim=0) > 0.5, "all labels": torch.ones(len(self.labels))}
         found: dict[str, dict[str, float]] = {}

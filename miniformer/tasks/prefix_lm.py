@@ -15,14 +15,14 @@ from .language_modeling import LanguageModeling, TextRecord
 
 
 class PrefixLanguageModeling(LanguageModeling):
-    """Write the rest of each document from its first part (an encoder and a decoder; Raffel 2020, arXiv:1910.10683).
+    """Write the rest of a document from its first part, with an encoder and a decoder (Raffel 2020, arXiv:1910.10683).
 
     A document is cut into pieces of at most `max_seq_len` tokens. The first part of each, at least one token, is the source;
     the rest is the target, which the encoder never sees. Loss, perplexity and bits per byte are those of targets alone.
     `language-modeling` becomes this task where the model is an encoder-decoder.
 
     Args:
-        part: of a piece that is the source, rounded down to whole tokens.
+        part: the part of a piece that is the source, rounded down to whole tokens.
     """
 
     causal: ClassVar[bool] = False
@@ -51,7 +51,7 @@ class PrefixLanguageModeling(LanguageModeling):
         return Example([start_of(tokenizer)], source=tokenizer.encode(record.text))
 
     def cut(self, example: Example, length: int) -> Example:
-        """The source with its last tokens only, from which the text goes on."""
+        """The example with the last `length` tokens of its source, which the text continues, and the first of its target."""
         assert example.source is not None
         return Example(example.tokens[:length + 1], source=example.source[-length:])
 
@@ -62,5 +62,5 @@ class PrefixLanguageModeling(LanguageModeling):
         return {"unigram": unigram(train, held_out, tokenizer)}
 
     def answer(self, model: Any, batch: Batch, tokenizer: Tokenizer) -> list[dict[str, Any]]:
-        """The text that the model goes on with after each source, greedily."""
+        """The continuation of each source, written greedily."""
         return [{"text": text} for text in written(model, batch, tokenizer)]

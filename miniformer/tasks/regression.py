@@ -38,10 +38,10 @@ class ValuedRecord(SequenceInput):
 
 
 class Regression(Task):
-    """Say a number of a text or a series (an encoder).
+    """Predict a number for a text or a series, with an encoder.
 
     Args:
-        mean, std: mean and deviation of the training records' numbers, which are learnt.
+        mean, std: mean and standard deviation of the training records' numbers, from which they are learnt.
         features: mean and deviation of each feature of a series; learnt from the training records, empty for texts.
     """
 
@@ -118,7 +118,7 @@ class Regression(Task):
         return [{"value": value * self.std + self.mean} for value in self._said(hidden, head, batch).tolist()]
 
     def _said(self, hidden: Tensor, head: Head, batch: Batch) -> Tensor:
-        """`[B]`, in deviations from the mean."""
+        """The predicted numbers `[B]`, in standard deviations from the mean."""
         return full_precision(head.summary(hidden, batch.layout))[:, 0]
 
     def _measure(self, metrics: Mapping[str, Metric], said: Tensor, right: Tensor) -> None:

@@ -34,11 +34,11 @@ class PairRecord(SourceInput):
 
 
 class Seq2Seq(Task):
-    """Write the target text that belongs to a source text (an encoder and a decoder): translation, summary, naming.
+    """Write the target text that belongs to a source text, with an encoder and a decoder: translation, summary, naming.
 
-    The decoder is given the target from its start token on and says what follows each token; the encoder never sees it. As
-    each token is predicted from the right ones before it, a target that is right in every token is what greedy decoding
-    writes, and `exact_match` is that of greedy decoding.
+    The decoder reads the target from its start token on and predicts the token after each; the encoder never sees the target.
+    `exact_match` equals that of greedy decoding: where every token is predicted rightly from the right ones before it,
+    greedy decoding writes the target.
     """
 
     Record: ClassVar[type[BaseModel]] = PairRecord
@@ -63,7 +63,7 @@ class Seq2Seq(Task):
         return replace(self.question(record, tokenizer), tokens=[start, *ids, *([] if end is None else [end])])
 
     def question(self, record: Any, tokenizer: Tokenizer) -> Example:
-        """The example of a source alone: the target is its start token, after which nothing is known."""
+        """The example of a source whose target is not known: of that there is only the start token."""
         source = self.prompt(record.source, tokenizer)
         if not source:
             raise ValueError("field 'source' has no tokens; expected some text")
@@ -74,7 +74,7 @@ class Seq2Seq(Task):
         return tokenizer.encode_whole(text)
 
     def cut(self, example: Example, length: int) -> Example:
-        """Source and target each with their first tokens only; the decoder is not given the target's last."""
+        """The first tokens of source and target; the target has one more, since the decoder does not read its last."""
         assert example.source is not None
         return replace(example, tokens=example.tokens[:length + 1], source=example.source[:length])
 

@@ -1,4 +1,4 @@
-"""`token-classification`: a label for each word of a sentence, with an encoder. A word's first piece speaks for it."""
+"""`token-classification`: a label for each word of a sentence, with an encoder, predicted at the word's first token."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from .collate import padded
 from .labels import Label, LabelIndex, learn_labels
 
 NOTHING, UNKNOWN = -2, -1
-"""Targets of a piece that speaks for no word, and of one whose word's label is not known."""
+"""Targets of a token that is not the first of a word, and of one whose word has no known label."""
 KINDS = {tokenize.NAME: "name", tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.OP: "operator",
          tokenize.COMMENT: "comment"}
 
@@ -55,10 +55,10 @@ class Tags(NamedTuple):
 
 
 class TokenClassification(Task):
-    """Say for each word of a sentence which of several labels it has (an encoder).
+    """Predict a label for each word of a sentence, with an encoder.
 
     Args:
-        labels: the labels, in the order of the outputs; empty: those that the training records have, sorted.
+        labels: the labels, in the order of the outputs; empty: all labels of the training records, sorted.
     """
 
     Record: ClassVar[type[BaseModel]] = TaggedRecord
@@ -137,7 +137,7 @@ class TokenClassification(Task):
                 "each word's usual": {"accuracy": recalled / len(wanted)}}
 
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
-        """The label of each word; none for words that were cut off."""
+        """The label of each word; None for words that were cut off."""
         spoken_BT = batch.targets["label"] != NOTHING
         chosen = iter(head(hidden, spoken_BT).argmax(dim=-1).tolist())
         found = [[self.labels[next(chosen)] for _ in range(n)] for n in spoken_BT.sum(dim=1).tolist()]
@@ -145,7 +145,7 @@ class TokenClassification(Task):
                 for labels, words in zip(found, batch.targets["words"].tolist(), strict=True)]
 
     def _example(self, words: Sequence[str], labels: Sequence[int], tokenizer: Tokenizer) -> Example:
-        """The pieces of all words, between what marks a text; each word is encoded as it stands after a space."""
+        """The tokens of all words, between start and end tokens. Each word is encoded as it is after a space."""
         start = tokenizer.encode("")
         tokens, pieces = list(start), [NOTHING] * len(start)
         for place, (word, label) in enumerate(zip(words, labels, strict=True), start=1):

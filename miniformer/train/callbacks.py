@@ -1,4 +1,4 @@
-"""What a run does beside training: it keeps the best model and the last state, and stops cleanly when told to."""
+"""What a run does beside training: it keeps the best model, saves its last state, and stops cleanly at a signal."""
 
 from __future__ import annotations
 
@@ -11,20 +11,23 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback
+from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from miniformer.checkpoint.atomic import write_file
 from miniformer.checkpoint.store import BEST, write_model
-from miniformer.kernel.errors import Interrupted, RunError
+from miniformer.kernel.errors import Interrupted, RunError, SpecError, did_you_mean
+
+from .module import MiniFormerLitModule
+from .train_config import TrainConfig
 
 LAST = Path("checkpoints") / "last.ckpt"
 AGREE = 16
-"""Batches after which several processes ask each other whether one was told to stop; to ask is to wait for the device."""
+"""Batches after which several processes ask each other whether one got a signal. Asking waits for the device."""
 
 
 class RunCallback(Callback):
-    """Knows the run folder, which the first process of a run tells the others.
+    """A callback that knows the run folder, in every process: the first one sends its path to the others.
 
     Args:
         run: the run folder.
@@ -38,14 +41,18 @@ class RunCallback(Callback):
 
 
 class BestModel(RunCallback):
-    """Writes the model to the run folder whenever a measurement beats those before; what is no finite number beats none.
+    """Writes the model to the run folder whenever a measurement beats all before it. NaN and infinity beat nothing.
 
     Args:
         run: the run folder.
-        metric: what is compared.
-        smaller: the smaller it is, the better.
-        config: what `config.json` says.
-        tokenizer: text of `tokenizer.json`; None: there is none.
+        metric: name of the metric that is compared, such as `val_loss`.
+        smaller: a smaller value is the better one.
+        config: content of `config.json`.
+        tokenizer: text of `tokenizer.json`; None: none is written.
+
+    Attributes:
+        best: what the best model reached, and its `step`; empty before the first finite measurement.
+        measured_at: the step of the latest measurement; -1: the weights were never measured.
     """
 
     def __init__(self, run: Path, metric: str, smaller: bool, config: dict[str, Any], tokenizer: str | None) -> None:
@@ -67,17 +74,21 @@ class BestModel(RunCallback):
             self.write(trainer, module)
 
     def write(self, trainer: pl.Trainer, module: Any) -> None:
-        """Make the weights as they are the run's model."""
-        weights = trainer.strategy.lightning_module_state_dict()
+        """Save the present weights as the run's best model."""
+        tensors = trainer.strategy.lightning_module_state_dict()  # of several processes, all take part in this
         if trainer.is_global_zero:
-            kept = {name.removeprefix("model."): w for name, w in weights.items() if name.startswith("model.")}
-            write_model(self.run / BEST, kept, self.config, self.tokenizer)
+            weights = {name.removeprefix("model."): tensor for name, tensor in tensors.items() if name.startswith("model.")}
+            write_model(self.run / BEST, weights, self.config, self.tokenizer)
             module.hooks.hook.checkpoint_saved(folder=self.run / BEST)
-        trainer.strategy.barrier()  # all of them read it at the end
+        trainer.strategy.barrier()  # every process reads the model at the end of the run
 
 
 class LastState(RunCallback):
-    """Writes what is needed to go on, after each measurement and at the end."""
+    """Writes `last.ckpt` after each measurement and whenever training stops.
+
+    It is a checkpoint of Lightning: weights, optimizer, scheduler, counters, states of callbacks. `load_from_checkpoint` of
+    `MiniFormerLitModule` reads it. No command continues a run from it.
+    """
 
     def on_validation_end(self, trainer: pl.Trainer, module: Any) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit":
@@ -88,27 +99,27 @@ class LastState(RunCallback):
 
 
 class StopOnSignal(RunCallback):
-    """Saves and stops at the end of the batch in which Ctrl-C or SIGTERM came; a second one stops at once.
+    """Saves and stops at the end of the batch in which Ctrl-C or SIGTERM came; a second signal stops at once.
 
     Lightning's own handling ends a run that got SIGTERM with exit code 0 and saves nothing. The handler here only notes
-    the signal; the work is done by the loop, in training and in validation alike. Several processes stop at the same batch,
-    on which they agree now and then. Where no model was kept yet, the weights as they are become the run's model.
+    the signal, and the loop acts on it after a batch of training or measuring. Several processes agree on it now and then, and
+    stop at the same batch. Where no model was kept yet, the present weights become the run's best model.
 
     Args:
         run: the run folder.
-        best: what keeps the best model.
+        best: the callback that keeps the best model.
     """
 
     def __init__(self, run: Path, best: BestModel) -> None:
         super().__init__(run)
         self.signum, self.best = 0, best
-        self._before: dict[int, Any] = {}
+        self._handlers_before: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
-        if threading.current_thread() is not threading.main_thread():  # signals are Python's main thread's alone
+        if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread set handlers
             return
         for signum in (signal.SIGINT, signal.SIGTERM):
-            self._before[signum] = signal.signal(signum, self._note)
+            self._handlers_before[signum] = signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
@@ -119,11 +130,14 @@ class StopOnSignal(RunCallback):
         if self.signum:
             trainer.save_checkpoint(self.run / LAST)
             name = "Ctrl-C" if self.signum == signal.SIGINT else "SIGTERM"
-            said = f"{name}: stopped at step {trainer.global_step}; its state is in {self.run / LAST}"
-            if not self.best.best:
+            if self.best.best:
+                model = f"the best model so far, of step {self.best.best['step']:.0f}, is in {self.run / BEST}"
+            else:  # else the hours before the first measurement would leave no model to use
                 self.best.write(trainer, module)
-                said += f"; no model was measured and kept before, so the one of this step is the run's, in {self.run / BEST}"
-            raise Interrupted(said, self.signum)
+                model = f"no model was measured before, so the one of this step is in {self.run / BEST}"
+            raise Interrupted(f"{name}: stopped at step {trainer.global_step}; {model}; weights and optimizer of this step are "
+                              f"in {self.run / LAST}, which MiniFormerLitModule.load_from_checkpoint reads (training cannot "
+                              "be continued from it)", self.signum)
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, outputs: Any, batch: Any, batch_index: int) -> None:
         if trainer.world_size > 1:
@@ -134,17 +148,45 @@ class StopOnSignal(RunCallback):
         self._stop(trainer, module)
 
     def on_validation_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
-        if trainer.state.fn == "fit" and trainer.world_size == 1:  # of several, some may have a batch more than others
+        # several processes may have unequally many batches to measure on, and one that stopped would leave others waiting
+        if trainer.state.fn == "fit" and trainer.world_size == 1:
             self._stop(trainer, module)
 
     def teardown(self, trainer: pl.Trainer, module: Any, stage: str) -> None:
-        for signum, handler in self._before.items():
+        for signum, handler in self._handlers_before.items():
             signal.signal(signum, handler)
-        self._before = {}
+        self._handlers_before = {}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoints, complete or absent, and an error where Lightning swallows one."""
+    """Writes Lightning's checkpoints so that a file is complete or absent, and raises errors that Lightning would swallow."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         write_file(Path(path), lambda target: torch.save(checkpoint, target))
+
+
+def smaller_is_better(config: TrainConfig, module: MiniFormerLitModule) -> bool:
+    """Whether a smaller value of the checkpoint metric is the better one, as the metric itself says.
+
+    A metric that an extension adds says nothing of the kind: the larger, the better.
+
+    Raises:
+        SpecError: nothing of that name is measured, and no extension is active that could add it.
+    """
+    measured = {f"val_{name}": metric for name, metric in module.measures().items()}
+    if config.checkpoint_metric not in measured and not config.extensions:
+        raise SpecError(f"checkpoint_metric {config.checkpoint_metric!r} is not measured"
+                        f"{did_you_mean(config.checkpoint_metric, measured)}; measured are {', '.join(sorted(measured))}")
+    metric = measured.get(config.checkpoint_metric)
+    return metric is not None and metric.higher_is_better is False
+
+
+def callbacks_for(config: TrainConfig, module: MiniFormerLitModule, best: BestModel) -> list[Any]:
+    """Early stopping, then extensions' callbacks, then what saves the run's state, so that it has all that those did."""
+    callbacks: list[Any] = []
+    if config.early_stopping_patience is not None:
+        callbacks.append(EarlyStopping(config.checkpoint_metric, patience=config.early_stopping_patience,
+                                       mode="min" if best.smaller else "max"))
+    for added in module.hooks.hook.callbacks():
+        callbacks += added
+    return [*callbacks, LastState(best.run), StopOnSignal(best.run, best)]

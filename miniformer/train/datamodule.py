@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from miniformer.config.model_config import TransformerConfig
@@ -30,8 +31,8 @@ CACHE = ".cache"
 class JSONLinesDataset(Dataset[Example]):
     """The examples of a JSONL file for a task, one for each record.
 
-    What a task learns (labels, scales) it learns from the file, unless it is told. A second set that is to agree with the first
-    is given the first as its task: `JSONLinesDataset("val.jsonl", task=train)`.
+    The task learns its labels and scales from the file, unless its spec has them. To give a second dataset those of a first
+    one, pass the first as its task: `JSONLinesDataset("val.jsonl", task=train)`.
 
     Args:
         path: the file.
@@ -39,9 +40,9 @@ class JSONLinesDataset(Dataset[Example]):
         task: a task's name, its spec, or another dataset.
 
     Attributes:
-        task, task_spec: the task with what it has learnt, and its spec.
+        task, task_spec: the task, fitted to the file, and its spec.
         tokenizer: of the examples.
-        examples: what the records became.
+        examples: those of all records, in order.
 
     Raises:
         DataError: with file and line.
@@ -78,6 +79,8 @@ class MiniFormerDataModule(pl.LightningDataModule):
         super().__init__()
         self.config = config
         self.from_cache = False
+        self.start = 0, 0
+        """The epoch in which the next training loader begins, and how many of its batches are done already."""
         self._tokenizer = tokenizer
         self._cache: Cache | None = None
         self._data: PreparedData | None = None
@@ -96,8 +99,9 @@ class MiniFormerDataModule(pl.LightningDataModule):
             self._data = None if self._cache is None else self._cache.load()
             self.from_cache = self._data is not None
             if self._data is None:
-                self._data = prepare_data(settings.task, *settings.paths, val_fraction=settings.val_fraction,
-                                     tokenizer=settings.tokenizer, vocab_size=settings.vocab_size, max_len=self.row_length)
+                self._data = prepare_data(
+                    settings.task, *settings.paths, val_fraction=settings.val_fraction, tokenizer=settings.tokenizer,
+                    vocab_size=settings.vocab_size, max_len=self.row_length)
         return self._data
 
     def _settings(self) -> Settings:
@@ -153,14 +157,18 @@ class MiniFormerDataModule(pl.LightningDataModule):
 
     def _loader(self, split: Split, *, shuffle: bool) -> DataLoader[Batch]:
         rows = self._rows(split)
-        common: dict[str, Any] = {"collate_fn": self.data.task.collate, "num_workers": self.config.num_workers,
-                                  "persistent_workers": self.config.num_workers > 0}
         data: Any = Drawn(rows, self.config.seed) if shuffle else rows
-        return DataLoader(data, batch_sampler=self._batches(rows, shuffle=shuffle), **common)
+        # With a generator of its own, a loader draws its workers' seeds from that and not from the one that dropout uses, so
+        # that neither pauses nor measurements change the weights.
+        return DataLoader(data, batch_sampler=self._batches(rows, shuffle=shuffle), collate_fn=self.data.task.collate,
+                          num_workers=self.config.num_workers, persistent_workers=self.config.num_workers > 0,
+                          generator=torch.Generator().manual_seed(self.config.seed))
 
     def _batches(self, rows: Any, *, shuffle: bool) -> EpochBatches:
-        trainer = self.trainer
-        batches = DrawnBatches if shuffle else EpochBatches
-        return batches(len(rows), self.config.batch_size, self.config.seed if shuffle else None,
-                       lengths=None if isinstance(rows, PackedRows) else token_lengths(rows),
-                       rank=trainer.global_rank if trainer else 0, world_size=trainer.world_size if trainer else 1)
+        config, trainer = self.config, self.trainer
+        lengths = None if isinstance(rows, PackedRows) else token_lengths(rows)
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
+        if not shuffle:
+            return EpochBatches(len(rows), config.batch_size, None, lengths=lengths, rank=rank, world_size=world_size)
+        return DrawnBatches(len(rows), config.batch_size, config.seed, lengths=lengths, rank=rank, world_size=world_size,
+                            start=self.start)

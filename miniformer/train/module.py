@@ -56,25 +56,34 @@ class MiniFormerLitModule(pl.LightningModule):
         self._tokens: Tensor | int = 0
         self.held_out: dict[str, Metric] = {}
         self.unit = 1 << (self.config.batch_size - 1).bit_length()
-        """The summed loss is divided by this before backward, lest half precision overflow; a power of two changes no digit."""
+        """The summed loss is divided by this before backward, lest half precision overflow; by a power of two that is exact."""
         self._weight: Tensor | None = None
+        self._data: PreparedData | None = None
+
+    @classmethod
+    def for_data(cls, config: TrainConfig, data: PreparedData) -> MiniFormerLitModule:
+        """The module of a config that has what the data decide filled in (`with_data_decisions`), with the data's own task."""
+        module = cls(config, data.tokenizer)
+        module.task, module._data = data.task, data
+        return module
 
     def setup(self, stage: str) -> None:
-        """Take what the data decide from our data module, if the trainer has one.
+        """Take what the data decide from our data module, if the trainer has one and the module was not made for its data.
 
         Raises:
             SpecError: the module's config says something else than the data.
         """
         datamodule = getattr(self.trainer, "datamodule", None)
-        if isinstance(datamodule, MiniFormerDataModule):
+        if isinstance(datamodule, MiniFormerDataModule) and datamodule.data is not self._data:
             self._take(datamodule.data)
+            self._data = datamodule.data
 
     def _take(self, data: PreparedData) -> None:
-        """Be what these data need."""
+        """Adopt the task, the tokenizer and the sizes that these data decide; rebuild the model only if a size differs."""
         self._check_task(data)
         config, built = self.config, self.model.config
         if "vocab_size" not in config.architecture and data.task.input_dim is None and (
-                built.vocab_size >= data.tokenizer.vocab_size):  # more tokens than there are do no harm, other weights would
+                built.vocab_size >= data.tokenizer.vocab_size):  # spare tokens do no harm, a rebuilt embedding would
             config = config.with_fields(model_config={**config.architecture, "vocab_size": built.vocab_size})
         # the precision is the trainer's own to choose
         self.config = with_data_decisions(config, data).with_fields(precision=config.precision)
@@ -82,8 +91,8 @@ class MiniFormerLitModule(pl.LightningModule):
         self.task, self.tokenizer = data.task, data.tokenizer
         spec = model_spec(self.config, self.task)
         if _sizes(spec) != _sizes(built):
-            before, some = self.model.state_dict(), next(self.model.parameters())
-            self.model = self._assembled(spec).to(some.device, some.dtype)
+            before, parameter = self.model.state_dict(), next(self.model.parameters())
+            self.model = self._assembled(spec).to(parameter.device, parameter.dtype)
             fits = {name: tensor for name, tensor in self.model.state_dict().items()
                     if name in before and before[name].shape == tensor.shape}
             self.model.load_state_dict({name: before[name] for name in fits}, strict=False)
@@ -122,7 +131,7 @@ class MiniFormerLitModule(pl.LightningModule):
             self._tokens = self._tokens + (part.layout.real.sum() if part.layout.padded else B * T)
         trainer = self.trainer
         is_logged = (trainer.global_step + 1) % trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
-        if is_logged or self.device.type == "cpu":  # elsewhere, to read the value is to wait for the device
+        if is_logged or self.device.type == "cpu":  # elsewhere reading the value would wait for the device
             self._check_loss()
         if is_logged:
             self.log("train_loss", self.loss, batch_size=1, sync_dist=trainer.world_size > 1)
@@ -169,7 +178,7 @@ class MiniFormerLitModule(pl.LightningModule):
 
     @property
     def tokens(self) -> int:
-        """Tokens trained on so far; to ask is to wait for the device."""
+        """Tokens trained on so far. Reading it waits for the device."""
         return int(self._tokens)
 
     def measures(self) -> dict[str, Metric]:
@@ -222,7 +231,7 @@ class MiniFormerLitModule(pl.LightningModule):
                            f"lower learning rate than {self.config.lr:g}, a longer warm-up or precision 32 usually helps")
 
     def _loss(self, batch: Batch) -> LossTerm:
-        """The task's loss and what components recorded, which counts as much as the batch weighs."""
+        """The task's loss, plus losses that components recorded, times the batch's weight: they are means already."""
         context = Context(batch.layout)
         term: LossTerm = self.model.read(batch, context, lambda hidden, head: self.task.loss(hidden, head, batch))
         extra = context.auxiliary_loss()

@@ -1,4 +1,4 @@
-"""How a run shows that it goes on: a bar on a terminal, a line now and then elsewhere."""
+"""How a run shows its progress: a bar on a terminal, elsewhere a line for each tenth of the steps."""
 
 from __future__ import annotations
 
@@ -8,12 +8,43 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from torch import nn
+
+from miniformer.data.prepare import PreparedData, token_counts
+
+from .train_config import TrainConfig
 
 LINES = 10
-"""Lines that a run writes where there is no terminal."""
+"""Lines that a run prints where there is no terminal."""
 PAUSE = 0.1
-"""Least seconds between updates of a terminal's bar, each of which waits for the device."""
+"""Least seconds between two updates of a terminal's bar: each reads the loss, and so waits for the device."""
+
+
+def say_data(console: Console, data: PreparedData, from_cache: bool) -> None:
+    """Print how much there is to learn from."""
+    counts = token_counts(data.train.examples)
+    if data.task.input_dim is None:
+        unit, inputs = "tokens", f"vocabulary: {data.tokenizer.vocab_size:,}"
+    else:
+        unit, inputs = "steps", f"features: {data.task.input_dim}"
+    source = "; from the cache" if from_cache else ""
+    console.print(f"{counts['examples']:,} examples, {counts['tokens']:,} {unit}; held out: "
+                  f"{len(data.val.examples):,} examples; {inputs}{source}", highlight=False)
+
+
+def say_model(console: Console, model: nn.Module, config: TrainConfig) -> None:
+    """Print how large the model is, and in which precision it is trained."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    console.print(f"model: {parameters:,} parameters, precision {config.precision}", highlight=False)
 
 
 class RunProgress(ProgressBar):
@@ -25,17 +56,22 @@ class RunProgress(ProgressBar):
         self.bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
                             TextColumn("left"), TimeRemainingColumn(), TextColumn("{task.fields[facts]}"),
                             console=console, disable=not console.is_terminal)
-        self.task, self.total, self.printed = None, 0, 0
+        self.task: TaskID | None = None
+        self.total = self.printed = 0
         self.mean: Any = None
-        self.started = self.shown = 0.0
+        self.shown = self.started = 0.0
+        self.first_step = self.first_tokens = 0
+        """Steps and tokens that were done before this `fit` began, whose time is not in the rates."""
 
     def disable(self) -> None:
-        """Asked of all processes but the first, whose console is quiet."""
+        """Do nothing: Lightning calls this in all processes but the first, where the console is quiet anyway."""
 
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         self.total = int(trainer.estimated_stepping_batches)
-        self.task = self.bar.add_task("training", total=self.total, facts="")  # type: ignore[assignment]
+        if self.task is None:
+            self.task = self.bar.add_task("training", total=self.total, facts="")
         self.bar.start()
+        self.first_step, self.first_tokens = trainer.global_step, module.tokens
         self.started = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, module: Any, *_: Any) -> None:
@@ -46,12 +82,13 @@ class RunProgress(ProgressBar):
         if (now - self.shown < PAUSE and step < self.total) if self.console.is_terminal else lines <= self.printed:
             return
         self.shown, self.printed = now, lines
-        tokens = module.tokens * trainer.world_size  # processes have about as many each
-        facts = f"loss {float(self.mean):.3f}  {tokens / (now - self.started):,.0f} tokens/s"
+        spent = now - self.started
+        tokens = (module.tokens - self.first_tokens) * trainer.world_size  # processes have about as many each
+        facts = f"loss {float(self.mean):.3f}  {tokens / spent:,.0f} tokens/s"
         if self.console.is_terminal and self.task is not None:
             self.bar.update(self.task, completed=step, facts=facts)
         elif not self.console.is_terminal:
-            left = (now - self.started) / step * (self.total - step)
+            left = spent / max(1, step - self.first_step) * (self.total - step)
             self.console.print(f"step {step}/{self.total}  {facts}  {left:.0f} s left", highlight=False)
 
     def on_validation_start(self, trainer: pl.Trainer, module: Any) -> None:

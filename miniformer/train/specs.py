@@ -1,4 +1,4 @@
-"""Which task, assembly and model a run's config means: what its task needs, what the config says, what the data decides."""
+"""The task, assembly and model of a run: from what its task needs, its config says and its data decides."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from miniformer.kernel.errors import SpecError
 from miniformer.kernel.hooks import resolve_extensions
 from miniformer.kernel.registry import Availability, current_registry
 from miniformer.kernel.renamed import old_attributes
-from miniformer.kernel.spec import ComponentSpec, resolve
+from miniformer.kernel.spec import ComponentSpec, build, resolve
 from miniformer.kernel.task import Task
 from miniformer.model.assemblies import assembly_for, assembly_of
 from miniformer.model.assembly import BlockAssembly
@@ -86,6 +86,16 @@ def with_data_decisions(config: TrainConfig, data: PreparedData) -> TrainConfig:
         model=model_class(data.task).assembly, model_config=fields, task=data.task_spec,
         extensions=resolve_extensions(config.extensions),
         **{kind: resolve(kind, getattr(config, kind)) for kind in ("optimizer", "scheduler")})
+
+
+def check_model(config: TrainConfig) -> None:
+    """Refuse a model that cannot be built before the data is read, which decides how many outputs there are."""
+    fields = config.architecture
+    if fields.get("input_dim") is not None:
+        config = config.with_fields(model_config={"output_dim": 1, **fields})
+    task = build(Task, task_spec(config))
+    with torch.device("meta"):
+        model_class(task)(model_spec(config, task))
 
 
 def best_precision() -> Any:

@@ -14,6 +14,7 @@ import miniformer
 from miniformer.kernel import Interrupted
 from miniformer.train import callbacks
 from miniformer.train.callbacks import BestModel, StopOnSignal
+from miniformer.train.module import MiniFormerLitModule
 
 
 @pytest.fixture
@@ -40,17 +41,19 @@ def test_a_signal_saves_and_stops_with_its_exit_code(running, tmp_path, signum, 
     step = int(errors.partition("stopped at step ")[2].partition(";")[0])
     state = torch.load(tmp_path / "runs" / "long" / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == step > 0
-    assert "the one of this step is the run's" in errors
+    assert MiniFormerLitModule.load_from_checkpoint(tmp_path / "runs" / "long" / "checkpoints" / "last.ckpt").model
+    assert "no model was measured before, so the one of this step is in" in errors
     assert type(miniformer.load(tmp_path / "runs" / "long").generate("the", max_new_tokens=2)) is str
 
 
 def test_a_signal_after_a_measurement_leaves_the_best_model_as_it_is(tmp_path):
     written, saved = [], []
     best = BestModel(tmp_path, "val_loss", True, {}, None)
-    best.best, best.write = {"val_loss": 1.0}, lambda *_: written.append(1)
+    best.best, best.write = {"val_loss": 1.0, "step": 2.0}, lambda *_: written.append(1)
     stop = StopOnSignal(tmp_path, best)
     stop.signum = signal.SIGTERM
-    with pytest.raises(Interrupted, match=r"SIGTERM: stopped at step 3; its state is in .*last.ckpt$"):
+    with pytest.raises(Interrupted, match=r"SIGTERM: stopped at step 3; the best model so far, of step 2, is in .*best_model; "
+                       r"weights and optimizer of this step are in .*last.ckpt, which MiniFormerLitModule"):
         stop._stop(SimpleNamespace(save_checkpoint=saved.append, global_step=3), None)
     assert len(saved) == 1 and not written
 

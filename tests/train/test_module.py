@@ -318,7 +318,8 @@ def test_weights_that_fit_are_kept_where_the_data_decide_another_size(tmp_path, 
 
 @pytest.mark.parametrize(("fields", "text"), [
     ({"task": {"name": "classification", "labels": ["fruit", "tool", "star"]}},
-     r"task.labels is \['fruit', 'tool', 'star'\] in the module, and \['fruit', 'tool'\] in the data module; .*resolved"),
+     r"task.labels is \['fruit', 'tool', 'star'\] in the module, and \['fruit', 'tool'\] in the data module; "
+     r".*with_data_decisions"),
     ({"task": "language-modeling"}, r"the module's task is 'language-modeling', and the data module's 'classification'"),
     ({"model_config": {**SMALL, "output_dim": 7}}, r"output_dim is 7, and task 'classification' has 2 outputs"),
     ({"model_config": {**SMALL, "vocab_size": 40}}, r"vocab_size is 40, and the tokenizer has \d+ tokens")])

@@ -17,8 +17,9 @@ from miniformer.kernel import DataError, LossTerm, RunError, SpecError, UserErro
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 from miniformer.train.datamodule import MiniFormerDataModule
+from miniformer.train.run_folder import new_folder
 from miniformer.train.train_config import TrainConfig
-from miniformer.train.trainer import _new_folder, train
+from miniformer.train.trainer import train
 
 
 def run(folder, data, console=None, **fields):
@@ -68,12 +69,12 @@ def test_two_runs_that_start_at_once_have_a_folder_each(tmp_path, texts, monkeyp
         mkdir(path, *args, **options)
 
     monkeypatch.setattr(Path, "mkdir", taken)
-    assert _new_folder(config).name == "texts-language-modeling-2"
+    assert new_folder(config).name == "texts-language-modeling-2"
     monkeypatch.undo()
     named = config.with_fields(experiment_name="mine")
-    assert _new_folder(named).name == "mine"
+    assert new_folder(named).name == "mine"
     with pytest.raises(UserError, match="mine is there already"):
-        _new_folder(named)
+        new_folder(named)
 
 
 @pytest.mark.parametrize("task", ["language-modeling", "masked-lm"])
@@ -272,7 +273,7 @@ def test_a_run_may_be_outside_the_main_thread(tmp_path, texts):
 # --- what is refused, before anything is written
 
 def test_a_run_of_more_processes_than_held_out_batches_leaves_nothing(tmp_path, texts, monkeypatch):
-    monkeypatch.setattr("miniformer.train.trainer.launched", lambda: (1000, 1))
+    monkeypatch.setattr("miniformer.train.lightning_setup.launched", lambda: (1000, 1))
     with pytest.raises(SpecError, match="the run has 1000 processes"):
         run(tmp_path, texts)
     assert not (tmp_path / "runs" / "texts-language-modeling-1").exists()

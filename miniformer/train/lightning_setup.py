@@ -1,0 +1,105 @@
+"""How Lightning is set up for a run: devices, loggers, the trainer, and which of its messages are shown."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.loggers import CSVLogger, Logger, TensorBoardLogger, WandbLogger
+
+from miniformer.kernel.errors import SpecError, UserError
+
+from .callbacks import AtomicCheckpointIO
+from .processes import is_first, launched
+from .train_config import TrainConfig
+
+PRECISIONS: dict[Any, Any] = {16: "16-mixed", 32: "32-true", 64: "64-true", "bf16": "bf16-mixed"}
+UNWANTED = (".*does not have many workers.*", ".*LeafSpec.*", ".*Found .* module.* in eval mode.*",
+            ".*exists and is not empty.*", ".*have no `val_dataloader`.*", ".*dataloader.*sampler.*", ".*treespec.*",
+            ".*sync_dist=True.*")
+"""Lightning's warnings about decisions that a run has made on purpose, and about its own dependencies."""
+
+
+def devices_for(config: TrainConfig) -> dict[str, Any]:
+    """The devices to train on, as arguments of `pl.Trainer`.
+
+    With torchrun each process has a device; otherwise Lightning starts a process for each GPU.
+
+    Raises:
+        UserError: the machine lacks what the config asks for.
+    """
+    available = torch.cuda.device_count()
+    if config.gpus is not None and config.gpus > available:
+        raise UserError(f"gpus is {config.gpus}, and this machine has {available}; leave it out to use what there is")
+    if config.precision == 16 and (config.gpus == 0 or not (available or torch.backends.mps.is_available())):
+        raise SpecError("precision is 16, and float16 needs a GPU, which this run does not have; expected bf16 or 32")
+    accelerator = "auto" if config.gpus is None else "gpu" if config.gpus else "cpu"
+    processes = launched()
+    if processes is not None:
+        return {"accelerator": accelerator, "devices": processes[0], "num_nodes": processes[1]}
+    return {"accelerator": accelerator, "devices": max(1, available if config.gpus is None else config.gpus), "num_nodes": 1}
+
+
+def loggers_for(config: TrainConfig, folder: Path) -> list[Logger]:
+    """The logger of `metrics.csv`, and the one that the config names.
+
+    Raises:
+        UserError: that logger's package is not installed; the empty run folder is removed.
+    """
+    loggers: list[Logger] = [CSVLogger(folder.parent, name=folder.name, version="")]
+    try:
+        if config.logger == "tensorboard":
+            loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False))
+        elif config.logger == "wandb":
+            loggers.append(WandbLogger(name=folder.name, project="miniformer", save_dir=folder))
+    except ModuleNotFoundError:
+        if is_first():
+            folder.rmdir()
+        raise UserError(f"logger {config.logger!r} is not installed; "
+                        f"to get it: pip install 'miniformer[{config.logger}]'") from None
+    return loggers
+
+
+def lightning_trainer(config: TrainConfig, folder: Path, batches: int, callbacks: list[Any], **options: Any) -> pl.Trainer:
+    """Lightning's trainer for a run.
+
+    Args:
+        config: the completed run.
+        folder: where it writes.
+        batches: training batches of an epoch, of each process.
+        callbacks: in the order in which Lightning calls them.
+        options: further arguments of `pl.Trainer`, such as devices and loggers.
+    """
+    max_epochs, max_steps = config.duration
+    if max_steps > 0:
+        batches = min(batches, max_steps * config.accumulate_grad_batches)
+    return pl.Trainer(
+        **options, max_epochs=max_epochs, max_steps=max_steps, precision=PRECISIONS[config.precision], callbacks=callbacks,
+        plugins=[AtomicCheckpointIO()], gradient_clip_val=config.gradient_clip_val,
+        accumulate_grad_batches=config.accumulate_grad_batches, val_check_interval=config.val_every or batches,
+        check_val_every_n_epoch=None, log_every_n_steps=min(10, batches), use_distributed_sampler=False, num_sanity_val_steps=0,
+        enable_checkpointing=False, enable_model_summary=False, default_root_dir=folder)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Silence Lightning's notes on the machine and its advertisements; warnings that concern a user are kept."""
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric",
+               "pytorch_lightning.utilities.rank_zero", "lightning_fabric.utilities.rank_zero")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        for text in UNWANTED:
+            warnings.filterwarnings("ignore", message=text)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
