@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from miniformer.inference.constrained import Constraint
     from miniformer.inference.engine import Answer, Engine
     from miniformer.inference.load import Trained
-    from miniformer.model.assembly import Assembly
+    from miniformer.model.assembly import BlockAssembly
 
 ONLY_WITH_BEAMS = ("length_penalty", "beam_groups", "n_best")
 ONLY_FOR_DRAWING = ("temperature", "greedy", "top_k", "top_p", "min_p", "seed")
@@ -167,7 +167,7 @@ def _refuse_contradictions(context: click.Context) -> None:
             raise click.UsageError(f"--{name.replace('_', '-')} does nothing {reason}; leave it out")
 
 
-def _load_draft(saved_draft: SavedModel, trained: Trained, saved: SavedModel) -> Assembly:
+def _load_draft(saved_draft: SavedModel, trained: Trained, saved: SavedModel) -> BlockAssembly:
     """The small model that proposes tokens, which must be those of the tokenizer of `trained`."""
     draft = load_for_use(saved_draft)
     if draft.tokenizer.to_json() != trained.tokenizer.to_json():

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from miniformer.kernel.context import Context, Memory
 from miniformer.kernel.errors import StateError
 from miniformer.kernel.layout import Layout, latest
 from miniformer.kernel.masks import Mask, MaskRule
+from miniformer.kernel.renamed import old_attributes
 from miniformer.kernel.state import State
 
 Visible = tuple[tuple[Tensor, ...], Mask, Tensor | None]
@@ -265,3 +266,7 @@ class MemoryState(AttentionState):
 
 def _full(capacity: int, length: int) -> StateError:
     return StateError(f"the state holds {capacity} tokens, and {length} were given; make it with a larger capacity")
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_attributes(__name__)

@@ -29,6 +29,7 @@ MODULES = {
     "miniformer.model.static": "miniformer.decoding.compiled",
     "miniformer.model.state": "miniformer.decoding.state",
     "miniformer.model.window_state": "miniformer.decoding.window_state",
+    "miniformer.model.attention_maps": "miniformer.inference.attention_maps",
     "miniformer.contracts.check": "miniformer.contracts.kit.check",
     "miniformer.contracts.report": "miniformer.contracts.kit.report",
     "miniformer.contracts.suite": "miniformer.contracts.kit.suite",
@@ -41,6 +42,8 @@ ATTRIBUTES = {
                                    "welcome": "allowed_distributions"},
     "miniformer.data.prepare": {"prepare": "prepare_data"},
     "miniformer.train.specs": {"resolved": "with_data_decisions"},
+    "miniformer.model.assembly": {"Assembly": "BlockAssembly"},
+    "miniformer.decoding.state": {"DecodingState": "ModelState"},
 }
 MEMBERS = {
     "Component": {"stands_for": "shorthand_for", "breaks": "known_violations"},

@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -28,6 +28,7 @@ from miniformer.kernel.context import Context
 from miniformer.kernel.errors import SpecError, StateError, UserError
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.registry import current_registry
+from miniformer.kernel.renamed import old_attributes
 
 from .block import Stack
 
@@ -185,10 +186,6 @@ class BlockAssembly(kernel.Assembly):
         return layout.to(device)
 
 
-Assembly = BlockAssembly
-"""The former name, which plugins import."""
-
-
 def assembly_of(name: str) -> type[BlockAssembly]:
     """The class that is registered as an assembly of that name.
 
@@ -238,3 +235,7 @@ def state_or_none(make: Callable[[], ModelState], use_state: bool) -> ModelState
         return make() if use_state else None
     except StateError:
         return None
+
+
+if not TYPE_CHECKING:
+    __getattr__ = old_attributes(__name__)

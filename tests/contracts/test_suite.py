@@ -6,7 +6,8 @@ import sys
 import pytest
 
 from miniformer.contracts import contract_suite
-from miniformer.kernel import SpecError
+from miniformer.contracts.kit.suite import usable
+from miniformer.kernel import Registry, SpecError, use_registry
 
 ENTRY_POINTS = """
 [project.entry-points."miniformer.ffn"]
@@ -66,3 +67,11 @@ def test_nothing_to_check_is_an_error():
         contract_suite(distribution="acme-nowhere")
     with pytest.raises(SpecError, match="has a kind"):
         contract_suite(target="mha")
+
+
+def test_what_can_be_used_is_that_of_the_registry_in_force():
+    everything = usable("ffn")
+    gelu = next(entry for entry in everything if entry.name == "gelu")
+    with use_registry(Registry([gelu])):
+        assert [entry.name for entry in usable("ffn")] == ["gelu"]
+    assert usable("ffn") == everything

@@ -10,7 +10,6 @@ This is a plugin's whole test file:
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from miniformer.kernel.errors import SpecError
@@ -67,9 +66,8 @@ def _targets(kind: str | None, target: Any, distribution: str | None) -> list[tu
     return targets
 
 
-@cache
 def usable(kind: str | None = None) -> list[Entry]:
-    """The entries that can be loaded, of one kind or of all."""
+    """The entries of the registry in force that can be loaded, of one kind or of all."""
     registry = current_registry()
     registry.load_all()
     return [entry for entry in registry.entries(kind)
