@@ -31,7 +31,7 @@ def free_folder(config: TrainConfig) -> Path:
     if config.experiment_name is not None:
         folder = root / config.experiment_name
         if folder.exists():
-            raise UserError(f"{folder} is there already; choose another --experiment-name, or remove it")
+            raise UserError(f"{folder} exists already; choose another --experiment-name, or remove it")
         return folder
     data = "stdin" if config.train_path == str(STDIN) else Path(config.train_path).stem
     name = f"{data}-{config.task.name.rpartition(':')[2]}"

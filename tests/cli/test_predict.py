@@ -54,7 +54,7 @@ def test_ctrl_c_leaves_whole_lines_to_go_on_with(cli, trained, tmp_path):
 @pytest.mark.parametrize(("args", "told"), [
     (("--input", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
     (("--input", "in.jsonl", "--resume"), "--resume continues a file; give --output too"),
-    (("--input", "in.jsonl", "--output", "in.jsonl"), "in.jsonl is there already"),
+    (("--input", "in.jsonl", "--output", "in.jsonl"), "in.jsonl exists already"),
     (("--input", "in.jsonl", "--output", ".", "--resume"), ".: a directory; expected a file to write"),
     (("--input", "in.jsonl", "--output", "in.jsonl", "--resume"), "in.jsonl:1: not a prediction for in.jsonl:1"),
 ])

@@ -73,7 +73,7 @@ def test_two_runs_that_start_at_once_have_a_folder_each(tmp_path, texts, monkeyp
     monkeypatch.undo()
     named = config.with_fields(experiment_name="mine")
     assert new_folder(named).name == "mine"
-    with pytest.raises(UserError, match="mine is there already"):
+    with pytest.raises(UserError, match="mine exists already"):
         new_folder(named)
 
 
@@ -101,7 +101,7 @@ def test_a_run_that_is_refused_leaves_no_cache(tmp_path, texts, monkeypatch):
 
 def test_a_named_run_never_overwrites_another(tmp_path, texts):
     run(tmp_path, texts, experiment_name="mine", max_steps=1)
-    with pytest.raises(UserError, match=r"mine is there already; choose another --experiment-name"):
+    with pytest.raises(UserError, match=r"mine exists already; choose another --experiment-name"):
         run(tmp_path, texts, experiment_name="mine")
 
 

@@ -16,8 +16,9 @@ from hypothesis import settings
 torch.set_num_threads(1)
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-settings.register_profile("miniformer-hf", derandomize=True, deadline=None, database=None)
-settings.load_profile("miniformer-hf")
+settings.register_profile("quick", derandomize=True, deadline=None, database=None, max_examples=10)
+settings.register_profile("thorough", settings.get_profile("quick"), max_examples=30)  # pytest --hypothesis-profile=thorough
+settings.load_profile("quick")
 
 
 @pytest.fixture(autouse=True)

@@ -64,7 +64,7 @@ def imported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Any, T
     return by_case
 
 
-@settings(max_examples=60)
+@settings(max_examples=2 * settings.default.max_examples)
 @given(case=st.sampled_from(list(CASES)), text=st.text(max_size=20) | st.sampled_from(checkpoints.CORPUS))
 def test_a_text_has_the_same_ids_on_both_sides(imported: dict[str, Any], case: str, text: str) -> None:
     tokenizer, trained, _ = imported[case]

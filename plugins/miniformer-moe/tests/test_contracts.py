@@ -1,3 +1,5 @@
+from hypothesis import settings
+
 from miniformer.contracts import contract_suite
 
-test_contracts = contract_suite(distribution="miniformer-moe")
+test_contracts = contract_suite(distribution="miniformer-moe", examples=settings.default.max_examples)
