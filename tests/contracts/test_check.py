@@ -12,6 +12,7 @@ from miniformer.contracts import Outcome, check_component
 from miniformer.contracts.kit.check import ABILITIES, Suite
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.kernel import FeedForward, Norm, RunError, SpecError, UnknownComponent
+from miniformer.model.norm import RMSNorm
 
 from .mutants.attention import ForgetsToMaskTheFuture, MixesDocuments
 from .mutants.ffn import MixesTokens, Plain
@@ -83,6 +84,16 @@ def test_a_declared_violation_is_reported_as_such_and_is_no_failure():
     assert report["brings-to-scale"].outcome is Outcome.EXPECTED
     assert report["brings-to-scale"].why.startswith("a tanh bounds its input (seen: ")
     assert report.ok, report.explain()
+
+
+class Mended(RMSNorm):
+    known_violations: ClassVar = {"brings-to-scale": "a tanh bounds its input"}
+
+
+def test_a_declared_violation_that_is_none_is_a_failure():
+    failure = result(Mended, "brings-to-scale", "norm")
+    assert failure.outcome is Outcome.FAILED
+    assert failure.why == "it declares that it breaks this promise (a tanh bounds its input), and it keeps it"
 
 
 class Misspelt(Tanh):
