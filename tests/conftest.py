@@ -109,8 +109,12 @@ def pairs(tmp_path):
 def cli_process(tmp_path):
     """Run the command line as a process, in a folder of its own; check its exit code, and return what it wrote."""
     def run(*args: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
-        done = subprocess.run([sys.executable, "-m", "miniformer", *args], cwd=tmp_path, capture_output=True, text=True,
-                              env={**os.environ, **environment}, timeout=300)
+        environment = {**os.environ, **environment}
+        # the package that is tested, which need not be the one that is installed
+        path = [*filter(None, [environment.get("PYTHONPATH")]), str(Path(miniformer.__file__).parents[1])]
+        environment["PYTHONPATH"] = os.pathsep.join(path)
+        done = subprocess.run([sys.executable, "-m", "miniformer", *args], cwd=tmp_path, env=environment, capture_output=True,
+                              text=True, stdin=subprocess.DEVNULL, timeout=300)
         assert done.returncode == code, f"exit {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done
 

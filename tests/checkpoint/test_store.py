@@ -8,7 +8,16 @@ from safetensors.torch import load_file, save_file
 
 from miniformer.checkpoint.store import digest, load_weights, read_model, unshared, write_model
 from miniformer.config.model_config import TransformerConfig
-from miniformer.kernel import Registry, RunError, UnknownComponent, UserError, discover, use_registry
+from miniformer.kernel import (
+    Entry,
+    Registry,
+    RunError,
+    UnknownComponent,
+    UserError,
+    discover,
+    hookimpl,
+    use_registry,
+)
 from miniformer.model.transformer import Transformer
 
 FAKES = str(Path(__file__).parents[1] / "kernel" / "fakes")
@@ -214,3 +223,23 @@ def test_a_file_of_several_float_types_is_loaded_into_the_models_own(tmp_path):
     model.stack.to(torch.bfloat16)
     model.save_pretrained(tmp_path / "it")
     assert {tensor.dtype for tensor in Transformer.from_pretrained(tmp_path / "it").parameters()} == {torch.float32}
+
+
+class Shifted:
+    """Adds a parameter to the model, and notes it as it is once the weights are loaded."""
+
+    @hookimpl
+    def model_assembled(self, model):
+        model.shift = torch.nn.Parameter(torch.zeros(2))
+
+    @hookimpl
+    def checkpoint_loaded(self, model):
+        model.loaded_shift = model.shift.tolist()
+
+
+def test_what_an_extension_adds_to_a_model_is_loaded_with_it(model, tmp_path):
+    config = {"assembly": "transformer", "model": model.config.model_dump(mode="json"), "extensions": {"acme:shifted": {}}}
+    with use_registry(Registry([*discover(), Entry("extension", "shifted", f"{__name__}:Shifted", "acme", "1")])):
+        write_model(tmp_path / "m", {**model.state_dict(), "shift": torch.tensor([1.0, 2.0])}, config)
+        again = Transformer.from_pretrained(tmp_path / "m")
+    assert again.shift.tolist() == again.loaded_shift == [1.0, 2.0]

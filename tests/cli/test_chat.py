@@ -38,6 +38,18 @@ def test_a_decoder_goes_on_from_all_that_was_said(trained):
     assert said(trained, ["the quick", "the lazy"] * 20, *GREEDY)[:2] == expected, "what is too long loses its start"
 
 
+def test_a_decoder_reads_its_own_answers(trained, monkeypatch):
+    prompts, stream = [], Engine.stream
+
+    def noted(engine, prompt, *args, **options):
+        prompts.append(prompt)
+        return stream(engine, prompt, *args, **options)
+
+    monkeypatch.setattr(Engine, "stream", noted)
+    answer, _ = said(trained, ["the quick", "the lazy"], *GREEDY)
+    assert answer and prompts == ["the quick\n", f"the quick\n{answer}\nthe lazy\n"]
+
+
 def test_on_a_terminal_it_asks_and_ends_with_the_input(trained):
     outer, inner = pty.openpty()
     process = subprocess.Popen([sys.executable, "-m", "miniformer", "chat", str(trained), *GREEDY], stdin=inner,

@@ -34,6 +34,11 @@ def test_greedy_text_is_the_same_with_and_without_state(cli, trained):
     assert text.startswith("the quick brown fox jumps over")
 
 
+def test_greedy_text_is_drawn_from_no_seed(trained):
+    args = (trained, "--prompt", "", "--greedy", "--max-new-tokens", "20")
+    assert len({written(*args, "--seed", seed) for seed in "123"}) == 1
+
+
 def test_a_seed_repeats_the_draws(trained):
     args = (trained, "--prompt", "", "--temperature", "2", "--max-new-tokens", "20")
     one, same, other = (written(*args, "--seed", seed) for seed in ("1", "1", "2"))

@@ -24,7 +24,7 @@ def test_flags_overrule_the_file_which_overrules_defaults(tmp_path):
 
 def test_set_reaches_any_option_by_its_path():
     config = merged(None, None, {"model_ffn": "swiglu"}, (
-        "attention.n_kv_heads=2", "ffn.bias=true", "scheduler.floor=0", "task.labels=[\"a\", \"b\"]", "lr=1e-4",
+        "attention.n-kv-heads=2", "ffn.bias=true", "scheduler.floor=0", "task.labels=[\"a\", \"b\"]", "lr=1e-4",
         "model_config.d_model=64", "position.name=learned"))
     assert config.architecture == {"ffn": {"name": "swiglu", "bias": True}, "attention": {"name": "mha", "n_kv_heads": 2},
                                    "d_model": 64, "position": {"name": "learned"}}

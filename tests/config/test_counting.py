@@ -150,6 +150,12 @@ def test_activations_are_those_that_a_real_forward_keeps(assembly):
     assert config.skeleton(assembly).activation_bytes(4, 32, 20) == pytest.approx(real, rel=0.1)
 
 
+@pytest.mark.parametrize("assembly", ASSEMBLIES)
+def test_activations_are_of_the_rows_alone_so_twice_the_rows_keep_twice_as_much(assembly):
+    skeleton = TransformerConfig(**SIZES).skeleton(assembly)
+    assert skeleton.activation_bytes(4, 8) == 2 * skeleton.activation_bytes(2, 8)
+
+
 class Choosing(FeedForward):
     """Looks at values to decide what it computes."""
 

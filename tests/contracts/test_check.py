@@ -1,6 +1,7 @@
 """Reports of the contract kit: outcomes, reasons for skips, and failures with their smallest example."""
 
 import logging
+import math
 import random
 from typing import Annotated, ClassVar
 
@@ -9,9 +10,11 @@ import torch
 from pydantic import Field
 
 from miniformer.contracts import Outcome, check_component
+from miniformer.contracts.kit.case import relative_difference
 from miniformer.contracts.kit.check import ABILITIES, Suite
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.kernel import FeedForward, Norm, RunError, SpecError, UnknownComponent
+from miniformer.model.norm import RMSNorm
 
 from .mutants.attention import ForgetsToMaskTheFuture, MixesDocuments
 from .mutants.ffn import MixesTokens, Plain
@@ -83,6 +86,16 @@ def test_a_declared_violation_is_reported_as_such_and_is_no_failure():
     assert report["brings-to-scale"].outcome is Outcome.EXPECTED
     assert report["brings-to-scale"].why.startswith("a tanh bounds its input (seen: ")
     assert report.ok, report.explain()
+
+
+class Mended(RMSNorm):
+    known_violations: ClassVar = {"brings-to-scale": "a tanh bounds its input"}
+
+
+def test_a_declared_violation_that_is_none_is_a_failure():
+    failure = result(Mended, "brings-to-scale", "norm")
+    assert failure.outcome is Outcome.FAILED
+    assert failure.why == "it declares that it breaks this promise (a tanh bounds its input), and it keeps it"
 
 
 class Misspelt(Tanh):
@@ -157,6 +170,16 @@ def test_options_and_sizes_that_a_component_refuses_do_not_count_as_examples():
     report = check_component("ffn", Picky)
     assert report.ok, report.explain()
     assert report["rows-stand-alone"].examples == 30
+
+
+def test_fixed_options_win_over_those_that_are_drawn():
+    under_test = ComponentUnderTest.of("attention", {"name": "mha", "window": 2})
+    assert under_test.build({"d_model": 8, "n_heads": 2}, {"window": 5}).rule.size == 2
+
+
+def test_what_is_no_number_is_far_from_every_number():
+    numbers, expected = torch.tensor([1.0, math.nan]), torch.ones(2)
+    assert relative_difference(numbers, expected) == math.inf
 
 
 def test_fixed_options_are_not_drawn():

@@ -5,7 +5,7 @@ from enum import Enum
 from typing import Annotated, Literal
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import Field
 
@@ -25,6 +25,18 @@ def test_every_row_has_a_token_and_the_flags_padded_and_packed_are_true(layout):
         for number in set(documents) - {0}:
             of_document = [p for p, d in zip(positions, documents) if d == number]
             assert of_document == list(range(len(of_document)))
+
+
+def test_full_padded_and_packed_rows_are_all_drawn():
+    kinds = set()
+
+    @settings(max_examples=60)
+    @given(drawing.layouts())
+    def draw(layout):
+        kinds.add("packed" if layout.packed else "padded" if layout.padded else "full")
+
+    draw()
+    assert kinds == {"full", "padded", "packed"}
 
 
 @given(st.data(), st.integers(1, 8))

@@ -1,5 +1,6 @@
 """Beam search against a list of all texts, and against what it promises of its settings."""
 
+from collections import Counter
 from itertools import product
 
 import depth
@@ -108,6 +109,16 @@ def test_an_early_stop_takes_the_first_that_end(model):
         searched(model, Beams(2, 3.0, early_stop), limit=20, sampling=Sampling(processors=(LogitBias({END: 12.0}),)))
         hook.remove()
     assert calls.count(True) < calls.count("never")
+
+
+@models
+def test_a_search_that_may_stop_later_takes_more_steps(model):
+    steps = Counter()
+    for early_stop, bias in product((True, False, "never"), (2.0, 6.0)):
+        hook = model.register_forward_hook(lambda *_, which=early_stop: steps.update([which]))
+        searched(model, Beams(2, early_stop=early_stop), limit=20, sampling=Sampling(processors=(LogitBias({END: bias}),)))
+        hook.remove()
+    assert steps[True] < steps[False] < steps["never"]
 
 
 @models

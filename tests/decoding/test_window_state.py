@@ -165,6 +165,17 @@ def test_slots_that_a_row_lacks_when_it_joins_are_of_no_column():
 
 
 @torch.no_grad()
+def test_a_bias_is_of_the_columns_that_are_held():
+    encoding = T5Bias(D, H, 4096).double()
+    for parameter in encoding.parameters():
+        torch.nn.init.normal_(parameter)
+    one = Decoding(attention(0, 5), encoding, random.Random(0), 2, 4000)
+    for length in (slots_needed(5, 4000) + 1, 1, 1):
+        one.feed(length, "full", True)
+    assert one.state.slots.length < one.state.length
+
+
+@torch.no_grad()
 def test_joined_rows_go_back_only_as_far_as_each_could():
     one, other = (Decoding(attention(0, 5), None, random.Random(0), rows, 4000) for rows in (1, 2))
     one.feed(slots_needed(5, 4000), "full", True)

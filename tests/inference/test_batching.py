@@ -66,6 +66,15 @@ def test_places_that_are_free_are_taken_at_once():
     assert sum(B == 4 for B in steps) > 0.8 * len(steps), "the batch is full but at its end"
 
 
+def test_texts_that_do_not_fit_beside_each_other_are_written_apart():
+    """Aligned on the right, a short prompt's text would end beyond the model's positions where the long prompt's does not."""
+    prompts = ["a", "ab" * 15, "b"]
+    engine = Engine(MODELS["learned"], BYTES, batch_size=3)
+    sizes, answers = passes(engine, prompts)
+    assert [tuple(size) for size in sizes if size[1] > 1] == [(2, 2), (1, 31)]
+    assert told(answers) == told(next(engine.generate([prompt], SAMPLING, seed=5, max_new_tokens=12)) for prompt in prompts)
+
+
 class Sums(Attention):
     """The sum of what came before; its state takes in no rows."""
 

@@ -122,8 +122,9 @@ def test_an_empty_mask_lets_everything_be_seen(kernel, device):
 
 @pytest.mark.parametrize("kernel", [kernel for kernel in KERNELS.values() if "dropout" in kernel.abilities],
                          ids=lambda kernel: kernel.name)
-def test_dropout_takes_weights_away_and_keeps_the_expectation(kernel):
-    q, k, v = torch.zeros(200, 1, 1, 2), torch.zeros(200, 1, 4, 2), torch.ones(200, 1, 4, 1)
+@pytest.mark.parametrize("T", [1, 65])
+def test_dropout_takes_weights_away_and_keeps_the_expectation(kernel, T):
+    q, k, v = torch.zeros(200, 1, T, 2), torch.zeros(200, 1, 4, 2), torch.ones(200, 1, 4, 1)
     out = kernel.compute(q, k, v, Mask(), dropout=0.5)
     assert {round(value, 4) for value in out.flatten().tolist()} == {0, 0.5, 1, 1.5, 2}
     assert float(out.mean()) == pytest.approx(1, abs=0.15)

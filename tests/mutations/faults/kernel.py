@@ -44,7 +44,7 @@ FAULTS = (
           "tests/kernel/test_registry.py", "a plugin that does not fit fails in the middle of a run"),
     Fault("an-underscore-is-another-name", "miniformer/kernel/registry.py", '.lower().replace("_", "-")', ".lower()",
           "tests/kernel/test_registry.py", "token_classification is an unknown task"),
-    Fault("of-two-packages-any-is-taken", "miniformer/kernel/registry.py", "len(usable) > 1", "len(usable) > 2",
+    Fault("of-two-packages-any-is-taken", "miniformer/kernel/registry.py", "len(candidates) > 1", "len(candidates) > 2",
           "tests/kernel/test_registry.py", "an ambiguous name means what happens to be installed first"),
     Fault("ctrl-c-in-an-import-breaks-a-component", "miniformer/kernel/registry.py",
           "except (KeyboardInterrupt, GeneratorExit):", "except GeneratorExit:", "tests/kernel/test_registry.py",
