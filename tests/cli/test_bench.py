@@ -3,6 +3,7 @@
 import json
 
 import pytest
+from depth import thorough
 
 from miniformer.cli.bench import _print, command
 from miniformer.kernel import UserError
@@ -69,6 +70,7 @@ def test_what_cannot_be_compared_is_told(specs, tmp_path, monkeypatch, args, tex
 
 
 @pytest.mark.slow
+@thorough  # CI runs the README's own call of `bench`
 def test_two_specs_side_by_side(cli, specs):
     found = json.loads(cli("bench", "a.yaml", "--against", "b.yaml", "--rounds", "2", "--seconds", "0.05", "--batch-size", "1",
                            "--precision", "32", "--json").stdout)

@@ -6,6 +6,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 
 import pytest
+from depth import thorough
 
 from miniformer.data import stdlib
 from miniformer.kernel.errors import DataError
@@ -94,6 +95,7 @@ def test_a_function_is_what_stands_at_its_place():
         assert f"def {node.name}" in (root / path).read_text(encoding="utf-8").splitlines()[int(line) - 1]
 
 
+@thorough  # it parses all of the library
 def test_described_functions_have_a_name_and_a_sentence():
     found = {name: text for _, name, text in stdlib.described()}
     assert found["to_eng_string"] == "Convert to a string, using engineering notation if an exponent is needed."
