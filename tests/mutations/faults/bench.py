@@ -7,7 +7,7 @@ ROUNDS = "tests/bench/test_rounds.py"
 FAULTS = (
     Fault("rounds-all-go-forwards", "miniformer/bench/rounds.py", " if number % 2 == 0 else reversed(order)", "", ROUNDS,
           "a machine that gets slower favours the first"),
-    Fault("a-ratio-is-turned-over", "miniformer/bench/rounds.py", "sample.rate / other.rate", "other.rate / sample.rate",
+    Fault("a-ratio-is-turned-over", "miniformer/bench/rounds.py", "sample.rate / reference.rate", "reference.rate / sample.rate",
           ROUNDS, "the slower model looks faster"),
     Fault("the-lowest-is-the-highest", "miniformer/bench/rounds.py", '"lowest": min(rates)', '"lowest": max(rates)', ROUNDS,
           "figures look surer than they are"),
@@ -25,7 +25,7 @@ FAULTS = (
           "setting.length > spec.max_seq_len and not model.endless", "False",
           "tests/bench/test_contestant.py::test_rows_longer_than_positions_are_refused_and_without_an_end_of_positions_they_are_not",
           "bench fails in the middle"),
-    Fault("an-encoder-decodes", "miniformer/bench/contest.py", "if one.writes]", "]", "tests/bench/test_contest.py",
+    Fault("an-encoder-decodes", "miniformer/bench/contest.py", "if contestant.account.writes]", "]", "tests/bench/test_contest.py",
           "bench fails where a model does not write"),
     Fault("a-batch-decodes-as-one-row", "miniformer/bench/work.py", "return rows * count", "return count",
           "tests/bench/test_work.py", "decoding in batches looks slow"),
