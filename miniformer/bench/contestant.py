@@ -114,7 +114,8 @@ def batches(config: TrainConfig, setting: Setting) -> list[Batch]:
                if len(example.tokens))
     examples = list(islice(endless, n_examples))
     rows: Sequence[Example] | PackedRows = PackedRows(examples, setting.length) if task.packs else examples
-    return [task.collate([rows[i + row] for row in range(setting.batch_size)]) for i in range(0, n_examples, setting.batch_size)]
+    starts = range(0, n_examples, setting.batch_size)
+    return [task.collate([rows[start + row] for row in range(setting.batch_size)]) for start in starts]
 
 
 def tokens_of(batch: Batch) -> int:
