@@ -1,1 +1,1 @@
-"""Speed and memory of models side by side: contestants made of specs, the processes that measure them, their rounds."""
+"""Compares the speed and memory of models: contestants built from specs, and processes that measure them in rounds."""

@@ -1,4 +1,4 @@
-"""A contest: runs side by side in training and in decoding, each in a process of its own, in interleaved rounds."""
+"""A contest: several runs are measured in training and in decoding, each in its own process, in interleaved rounds."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -18,78 +18,99 @@ from .contestant import Account, Setting, account, completed
 from .rounds import Sample, figures, play, utilisation
 from .work import work
 
-Ask = Callable[[float, int], Sample]
-"""Measures for some seconds, with some rows."""
+Measure = Callable[[float, int], Sample]
+"""Measures a contestant for a number of seconds, with a number of rows."""
+
+
+class Contestant(NamedTuple):
+    """A run in a contest: its name, its completed config, and its costs."""
+
+    name: str
+    config: TrainConfig
+    account: Account
 
 
 def compare(runs: Sequence[tuple[str, TrainConfig]], setting: Setting, *, rounds: int, seconds: float,
-            only: str | None = None, told: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
-    """The figures of some runs, the first of which the others are compared with, as JSON data.
+            only: str | None = None, progress: Callable[[str], None] = lambda text: None) -> dict[str, Any]:
+    """Measure several runs and compare each with the first; return the figures as JSON data.
 
     Args:
-        runs: each with what it is called.
-        setting: what is the same for all.
-        rounds: how often each is measured.
-        seconds: how long, each time.
+        runs: the name and the config of each run.
+        setting: the setting that all runs share.
+        rounds: how often each run is measured.
+        seconds: how long each measurement takes.
         only: `train` or `decode`; None: both.
-        told: called with the name of what is measured next.
+        progress: called with the name of each part, `training` or `decoding`, before it starts.
 
     Raises:
         UserError: a run cannot be built or compared.
         RunError: a process of the contest failed.
     """
-    known: list[tuple[str, TrainConfig, Account]] = []
+    contestants: list[Contestant] = []
     for name, run in runs:
         with _naming(name):
             config = completed(run, setting)
-            known.append((name, config, account(config, setting)))
-    if only == "decode" and not any(one.writes for _, _, one in known):
+            contestants.append(Contestant(name, config, account(config, setting)))
+    any_writes = any(contestant.account.writes for contestant in contestants)
+    if only == "decode" and not any_writes:
         raise UserError("none of these models writes; one that does has causal: true and head lm, or is a seq2seq")
-    found: dict[str, Any] = {
+    results: dict[str, Any] = {
         "setting": {**asdict(setting), "prompt": setting.prompt, "rounds": rounds, "seconds": seconds,
                     "threads": torch.get_num_threads(), "device": "cuda" if torch.cuda.is_available() else "cpu"},
-        "contestants": [{"name": name, "task": one.name, "parameters": one.parameters, "flops_per_token": one.flops_per_token,
-                         "train": None, "decode": []} for name, _, one in known]}
+        "contestants": [_entry(contestant) for contestant in contestants]}
     if only != "decode":
-        told("training")
-        _train(known, setting, found, rounds, seconds)
-    if only != "train" and any(one.writes for _, _, one in known):
-        told("decoding")
-        _decode(known, setting, found, rounds, seconds)
-    return found
+        progress("training")
+        _train(contestants, setting, results, rounds, seconds)
+    if only != "train" and any_writes:
+        progress("decoding")
+        _decode(contestants, setting, results, rounds, seconds)
+    return results
 
 
-def _train(known: Sequence[tuple[str, TrainConfig, Account]], setting: Setting, found: dict[str, Any], rounds: int,
-           seconds: float) -> None:
+def _entry(contestant: Contestant) -> dict[str, Any]:
+    """The entry of a contestant in the results, before it is measured."""
+    account = contestant.account
+    return {"name": contestant.name, "task": account.name, "parameters": account.parameters,
+            "flops_per_token": account.flops_per_token, "train": None, "decode": []}
+
+
+def _train(contestants: Sequence[Contestant], setting: Setting, results: dict[str, Any], rounds: int, seconds: float) -> None:
+    """Measure all contestants in training, and put the figures into `results`."""
     with ExitStack() as stack:
         machine = stack.enter_context(process("the machine", "gemm", None, setting))
-        asks = [stack.enter_context(process(name, "train", config, setting)) for name, config, _ in known]
-        # short turns of the machine's product suffice for its peak
-        turns = [partial(machine, min(seconds, 0.5), 1), *(partial(ask, seconds, setting.batch_size) for ask in asks)]
+        measures = [stack.enter_context(process(contestant.name, "train", contestant.config, setting))
+                    for contestant in contestants]
+        # short turns of the machine's matrix product suffice for its peak
+        turns = [partial(machine, min(seconds, 0.5), 1)]
+        turns += [partial(measure, seconds, setting.batch_size) for measure in measures]
         peak, *samples = play(turns, rounds)
-    found["setting"]["gemm_flops"] = max(sample.rate for sample in peak)
-    for entry, (_, _, one), own in zip(found["contestants"], known, samples, strict=True):
-        entry["train"] = figures(own, samples[0])
-        entry["train"]["mfu"] = utilisation(entry["train"]["tokens_per_second"], one.flops_per_token, peak)
+    results["setting"]["gemm_flops"] = max(sample.rate for sample in peak)
+    for entry, contestant, own_samples in zip(results["contestants"], contestants, samples, strict=True):
+        entry["train"] = figures(own_samples, samples[0])
+        entry["train"]["mfu"] = utilisation(entry["train"]["tokens_per_second"], contestant.account.flops_per_token, peak)
 
 
-def _decode(known: Sequence[tuple[str, TrainConfig, Account]], setting: Setting, found: dict[str, Any], rounds: int,
-            seconds: float) -> None:
-    writing = [i for i, (_, _, one) in enumerate(known) if one.writes]
+def _decode(contestants: Sequence[Contestant], setting: Setting, results: dict[str, Any], rounds: int, seconds: float) -> None:
+    """Measure the contestants that can write in decoding, one text at a time and in batches; add figures to `results`."""
+    entries = zip(results["contestants"], contestants, strict=True)
+    writers = [(entry, contestant) for entry, contestant in entries if contestant.account.writes]
     for rows in sorted({1, setting.batch_size}):
         with ExitStack() as stack:
-            asks = [stack.enter_context(process(known[i][0], "decode", known[i][1], setting)) for i in writing]
-            samples = play([partial(ask, seconds, rows) for ask in asks], rounds)
-        for i, own in zip(writing, samples, strict=True):
-            found["contestants"][i]["decode"].append({"batch_size": rows, **figures(own, samples[0])})
+            measures = [stack.enter_context(process(contestant.name, "decode", contestant.config, setting))
+                        for _, contestant in writers]
+            samples = play([partial(measure, seconds, rows) for measure in measures], rounds)
+        for (entry, _), own_samples in zip(writers, samples, strict=True):
+            entry["decode"].append({"batch_size": rows, **figures(own_samples, samples[0])})
 
 
 @contextmanager
-def process(name: str, measured: str, config: TrainConfig | None, setting: Setting) -> Iterator[Ask]:
-    """A process that measures when asked; see `work`. It is waited for when it is first asked, and ended at the end.
+def process(name: str, measured: str, config: TrainConfig | None, setting: Setting) -> Iterator[Measure]:
+    """A function that measures in a process of its own, which runs `work` and is killed at the end of the context.
 
-    Raises, when asked:
-        UserError, RunError: what went wrong in it, with the name.
+    The process starts at once; the first call waits until it is ready, so that several can start side by side.
+
+    Raises, when called:
+        UserError, RunError: the process failed; the message begins with `name`.
     """
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
@@ -100,17 +121,17 @@ def process(name: str, measured: str, config: TrainConfig | None, setting: Setti
 
     def answer() -> Any:
         try:
-            said = ours.recv()
+            reply = ours.recv()
         except EOFError:
             worker.join()
             raise RunError(f"{name}: its process ended with code {worker.exitcode} while it was measured ({measured}); "
                            "if it was killed, memory may have run out: a smaller --batch-size or --length needs less") from None
-        if isinstance(said, Sample) or said is None:
-            return said
-        text, exit_code = said
+        if isinstance(reply, Sample) or reply is None:  # None: the process is ready
+            return reply
+        text, exit_code = reply
         raise (UserError if exit_code == UserError.exit_code else RunError)(f"{name}: {text}")
 
-    def ask(seconds: float, rows: int) -> Sample:
+    def measure(seconds: float, rows: int) -> Sample:
         nonlocal ready
         if not ready:
             answer()
@@ -120,15 +141,16 @@ def process(name: str, measured: str, config: TrainConfig | None, setting: Setti
         return sample
 
     try:
-        yield ask
+        yield measure
     finally:
-        worker.kill()  # Lightning would only note a SIGTERM
+        worker.kill()  # not `terminate`: Lightning catches SIGTERM and trains on
         worker.join()
         ours.close()
 
 
 @contextmanager
 def _naming(name: str) -> Iterator[None]:
+    """Put the name of a run before the messages of errors."""
     try:
         yield
     except MiniformerError as error:

@@ -1,4 +1,4 @@
-"""A contestant: the run that a spec describes, completed without data, and batches made up in the shapes of a comparison."""
+"""A contestant: the run that a spec describes, completed without its data, and artificial batches for it to train on."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from miniformer.train.train_config import TrainConfig
 
 Precision = Literal[32, "bf16"]
 BATCHES, RECORDS = 4, 3000
-"""Batches that are trained on in turn, and embedded records that a task may learn labels and scales from, at most."""
+"""Number of batches that are trained on in turn; most embedded records from which a task learns labels and scales."""
 ENDLESS = 10**6
-"""Steps of a run that is stopped from outside; so the learning rate stays in its warm-up, and the loss finite."""
+"""Steps of a run that is stopped from outside. With so many, it never leaves its warm-up, and its loss stays finite."""
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is the same for all contestants.
+    """The setting that all contestants share.
 
     Attributes:
-        batch_size: rows of a training batch, and texts that are written at once beside one alone.
-        length: tokens of a training row, and of a text with its prompt, which is a quarter of it.
-        precision: of training; bf16 is autocast, as in a run.
-        decode_precision: of the weights in decoding.
+        batch_size: rows of a training batch. Decoding is measured with so many texts at once, and with one alone.
+        length: tokens of a training row, and of a written text including its prompt.
+        precision: the precision of training; bf16 means autocast, as in a run.
+        decode_precision: the precision of the weights in decoding.
     """
 
     batch_size: int
@@ -43,12 +43,12 @@ class Setting:
 
     @property
     def prompt(self) -> int:
-        """Tokens of a prompt."""
+        """Tokens of a prompt: a quarter of the text."""
         return max(1, self.length // 4)
 
 
 class MadeUp:
-    """A tokenizer to which every text but an empty one is `length` tokens drawn evenly, so that batches have their shape."""
+    """A tokenizer that encodes any text as `length` random tokens (an empty one as none), so that all batches are full."""
 
     pad_id: int = 0
     bos_id: int | None = None
@@ -74,17 +74,19 @@ class MadeUp:
 
 
 def completed(run: TrainConfig, setting: Setting) -> TrainConfig:
-    """The run with all that data would decide: its task has learnt from embedded records, its model has outputs for it.
+    """The run with everything filled in that its data would decide.
+
+    Its task learns from embedded records, and its model gets as many outputs as the task then needs.
 
     Raises:
-        UserError: it cannot be compared: it reads features, or its task has no embedded records.
+        UserError: the run cannot be compared: it reads features, or its task has no embedded records.
     """
     fields = dict(run.architecture)
     if fields.get("input_dim") is not None:
         raise SpecError("this model reads series of numbers; bench compares models that read tokens")
     vocab_size = fields.setdefault("vocab_size", run.tokenizer_vocab_size)
     spec = task_spec(run)
-    task = build(Task, spec.name)  # what a run learnt from its own data does not fit these
+    task = build(Task, spec.name)  # without the options that were learnt from the run's own data, such as its labels
     try:
         learnt = {**task.fit(_records(task)), **task.fit_tokenizer(MadeUp(vocab_size, setting.length))}
     except ValueError as error:
@@ -106,29 +108,31 @@ def new_model(config: TrainConfig) -> BlockAssembly:
 
 def batches(config: TrainConfig, setting: Setting) -> list[Batch]:
     """Training batches of a completed run, with rows of `setting.length` tokens, collated by its task."""
-    task, wanted = build(Task, config.task), BATCHES * setting.batch_size
+    task, n_examples = build(Task, config.task), BATCHES * setting.batch_size
     tokenizer = MadeUp(config.architecture["vocab_size"], setting.length)
-    made = (example for record in cycle(_records(task)) for example in task.examples(record, tokenizer, setting.length)
-            if len(example.tokens))
-    examples = list(islice(made, wanted))
+    endless = (example for record in cycle(_records(task)) for example in task.examples(record, tokenizer, setting.length)
+               if len(example.tokens))
+    examples = list(islice(endless, n_examples))
     rows: Sequence[Example] | PackedRows = PackedRows(examples, setting.length) if task.packs else examples
-    return [task.collate([rows[i + row] for row in range(setting.batch_size)]) for i in range(0, wanted, setting.batch_size)]
+    starts = range(0, n_examples, setting.batch_size)
+    return [task.collate([rows[start + row] for row in range(setting.batch_size)]) for start in starts]
 
 
 def tokens_of(batch: Batch) -> int:
-    """Tokens that a batch trains on, those of its source included."""
+    """The number of tokens that a batch trains on, its source included; padding does not count."""
     return int(batch.layout.real.sum()) + (0 if batch.source is None else int(batch.source.layout.real.sum()))
 
 
 @dataclass(frozen=True, slots=True)
 class Account:
-    """What is known of a contestant before it runs.
+    """The costs of a contestant, counted before it runs.
 
     Attributes:
-        name: of its task.
-        parameters: numbers that are trained.
-        flops_per_token: of a forward pass over a training row; None: a component decides from values what it computes.
-        writes: it can be decoded with.
+        name: the name of its task.
+        parameters: the number of trained parameters.
+        flops_per_token: operations per token in a forward pass over a training row. None if they cannot be counted, because
+            a component decides from values what it computes.
+        writes: whether it can write text, so that decoding can be measured.
     """
 
     name: str
@@ -138,10 +142,10 @@ class Account:
 
 
 def account(config: TrainConfig, setting: Setting) -> Account:
-    """What a completed run costs, counted on a model without storage.
+    """The costs of a completed run, counted on a model whose tensors have no storage.
 
     Raises:
-        UserError: rows are longer than it reads.
+        UserError: rows are longer than the model can read.
     """
     task = build(Task, config.task)
     spec, assembly = model_spec(config, task), model_class(task)
@@ -162,7 +166,7 @@ def account(config: TrainConfig, setting: Setting) -> Account:
 
 
 def _records(task: Task) -> Iterator[Any]:
-    """Embedded records, read when they are asked for."""
+    """The embedded records of a task, read lazily."""
     try:
         return (record for _, record in islice(task.stdlib(), RECORDS))
     except DataError:

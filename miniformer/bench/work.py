@@ -1,6 +1,7 @@
-"""Measurements, each made in a process of its own when asked: training, decoding, or the machine's matrix product.
+"""The measurements: training, decoding, and the matrix product of the machine.
 
-Each has a process, so that peak memory is that of one contestant and one thing. It waits between its turns.
+Each runs in a process of its own, so that peak memory is that of one contestant in one measurement. Between its turns the
+process waits.
 """
 
 from __future__ import annotations
@@ -25,39 +26,39 @@ from .contestant import ENDLESS, Setting, batches, new_model, tokens_of
 from .rounds import Sample
 
 WARM_UP = 2
-"""Steps before the first that counts: memory is got, kernels are chosen."""
+"""Steps before the first that counts. In them memory is allocated and kernels are chosen."""
 GEMM, GEMM_GPU = 2048, 8192
-"""Rows and columns of the matrices whose product is the machine's peak: enough to keep all of it busy."""
+"""Width of the square matrices whose product measures the peak rate of a CPU and a GPU: large enough to keep it busy."""
 
 
 def work(channel: Connection, measured: str, config: TrainConfig | None, setting: Setting) -> None:
-    """Measure in a process of its own: send None once ready, then a `Sample` for each (seconds, rows) that is asked for.
+    """The main function of a measuring process: send None once ready, then a `Sample` for each (seconds, rows) received.
 
     Args:
-        channel: to who asks, until it is closed. What goes wrong is sent as a text and an exit code.
+        channel: the connection to the contest; the process ends when it is closed. An error is sent as text and exit code.
         measured: `train`, `decode` or `gemm`.
-        config: a completed run; None: of `gemm`.
+        config: a completed run; None for `gemm`.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks ends it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the contest ends this one
     try:
         WORK[measured](channel, config, setting)
     except MiniformerError as error:
         channel.send((str(error), error.exit_code))
-    except EOFError:  # nobody asks any more
+    except EOFError:  # the contest has closed the channel
         pass
     except Exception as error:
         channel.send((f"{type(error).__name__}: {str(error) or 'no more is said'}", 1))
 
 
 def train(channel: Connection, config: TrainConfig, setting: Setting) -> None:
-    """Tokens trained on per second, in Lightning's loop as a run has it, without its files and measurements."""
+    """Tokens trained on per second, in Lightning's loop as in a run, but without writing files or evaluating."""
     import pytorch_lightning as pl
 
     from miniformer.train.module import MiniFormerLitModule
     from miniformer.train.trainer import lightning_trainer, quiet_lightning
 
     class Turns(pl.Callback):
-        """Times the steps of a turn, and waits for the next."""
+        """Times the steps of a turn, then waits for the next turn."""
 
         seconds, tokens, start = 0.0, 0, 0.0
 
@@ -76,16 +77,16 @@ def train(channel: Connection, config: TrainConfig, setting: Setting) -> None:
             self.tokens, self.start = 0, perf_counter()
 
     with quiet_lightning():
-        made = batches(config, setting)
-        tokens = [tokens_of(batch) for batch in made]
+        train_batches = batches(config, setting)
+        tokens = [tokens_of(batch) for batch in train_batches]
         module = MiniFormerLitModule(config)
         trainer = lightning_trainer(config, Path(tempfile.gettempdir()), ENDLESS, [Turns()], logger=False,
                                     enable_progress_bar=False, accelerator="auto", devices=1)  # it writes nothing
-        trainer.fit(module, islice(cycle(made), ENDLESS))
+        trainer.fit(module, islice(cycle(train_batches), ENDLESS))
 
 
 def decode(channel: Connection, config: TrainConfig, setting: Setting) -> None:
-    """Tokens written per second, greedily, with the prompt's pass; always whole texts."""
+    """Tokens written per second, greedily and always to the end of a text; the pass over the prompt is included."""
     model = new_model(config).eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu", torch.bfloat16 if setting.decode_precision == "bf16" else None)
     new = setting.length - setting.prompt
@@ -93,7 +94,7 @@ def decode(channel: Connection, config: TrainConfig, setting: Setting) -> None:
 
     def write(rows: int, count: int) -> int:
         prompts = torch.randint(sizes.vocab_size, (rows, setting.prompt))
-        model.generate(prompts, count, do_sample=False, eos_id=-1)
+        model.generate(prompts, count, do_sample=False, eos_id=-1)  # no token has id -1, so no text ends early
         return rows * count
 
     write(1, WARM_UP)
@@ -116,12 +117,13 @@ def gemm(channel: Connection, config: None, setting: Setting) -> None:
 
 
 def _answer(channel: Connection, do: Callable[[int], int]) -> None:
-    """Call `do` repeatedly for the seconds asked for, and send its units per second."""
+    """For each (seconds, rows) received, call `do(rows)` repeatedly for so long, and send its units per second."""
     channel.send(None)
     while True:
         (seconds, rows), units = channel.recv(), 0
         settled()
         start = perf_counter()
+        # at least once, however short the turn
         while (spent := perf_counter() - start) < seconds or units == 0:
             units += do(rows)
             settled()
@@ -129,17 +131,17 @@ def _answer(channel: Connection, do: Callable[[int], int]) -> None:
 
 
 def settled() -> None:
-    """Wait until the GPU, if there is one, has finished its work."""
+    """Wait until the GPU has finished its work: calls return before it has. Without a GPU, do nothing."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
 
 def peak_bytes() -> int:
-    """The most memory that this process has had at once: on a GPU what tensors took there, else all that was resident."""
+    """The peak memory of this process: on a GPU that of its tensors there, otherwise its resident memory."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     status = Path("/proc/self/status")
-    if status.is_file():  # ru_maxrss begins with that of the process that started this one
+    if status.is_file():  # not ru_maxrss: it starts at the peak of the parent process
         lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
         return int(lines["VmHWM"].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -55,7 +55,8 @@ def command(spec: str, against: tuple[str, ...], rounds: int, seconds: float, ba
 
     chosen: Precision | None = None if precision is None else "bf16" if precision == "bf16" else 32
     setting = Setting(batch_size, length or 1, chosen or best_precision(), chosen or 32)
-    results = compare(runs, setting, rounds=rounds, seconds=seconds, only=only, told=lambda text: click.echo(text, err=True))
+    results = compare(runs, setting, rounds=rounds, seconds=seconds, only=only,
+                      progress=lambda text: click.echo(text, err=True))
     if as_json:
         click.echo(json.dumps(results, indent=2))
     else:

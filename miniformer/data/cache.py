@@ -1,8 +1,8 @@
-"""The cache of prepared data: what one run read, split and encoded is reused by the next run on the same files.
+"""The cache of prepared data: the next run on the same files need not read, split and encode them again.
 
-An entry is a folder named by the digest of all that decides what is in it: of each file the path, size, inode and times of
-change; the task with its source files, the tokenizer, what is held out, versions. It holds tokens as arrays, which are mapped
-into memory, and where in the files the records are, which are read when asked for.
+An entry is a folder. Its name is the digest of everything that decides its content: path, size, inode and times of change of
+each file; the task with its source files; the tokenizer; the fraction that is held out; versions. It holds the tokens as
+arrays, which are mapped into memory, and the places of the records in the files, from which they are read when needed.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ logger = logging.getLogger(__name__)
 FORMAT = 1
 """Version of the entries; raised when the same files and settings may give other data than before."""
 WORTH = 1_000_000
-"""Bytes of text below which reading the cache would save no time."""
+"""Bytes of text below which a cache would save no time."""
 SETTLED = 2.0
-"""A file that changed less than so many seconds ago is not cached: another change could leave the same time stamp."""
+"""Seconds for which a changed file is not cached: a second change within them could leave the same time stamp."""
 KEPT = 8
-"""Number of entries that are kept: those used last."""
+"""Number of entries that are kept; the ones used least recently are deleted."""
 
 
 class Settings(NamedTuple):
@@ -52,7 +52,7 @@ class Settings(NamedTuple):
 
     Attributes:
         task: the task, in resolved form.
-        paths: training file, file to measure on, file to test on; None where there is none.
+        paths: the training, validation and test files; None for a file that was not given.
         val_fraction, tokenizer, vocab_size: as in `prepare_data`.
     """
 
@@ -64,47 +64,48 @@ class Settings(NamedTuple):
 
 
 class Cache:
-    """Where the data of a run are kept for the next one.
+    """Stores the prepared data of a run and finds them again for the next one.
 
     Args:
-        root: the folder of all entries; it need not be there.
-        settings: the run's.
+        root: the folder of all entries; it is made when the first is written.
+        settings: the settings of the run, which identify its entry.
     """
 
     def __init__(self, root: Path, settings: Settings) -> None:
         self.root, self.settings, self.key = root, settings, key_of(settings)
 
     def load(self) -> PreparedData | None:
-        """The data that an earlier run prepared; None: no entry, or a damaged one, of which a warning is logged."""
+        """The data that an earlier run prepared; None if there is no entry, or it is damaged, which is logged as a warning."""
         if self.key is None or not (folder := self.root / self.key).is_dir():
             return None
         try:
             data = _loaded(folder, self.settings)
-        except Exception as error:  # there is no end to what a damaged file can raise
+        except Exception as error:  # a damaged file can raise almost anything
             logger.warning(f"{folder} is damaged, and is made anew: {' '.join(str(error).split())}")
             return None
         with suppress(OSError):
-            os.utime(folder)  # it is in use
+            os.utime(folder)  # entries are deleted by the time of their last use
         return data if key_of(self.settings) == self.key else None  # a file may have changed since the key was made
 
     def store(self, data: PreparedData) -> None:
-        """Keep prepared data that is documents and nothing else. Where it cannot be written, a warning is logged."""
+        """Write prepared data, if all of them are packed documents. If they cannot be written, a warning is logged."""
         documents = all(isinstance(split.examples, Documents) for split in data.splits.values())
-        if not documents or self.key is None or key_of(self.settings) != self.key:  # a file has changed while it was read
+        # a file that changed while it was read gives another key now
+        if not documents or self.key is None or key_of(self.settings) != self.key:
             return
         try:
             write_folder(self.root / self.key, lambda folder: _write(folder, data))
         except RunError as error:
             logger.warning(f"the prepared data are not kept: {error}")
             return
-        with suppress(OSError):  # another run may be at it too
+        with suppress(OSError):  # another run may be deleting entries too
             entries = [path for path in self.root.iterdir() if path.is_dir() and not path.name.startswith(".")]
             for path in sorted(entries, key=lambda path: path.stat().st_mtime)[:-KEPT]:
                 shutil.rmtree(path, ignore_errors=True)
 
 
 def key_of(settings: Settings) -> str | None:
-    """The digest of all that decides the prepared data; None where it cannot be known, or a cache would save no time."""
+    """The digest of everything that decides the prepared data; None if it is not known, or a cache would save no time."""
     paths = [Path(path) for path in settings.paths if path is not None]
     if stdlib.NAME in settings.paths or STDIN in paths or not all(path.is_file() for path in paths):
         return None
@@ -124,13 +125,13 @@ def key_of(settings: Settings) -> str | None:
 
 
 def _state(path: Path) -> list[Any]:
-    """What changes if a file does."""
+    """A description of a file that changes whenever its content does: path, size, inode and times of change."""
     state = path.stat()
     return [str(path.resolve()), state.st_size, state.st_ino, state.st_mtime_ns, state.st_ctime_ns]
 
 
 def _sources(task: Task) -> list[str]:
-    """Digests of the files that the task's class is written in, which a plugin's author changes between two runs."""
+    """Digests of the source files of a task's class: the author of a plugin may edit them between two runs."""
     modules = {inspect.getmodule(cls) for cls in type(task).__mro__}
     files = sorted(file for module in modules if (file := getattr(module, "__file__", None)))
     return [_digest(Path(file).read_bytes()) for file in files]
@@ -141,7 +142,7 @@ def _digest(content: bytes) -> str:
 
 
 class RecordsOfFile(Sequence[Any]):
-    """Records of a file, read when they are asked for.
+    """The records of a file, each read from it on access.
 
     Args:
         path: the file.
@@ -149,7 +150,7 @@ class RecordsOfFile(Sequence[Any]):
         record: the model of a line.
 
     Raises:
-        DataError: when one is asked for, the file is no longer what it was.
+        DataError: on access, if the file has changed since this object was made.
     """
 
     def __init__(self, path: Path, starts: np.ndarray, record: type[BaseModel]) -> None:
@@ -197,9 +198,10 @@ def _write(folder: Path, data: PreparedData) -> None:
 def _loaded(folder: Path, settings: Settings) -> PreparedData:
     digest, _, text = (folder / "data.json").read_text(encoding="utf-8").partition("\n")
     saved = json.loads(text)
-    for name, found, expected in (("data.json", _digest(text.encode()), digest),
-                                  ("tokenizer.json", _digest((folder / "tokenizer.json").read_bytes()), saved["tokenizer"])):
-        if found != expected:
+    tokenizer_digest = _digest((folder / "tokenizer.json").read_bytes())
+    for name, actual, expected in (("data.json", _digest(text.encode()), digest),
+                                   ("tokenizer.json", tokenizer_digest, saved["tokenizer"])):
+        if actual != expected:
             raise ValueError(f"{name} is not what was written")
     spec = ComponentSpec.model_validate(saved["task"])
     task = build(Task, spec)
@@ -219,7 +221,7 @@ def _loaded(folder: Path, settings: Settings) -> PreparedData:
 
 
 def _sum(array: np.ndarray) -> int:
-    """A checksum as fast as memory is."""
+    """A checksum that takes no longer than reading the array."""
     content = array.view(np.uint8)
-    whole = len(content) // 8 * 8
+    whole = len(content) // 8 * 8  # eight bytes are added at a time, the last few singly
     return int(content[:whole].view(np.uint64).sum()) + int(content[whole:].sum())

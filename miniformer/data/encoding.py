@@ -1,4 +1,4 @@
-"""Records to examples, fast: what a task is about to encode is encoded ahead, many texts at a time and on all cores."""
+"""Turns records into examples fast: the texts of a task are encoded in advance, many at a time and on all cores."""
 
 from __future__ import annotations
 
@@ -14,35 +14,35 @@ from .records import Located
 from .tokenizer import Tokenizer
 
 AT_ONCE = 500_000
-"""Characters that are encoded together: enough for all cores, few enough to hold."""
+"""Characters that are encoded together: enough to keep all cores busy, and few enough to fit in memory."""
 Encode = Callable[[list[str]], list[list[int]]]
 
 
 class Ahead(Tokenizer):
-    """A tokenizer that knows the ids of some texts beforehand, and encodes any other text as usual."""
+    """A tokenizer that has the ids of some texts already, and encodes any other text as usual."""
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         vars(self).update(vars(tokenizer))
-        self.known: dict[str, list[int]] = {}
+        self.ids_of: dict[str, list[int]] = {}
 
     def encode_whole(self, text: str) -> list[int]:
-        ids = self.known.get(text)
+        ids = self.ids_of.get(text)
         return super().encode_whole(text) if ids is None else ids.copy()
 
 
 def examples_of(task: Task, records: Sequence[Located], tokenizer: Tokenizer, limit: int | None) -> Iterator[Example]:
-    """The examples of all records in order, those that `task.examples` gives of each.
+    """The examples that `task.examples` makes from each record, in the order of the records.
 
-    Texts that the task yields of a record (`Task.texts`) are encoded ahead; what else it encodes is encoded singly.
+    Texts that `Task.texts` yields for a record are encoded in advance; any other text that the task encodes, one at a time.
 
     Raises:
-        DataError: with file and line, where the task refuses a record.
+        DataError: the task refuses a record; the message names its file and line.
     """
-    if type(tokenizer) is not Tokenizer:  # another class may have a way of its own
+    if type(tokenizer) is not Tokenizer:  # a subclass may encode differently
         yield from _singly(task, records, tokenizer, limit)
         return
     ahead = Ahead(tokenizer)
-    for part, ahead.known in _in_parts(task, records, tokenizer):
+    for part, ahead.ids_of in _in_parts(task, records, tokenizer):
         yield from _singly(task, part, ahead, limit)
 
 
@@ -56,7 +56,7 @@ def _singly(task: Task, records: Sequence[Located], tokenizer: Tokenizer, limit:
 
 def _in_parts(task: Task, records: Sequence[Located], tokenizer: Tokenizer
              ) -> Iterator[tuple[Sequence[Located], dict[str, list[int]]]]:
-    """The records in parts, each with the ids of its texts. A few parts are encoded while another is used."""
+    """The records in parts, each with the ids of its texts. While one part is used, the next ones are encoded."""
     encode: Encode | None = None
     workers = os.cpu_count() or 1
     waiting: deque[tuple[Sequence[Located], list[str], Future[list[list[int]]]]] = deque()
@@ -76,20 +76,20 @@ def _parts(task: Task, records: Sequence[Located]) -> Iterator[tuple[Sequence[Lo
     start, size, texts = 0, 0, list[str]()
     for stop, located in enumerate(records, start=1):
         try:
-            found = list(task.texts(located.record))
-        except ValueError:  # whether the record is refused, `examples` says
-            found = []
-        texts += found
-        size += sum(map(len, found))
+            record_texts = list(task.texts(located.record))
+        except ValueError:  # `examples` decides whether the record is refused, and reports it
+            record_texts = []
+        texts += record_texts
+        size += sum(map(len, record_texts))
         if size > AT_ONCE or stop == len(records):
             yield records[start:stop], texts
             start, size, texts = stop, 0, []
 
 
 def _encoder(tokenizer: Tokenizer, texts: list[str], few: bool) -> Encode:
-    """The fastest way to encode texts such as these: tiktoken's where it is known, and seen in a sample, to be the same."""
+    """The fastest way to encode texts like these: tiktoken, if it gives the tokenizer's ids by design and on a sample."""
     sample = texts[::max(1, len(texts) // 8)]
-    fast = None if few else tokenizer.fast  # to find it takes longer than to encode a few
+    fast = None if few else tokenizer.fast  # building it takes longer than encoding a few texts
     if fast is not None and fast(sample) == list(map(tokenizer.encode_whole, sample)):
         return fast
     return lambda texts: [encoding.ids for encoding in tokenizer.backend.encode_batch_fast(texts)]

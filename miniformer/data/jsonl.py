@@ -19,7 +19,15 @@ SHOULD_BE = "Input should be "
 
 
 class Line(NamedTuple):
-    """A line of a file: where it stands (`file:line`), its text, the object in it, the record that it makes, its first byte."""
+    """A line of a file.
+
+    Attributes:
+        where: its place, `file:line`.
+        text: the line itself.
+        data: the JSON object in it.
+        record: the record made from that object.
+        start: the offset in bytes at which the line begins.
+    """
 
     where: str
     text: str
@@ -29,7 +37,7 @@ class Line(NamedTuple):
 
 
 def read_records(path: str | Path, record: type[R]) -> Iterator[tuple[str, R]]:
-    """The records of a file, each with where it stands (`file:line`). Blank lines are passed over.
+    """The records of a file, each with its place (`file:line`). Blank lines are skipped.
 
     Raises:
         DataError: no such file, a directory, not UTF-8, not JSON, not an object, a field missing or of the wrong type,
@@ -40,7 +48,7 @@ def read_records(path: str | Path, record: type[R]) -> Iterator[tuple[str, R]]:
 
 
 def read_lines(path: Path, record: type[BaseModel]) -> Iterator[Line]:
-    """The lines of a file, or with the path `-` of standard input, as `read_records` reads them; the same errors."""
+    """The lines of a file, or of standard input if the path is `-`. Blank lines are skipped; errors as `read_records`."""
     empty = True
     for where, text, start in _lines(path):
         yield _parsed(where, text, start, record)
@@ -50,7 +58,7 @@ def read_lines(path: Path, record: type[BaseModel]) -> Iterator[Line]:
 
 
 def records_at(path: Path, starts: Iterable[int], record: type[R]) -> Iterator[R]:
-    """The records of the lines that start at some bytes of a file that `read_lines` has read."""
+    """The records of the lines that begin at the byte offsets `starts` in a file that `read_lines` has read before."""
     with path.open("rb") as file:
         for start in starts:
             file.seek(start)
@@ -59,21 +67,21 @@ def records_at(path: Path, starts: Iterable[int], record: type[R]) -> Iterator[R
 
 
 def check_file(path: Path) -> None:
-    """Raise what `read_records` would of a file that cannot be read at all.
+    """Raise the error of `read_records` if a file cannot be read at all, before anything else is done.
 
-    A pipe and standard input are left alone, as they can be read once.
+    A pipe and standard input are not touched: they can be read only once.
     """
     if path != STDIN and (path.is_file() or path.is_dir() or not path.exists()):
         next(_lines(path), None)
 
 
 def named(path: str | Path) -> str:
-    """What a message calls a file."""
+    """The name of a file in messages."""
     return "standard input" if Path(path) == STDIN else str(path)
 
 
 def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
-    """Lines that are not blank, with the byte they start at. Only newlines end a line: JSON text may hold other separators."""
+    """Place, text and first byte of each line that is not blank. Only newlines end a line: JSON may hold other separators."""
     name, start = named(path), 0
     try:
         with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
@@ -81,7 +89,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
                 where = f"{name}:{number}"
                 try:
                     line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip()
-                except UnicodeDecodeError as error:  # whose places are those after a byte order mark
+                except UnicodeDecodeError as error:  # its positions count from after a byte order mark
                     raise DataError(f"{where}: not UTF-8: byte 0x{error.object[error.start]:02x} at column "
                                     f"{error.start + 1}; save the file as UTF-8") from None
                 if line:
@@ -96,7 +104,7 @@ def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
 
 
 def _near(path: Path) -> str:
-    """A hint at files beside a missing one, by names without suffixes: data files are alike in those."""
+    """A hint at similar files beside a missing one. Names are compared without suffixes, which most data files share."""
     files = sorted(p for p in path.parent.glob("*") if not p.is_dir()) if path.parent.is_dir() else []
     close = [file.name for stem in nearest(path.stem, {file.stem for file in files})
              for file in sorted(files, key=lambda file: file.suffix != path.suffix) if file.stem == stem]
@@ -111,7 +119,7 @@ def _parsed(where: str, line: str, start: int, record: type[BaseModel]) -> Line:
     except json.JSONDecodeError as error:
         message = error.msg.removesuffix(" at")
         raise DataError(f"{where}: not JSON: {message} at column {error.colno}; found {_cut(line)}") from None
-    except (ValueError, RecursionError) as error:  # a constant, a doubled key, a number or nesting without bounds
+    except (ValueError, RecursionError) as error:  # NaN, a repeated key, or too long a number or nesting
         raise DataError(f"{where}: not usable JSON: {error}") from None
     if not isinstance(data, dict):
         raise DataError(f"{where}: expected a JSON object such as {_sketch(record)}; found {_cut(line)}")
@@ -119,7 +127,7 @@ def _parsed(where: str, line: str, start: int, record: type[BaseModel]) -> Line:
 
 
 def validated(where: str, data: dict[str, Any], record: type[R]) -> R:
-    """The record that an object makes.
+    """The record made from a JSON object.
 
     Raises:
         DataError: with `where`, the field, what was found and what was expected.
@@ -135,17 +143,17 @@ def _first_fault(error: ValidationError, data: dict[str, Any]) -> str:
     fault = faults[0]
     field = str(fault["loc"][0]) if fault["loc"] else ""
     if fault["type"] == "missing":
-        found = _cut(", ".join(map(repr, data))) or "no fields"
-        return f"field {field!r} is missing; found {found}{did_you_mean(field, data)}"
+        names = _cut(", ".join(map(repr, data))) or "no fields"
+        return f"field {field!r} is missing; found {names}{did_you_mean(field, data)}"
     message = fault["msg"].removeprefix("Value error, ")
     if not field:  # a fault of the record as a whole
         return message
-    for other in faults[1:]:  # of a field that may be one of several things, each has its own
-        if other["loc"][:-1] == fault["loc"][:-1] and other["input"] is fault["input"]:
-            message += f" or {other['msg'].removeprefix(SHOULD_BE)}"
+    for next_fault in faults[1:]:  # pydantic reports one fault for each type that a field may have
+        if next_fault["loc"][:-1] == fault["loc"][:-1] and next_fault["input"] is fault["input"]:
+            message += f" or {next_fault['msg'].removeprefix(SHOULD_BE)}"
     place = "".join(f", element {at + 1}" for at in fault["loc"][1:] if isinstance(at, int))
-    found = json.dumps(fault["input"], default=repr)
-    return f"field {field!r}{place}: {message[:1].lower()}{message[1:]}; found {_cut(found)}"
+    value = json.dumps(fault["input"], default=repr)
+    return f"field {field!r}{place}: {message[:1].lower()}{message[1:]}; found {_cut(value)}"
 
 
 def _sketch(record: type[BaseModel]) -> str:

@@ -1,4 +1,4 @@
-"""From a run's data settings to examples: read, split, learn labels, get a tokenizer, encode."""
+"""From the data settings of a run to examples: read, split, learn labels, get a tokenizer, encode."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from .records import Located, hold_out, read, some_text
 from .tokenizer import NoTokenizer, Tokenizer
 
 TOKENIZER_BYTES = 8_000_000
-"""Most characters that a tokenizer is trained on; more would change few merges."""
+"""The most characters that a tokenizer is trained on; more would change only few merges."""
 
 
 @dataclass(frozen=True, slots=True)
 class PreparedData:
-    """A run's data, and what was learnt from it.
+    """The data of a run, and the task and tokenizer that were fitted to them.
 
     Attributes:
-        task_spec, task: the task, with the options that the training records decide (its labels).
-        tokenizer: given, or trained on the training texts; one without tokens where the inputs are features.
-        train, val, test: records and their examples.
-        fingerprint: digests and counts, to tell whether two runs saw the same data.
-        lines: of each split by name, the bytes of its file at which the lines of its records start.
+        task_spec, task: the task, with the options that the training records decide, such as its labels.
+        tokenizer: the one passed in, or one trained on the training texts; it has no tokens if the inputs are features.
+        train, val, test: the records of each split and their examples.
+        fingerprint: digests and counts of the records, to check whether two runs used the same data.
+        lines: for each split by name, the offsets in bytes at which the lines of its records begin in their file.
     """
 
     task_spec: ComponentSpec
@@ -46,7 +46,7 @@ class PreparedData:
 
     @property
     def splits(self) -> dict[str, Split]:
-        """The splits by name, each once: not the held-out one where it is the training records again."""
+        """The splits by name. `val` is missing if it is the training data itself."""
         return {name: getattr(self, name) for name in self.lines}
 
 
@@ -57,29 +57,29 @@ def prepare_data(task_spec: ComponentSpec, train_path: str, val_path: str | None
 
     Args:
         task_spec: the task, in resolved form.
-        train_path, val_path, test_path: JSONL files, `stdlib`, or `-`: standard input, which is read once; without `val_path`
-            records are held out.
-        val_fraction: part that is held out.
-        tokenizer: None: one of `vocab_size` tokens is trained on the training texts.
-        max_len: longest example in tokens; longer ones are cut, except where the task packs.
+        train_path, val_path, test_path: JSONL files, `stdlib` (the embedded corpus), or `-` (standard input, which is read
+            once). Without `val_path`, part of the training records is held out.
+        val_fraction: the part that is held out.
+        tokenizer: the tokenizer; if None, one of `vocab_size` tokens is trained on the training texts.
+        max_len: longest example in tokens. Longer ones are cut, unless the task packs documents into rows.
 
     Raises:
-        DataError: with file and line.
+        DataError: a file or a record cannot be used; the message names the file, and the line if there is one.
     """
     task = build(Task, task_spec)
-    everything, told = read(train_path, task)
-    train, fingerprint = everything, {"train": told}
+    everything, train_fingerprint = read(train_path, task)
+    train, fingerprint = everything, {"train": train_fingerprint}
     if val_path is None:
         train, val = hold_out(everything, val_fraction, named(train_path))
     elif val_path == train_path:
-        val, fingerprint["val"] = train, told
+        val, fingerprint["val"] = train, train_fingerprint
     else:
         val, fingerprint["val"] = read(val_path, task)
     test = None
     if test_path is not None:
         test, fingerprint["test"] = read(test_path, task)
     try:
-        # all records are looked at, held-out ones too: a rare label is then known wherever its record falls
+        # from all records, held-out ones too: else a rare label whose records are all held out would be unknown
         learnt = task.fit([located.record for located in everything])
     except ValueError as error:
         raise DataError(f"{named(train_path)}: {error}") from None
@@ -101,31 +101,31 @@ def prepare_data(task_spec: ComponentSpec, train_path: str, val_path: str | None
 
 
 def _with(spec: ComponentSpec, learnt: Mapping[str, Any]) -> tuple[Task, ComponentSpec]:
-    """A task with more of its options known, and its spec."""
+    """The task and its spec, with the options in `learnt` filled in."""
     spec = resolve("task", {"name": spec.name, **spec.options, **learnt})
     return build(Task, spec), spec
 
 
 def _split(task: Task, records: Sequence[Located], tokenizer: Tokenizer, max_len: int | None) -> Split:
-    """Records and their examples, cut to `max_len` tokens, or as one stream, whose rows are cut when they are packed."""
+    """Records and their examples, cut to `max_len` tokens. A task that packs gets one stream, which is cut into rows later."""
     examples = examples_of(task, records, tokenizer, None if task.packs else max_len)
     return Split([located.record for located in records], gathered(examples) if task.packs else list(examples))
 
 
 def token_counts(examples: Sequence[Example]) -> Mapping[str, int]:
-    """How many examples and tokens there are."""
+    """The number of examples and of tokens."""
     return {"examples": len(examples), "tokens": sum(token_lengths(examples))}
 
 
 def token_lengths(examples: Sequence[Example]) -> list[int]:
-    """Tokens of each example, its source's included."""
+    """The number of tokens of each example, its source included."""
     if isinstance(examples, Documents):
         return examples.lengths
     return list(map(n_tokens, examples))
 
 
 def n_tokens(example: Example) -> int:
-    """Tokens of an example, its source's included."""
+    """The number of tokens of an example, its source included."""
     return len(example.tokens) + (0 if example.source is None else len(example.source))
 
 

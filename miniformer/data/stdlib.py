@@ -1,6 +1,6 @@
-"""The embedded corpus: the standard library of the Python that runs. Real text and code, always there, nothing to load.
+"""The embedded corpus: the standard library of the running Python. It is real text and code that needs no download.
 
-Tests and generated tables are left out, and packages that newer Pythons no longer have.
+Left out are tests, generated tables, and packages that newer Pythons no longer have.
 """
 
 from __future__ import annotations
@@ -20,48 +20,50 @@ LEFT_OUT = {"site-packages", "dist-packages", "test", "tests", "idle_test", "__p
 
 
 def sources() -> Iterator[tuple[str, str]]:
-    """Path below the library and text of each source file, in order of path.
+    """The path (relative to the library) and the text of each source file, sorted by path.
 
     Raises:
-        DataError: this Python has no sources of its library.
+        DataError: this Python comes without the sources of its library.
     """
     root = Path(sysconfig.get_path("stdlib"))
     paths = sorted(path.relative_to(root) for path in root.rglob("*.py")) if root.is_dir() else []
-    kept = [path for path in paths if LEFT_OUT.isdisjoint(path.parts) and not path.parts[0].startswith("config-")]
-    if not kept:
+    usable = [path for path in paths if LEFT_OUT.isdisjoint(path.parts) and not path.parts[0].startswith("config-")]
+    if not usable:
         raise DataError(f"{NAME}: this Python has no sources of its standard library at {root}; give --train-path")
-    for path in kept:
+    for path in usable:
         try:
             yield path.as_posix(), (root / path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError):  # a few old files say another encoding
+        except (OSError, UnicodeDecodeError):  # a few old files are in another encoding
             continue
 
 
 def docstrings() -> Iterator[tuple[str, str, str]]:
-    """Path, package and first paragraph of each docstring, of packages that have at least 60."""
-    found = [(path, Path(path).parts[0].removesuffix(".py"), text) for path, source in sources()
-             for text in _paragraphs(source)]
-    counts = Counter(package for _, package, _ in found)
-    return ((path, package, text) for path, package, text in found if counts[package] >= 60)
+    """The path, package and first paragraph of each docstring, in packages that have at least 60 of them."""
+    documented = [(path, Path(path).parts[0].removesuffix(".py"), text) for path, source in sources()
+                  for text in _paragraphs(source)]
+    counts = Counter(package for _, package, _ in documented)
+    # a package is a label of the embedded classification data, and a rare label cannot be learnt
+    return ((path, package, text) for path, package, text in documented if counts[package] >= 60)
 
 
 def functions(longest: int = 400) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef, str]]:
-    """Place, syntax tree and source of each function of at most `longest` characters, its docstring left out."""
+    """Place (`path:line`), syntax tree and source, without docstring, of each function of at most `longest` characters."""
     for path, source in sources():
         lines = source.splitlines(keepends=True)
         for node in _functions(source):
             first, last = node.lineno - 1, node.end_lineno
-            documented = ast.get_docstring(node, clean=False) is not None
-            if documented and len(node.body) == 1:
+            has_docstring = ast.get_docstring(node, clean=False) is not None
+            if has_docstring and len(node.body) == 1:  # nothing would be left
                 continue
-            start, stop = (node.body[0].lineno - 1, node.body[0].end_lineno) if documented else (first, first)
+            start, stop = (node.body[0].lineno - 1, node.body[0].end_lineno) if has_docstring else (first, first)
             text = textwrap.dedent("".join(lines[first:start] + lines[stop:last]))
-            if text and len(text) <= longest and not text[0].isspace():  # as where a string of many lines stands at its margin
+            # a string of several lines that begins at the margin keeps `dedent` from removing the indentation
+            if text and len(text) <= longest and not text[0].isspace():
                 yield f"{path}:{node.lineno}", node, text
 
 
 def described() -> Iterator[tuple[str, str, str]]:
-    """Place, name and first paragraph of the docstring of each function whose name is not Python's own, as `__init__`."""
+    """The place, name and first docstring paragraph of each function; names that Python gives, as `__init__`, are left out."""
     for path, source in sources():
         for node in _functions(source):
             text = _paragraph(node)

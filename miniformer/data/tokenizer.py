@@ -27,13 +27,13 @@ ROLES = {
 class Tokenizer:
     """A `tokenizers.Tokenizer` with the roles of its special tokens.
 
-    A text is taken whole and as text: the library's truncation and padding are off, and the name of a special token in a
-    document means nothing.
+    Every text is encoded in full, as plain text: the library's truncation and padding are switched off, and the name of a
+    special token in a document (`<eos>`) is encoded like any other characters.
 
     Attributes:
-        backend: the library's tokenizer, from now on this one's own.
-        pad_id, bos_id, eos_id, mask_id: ids of padding, start, end and a masked token; None where there is no such token
-            (pad: 0).
+        backend: the library's tokenizer, whose settings this object changes; do not share it.
+        pad_id, bos_id, eos_id, mask_id: ids of the padding, start, end and mask tokens. None if the tokenizer has no such
+            token, except for `pad_id`, which is then 0.
     """
 
     def __init__(self, backend: Backend) -> None:
@@ -82,7 +82,7 @@ class Tokenizer:
 
     @classmethod
     def of(cls, tokenizer: Any) -> Tokenizer:
-        """This kind of tokenizer from one of the `tokenizers` library or a fast one of `transformers`, which stays as it is.
+        """A `Tokenizer` from a tokenizer of the `tokenizers` library or a fast one of `transformers`, which is copied first.
 
         Raises:
             DataError: it is neither.
@@ -111,7 +111,7 @@ class Tokenizer:
     def encode(self, text: str, return_tensors: Literal["pt"] | None = None) -> Any:
         """Token ids, the start token first; with `return_tensors="pt"` a tensor `[1, T]`.
 
-        An end token that the library's tokenizer adds is left out, so that the text can go on; see `encode_whole`.
+        If the library's tokenizer adds an end token, it is left out, so that the text can be continued; see `encode_whole`.
         """
         ids = self.encode_whole(text)
         if len(ids) > 1 and ids[-1] == self.eos_id:
@@ -123,21 +123,21 @@ class Tokenizer:
         return torch.tensor([ids])
 
     def encode_whole(self, text: str) -> list[int]:
-        """Token ids of a text that does not go on: the end token too, where the library's tokenizer adds one (BERT, T5).
+        """Token ids of a complete text, with the end token if the library's tokenizer adds one (BERT, T5).
 
         Raises:
-            ValueError: half of a surrogate pair is in it, which no UTF-8 has.
+            ValueError: the text holds half of a surrogate pair, which UTF-8 cannot represent.
         """
         try:
             ids: list[int] = self.backend.encode(text).ids
         except TypeError:
-            text.encode()  # which says what is wrong and where
+            text.encode()  # its error names the character and its place
             raise
         return ids
 
     @cached_property
     def fast(self) -> FastBPE | None:
-        """A faster `encode_whole` for many texts at once, where there is one."""
+        """A faster `encode_whole` for many texts at once; None if this tokenizer has none."""
         return FastBPE.of(self.backend)
 
     def decode(self, ids: Iterable[int]) -> str:
@@ -146,7 +146,7 @@ class Tokenizer:
         return text
 
     def byte_lengths(self) -> list[int]:
-        """UTF-8 bytes that each token stands for; special tokens stand for none."""
+        """The number of UTF-8 bytes that each token stands for; 0 for special tokens."""
         special = {i for i, token in self.backend.get_added_tokens_decoder().items() if token.special}
         byte_level = "ByteLevel" in str(type(self.backend.decoder))  # there, each character of a token is one byte
         tokens = ((i, (self.backend.id_to_token(i) or "") if byte_level else self.backend.decode([i]))
@@ -160,7 +160,7 @@ class Tokenizer:
 
 
 class NoTokenizer(Tokenizer):
-    """Stands where a tokenizer would in a run on features: it has no tokens."""
+    """A tokenizer without tokens, for runs whose inputs are features."""
 
     def __init__(self) -> None:
         from tokenizers import Tokenizer as Backend

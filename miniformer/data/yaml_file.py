@@ -1,4 +1,4 @@
-"""YAML and JSON files of fields: of a run, of a model."""
+"""Reads the YAML and JSON files that describe a run or a model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from miniformer.kernel.errors import UserError
 
 
 class Unique(yaml.SafeLoader):
-    """A safe loader that refuses a field that occurs twice, of which YAML would take the last."""
+    """A safe loader that refuses a field that occurs twice; YAML itself would silently use the last one."""
 
     def compose_mapping_node(self, anchor: Any) -> Any:
         node = super().compose_mapping_node(anchor)
@@ -29,7 +29,8 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     """The fields of a YAML or JSON file.
 
     Raises:
-        UserError: it cannot be read, or holds anything but fields. The message names the file, and for broken YAML the line.
+        UserError: the file cannot be read, or holds no mapping of fields. The message names the file and, for broken YAML,
+            the line.
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -43,11 +44,11 @@ def read_fields(path: str | Path) -> dict[str, Any]:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         place, column = ("", "") if mark is None else (f":{mark.line + 1}", f" at column {mark.column + 1}")
-        said = ": ".join(part for part in (error.context, error.problem) if part)
-        raise UserError(f"{path}{place}: not YAML: {said}{column}") from None
-    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a character, a date or nesting that is none
+        reason = ": ".join(part for part in (error.context, error.problem) if part)
+        raise UserError(f"{path}{place}: not YAML: {reason}{column}") from None
+    except (yaml.YAMLError, ValueError, RecursionError) as error:  # a bad character, an impossible date, too deep a nesting
         raise UserError(f"{path}: not YAML: {str(error).splitlines()[0]}") from None
     if not isinstance(data, Mapping):
-        found = "nothing" if data is None else type(data).__name__
-        raise UserError(f"{path}: expected a mapping of fields; found {found}")
+        kind = "nothing" if data is None else type(data).__name__
+        raise UserError(f"{path}: expected a mapping of fields; found {kind}")
     return dict(data)

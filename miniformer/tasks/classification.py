@@ -38,7 +38,7 @@ class Classification(LabelTask):
     Record: ClassVar[type[BaseModel]] = LabelledRecord
 
     def stdlib(self) -> Iterable[tuple[str, LabelledRecord]]:
-        """Docstrings, labelled with the package that they are from."""
+        """Docstrings, each labelled with the package it comes from."""
         return ((path, LabelledRecord(input=text, label=package)) for path, package, text in stdlib.docstrings())
 
     def labels_of(self, record: LabelledRecord) -> Iterable[Label]:
@@ -59,9 +59,9 @@ class Classification(LabelTask):
         return {"accuracy": MulticlassAccuracy(n, average="micro"), "f1": MulticlassF1Score(n, average="macro")}
 
     def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
-        chosen = head.summary(hidden, batch.layout).argmax(dim=-1)
+        predicted = head.summary(hidden, batch.layout).argmax(dim=-1)
         for metric in metrics.values():
-            metric.update(chosen, batch.targets["label"])
+            metric.update(predicted, batch.targets["label"])
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
         common = Counter(example.target for example in train.examples).most_common(1)[0][0]

@@ -1,4 +1,4 @@
-"""How examples become the rows of a batch: padded one by one, or packed already."""
+"""Makes the rows of a batch from examples: pads them, or takes rows that are packed already."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def padded_rows(rows: Sequence[Sequence[int] | Tensor], fill: int = 0) -> tuple[
 
 
 def targets(**columns: Sequence[Any]) -> dict[str, Tensor]:
-    """Tensors of the targets that are known: a column with None in it, as of what is to be predicted, is left out."""
+    """Each column of targets as a tensor. A column with None in it is left out: at prediction no targets are known."""
     return {name: torch.as_tensor(values) for name, values in columns.items() if not any(v is None for v in values)}
 
 
 def with_source(examples: Sequence[Example]) -> Batch:
-    """The batch of examples that have a source.
+    """The batch of examples that have a source, for an encoder-decoder.
 
-    The decoder reads all tokens of a target but the last, and `following` is the token after each. A target of one token is
-    one that is not known yet: nothing follows.
+    The decoder reads all tokens of a target but the last. The batch's target `following` is the token after each of them, or
+    -1. At prediction the target is not known: it is the start token alone, and nothing follows it.
     """
     sources = [example.source for example in examples if example.source is not None]
     tokens, layout = padded_rows([example.tokens[:max(1, len(example.tokens) - 1)] for example in examples])
@@ -58,9 +58,9 @@ def start_of(tokenizer: Tokenizer) -> int:
 
 
 def packed(rows: Sequence[Example]) -> tuple[Tensor, Layout, Tensor]:
-    """Token ids `[B, T]`, their layout, and the token that follows each in its document, or -1, of packed rows."""
+    """Token ids `[B, T]` of packed rows, their layout, and the token that follows each one in its document, or -1."""
     documents = torch.stack([row.documents for row in rows if row.documents is not None])
-    one_each = int(documents.max()) <= 1
+    one_each = int(documents.max()) <= 1  # one document in each row: then no mask between documents is needed
     layout = replace(Layout.from_documents(documents), padded=not bool(documents.all()), packed=not one_each,
                      aligned=one_each)
     return (torch.stack([torch.as_tensor(row.tokens) for row in rows]), layout,

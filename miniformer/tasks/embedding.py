@@ -1,4 +1,4 @@
-"""`embedding`: a vector for a text, near to those of texts that belong to it, with an encoder."""
+"""`embedding`: a vector for each text, such that texts that belong together have similar vectors, with an encoder."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ class Embedding(Task):
 
     The loss is InfoNCE (van den Oord et al. 2018, arXiv:1807.03748), averaged over two questions: which positive of the batch
     belongs to an anchor, and which anchor to a positive. Texts equal to the right one do not count as wrong answers.
-    The loss of a pair depends on the rest of its batch, so a larger `batch_size` asks a harder question; accumulated batches
-    do not, and their losses do not add up to that of one large batch.
+    The loss of a pair depends on the rest of its batch: a larger `batch_size` makes the task harder. Accumulating gradients
+    over several batches does not, and their losses do not add up to the loss of one large batch.
 
     Args:
         size: elements of the vectors.
@@ -80,9 +80,10 @@ class Embedding(Task):
         return replace(example, tokens=example.tokens[:length], target=positive)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        """Rows of the N anchors, then of the N positives, if they are known. Target `text` has one number for equal texts."""
+        """Rows of the N anchors, then of the N positives if they are known. Target `text` is one number for equal texts."""
         pairs = [Example(e.target) for e in examples if e.target is not None]
         tokens, layout = padded([*examples, *pairs])
+        # a digest numbers equal texts alike in every batch and process, which Python's `hash` of strings would not
         texts = [int.from_bytes(hashlib.blake2b(repr(list(e.tokens)).encode(), digest_size=8).digest(), signed=True)
                  for e in [*examples, *pairs]]
         return Batch(tokens, layout, {"text": torch.tensor(texts).view(1 + bool(pairs), -1)})
@@ -92,9 +93,13 @@ class Embedding(Task):
         anchors_NO, positives_NO = full_precision(head.summary(hidden, batch.layout)).chunk(2)
         scores_NN = anchors_NO @ positives_NO.T / self.temperature
         right_N = torch.arange(len(scores_NN), device=scores_NN.device)
-        there, back = (F.cross_entropy(scores.masked_fill(_equal_others(texts), -math.inf), right_N, reduction="sum")
-                       for scores, texts in zip((scores_NN, scores_NN.T), batch.targets["text"].flip(0), strict=True))
-        return LossTerm((there + back) / 2, torch.tensor(len(right_N), device=right_N.device))
+        # anchors look for positives along the rows, and positives for anchors along the columns
+        anchor_texts_N, positive_texts_N = batch.targets["text"]
+        forward_NN = scores_NN.masked_fill(_equal_others(positive_texts_N), -math.inf)
+        backward_NN = scores_NN.T.masked_fill(_equal_others(anchor_texts_N), -math.inf)
+        forward = F.cross_entropy(forward_NN, right_N, reduction="sum")
+        backward = F.cross_entropy(backward_NN, right_N, reduction="sum")
+        return LossTerm((forward + backward) / 2, torch.tensor(len(right_N), device=right_N.device))
 
     def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
         return {"recall_at_1": RecallAt(1), "recall_at_10": RecallAt(10), "mrr": MeanReciprocalRank()}
@@ -116,7 +121,7 @@ class Embedding(Task):
 
 
 class PairRanks(Metric):
-    """Ranks of the right positives among all different ones that were seen, by similarity to their anchors."""
+    """The rank of each pair's positive among all different positives so far, by similarity to the anchor."""
 
     higher_is_better = True
     anchors: list[Tensor]
@@ -135,18 +140,19 @@ class PairRanks(Metric):
         self.texts.append(texts)
 
     def ranks(self) -> Tensor:
-        """Ranks `[N]`, from 1. A tie counts against the model, lest one vector for all texts look good."""
+        """Ranks `[N]`, from 1. A tie counts against the model: otherwise one vector for all texts would look good."""
         anchors_NO, positives_NO, texts_N = map(dim_zero_cat, (self.anchors, self.positives, self.texts))
         texts_C, which_N = torch.unique(texts_N, return_inverse=True)
         candidates_CO = positives_NO.new_zeros(len(texts_C), positives_NO.shape[1])
         candidates_CO[which_N] = positives_NO
-        parts = zip(torch.split(anchors_NO, 1024), torch.split(which_N, 1024), strict=True)  # so that no N x C is held
+        # in parts, since N x C scores may not fit in memory
+        parts = zip(torch.split(anchors_NO, 1024), torch.split(which_N, 1024), strict=True)
         scores = ((part_NO @ candidates_CO.T, which_N[:, None]) for part_NO, which_N in parts)
         return torch.cat([(scores_NC >= scores_NC.gather(1, which_N1)).sum(dim=1) for scores_NC, which_N1 in scores])
 
 
 class RecallAt(PairRanks):
-    """The part of anchors whose positive is among the nearest `k`."""
+    """The share of anchors whose positive is among the `k` nearest."""
 
     def __init__(self, k: int, **options: Any) -> None:
         super().__init__(**options)
@@ -166,7 +172,7 @@ class MeanReciprocalRank(PairRanks):
 
 
 def _equal_others(texts_N: Tensor) -> Tensor:
-    """`[N, N]` bool, True where another text equals the right one."""
+    """`[N, N]` bool, True where a text other than the right one is equal to it."""
     equal_NN = texts_N[:, None] == texts_N
     return equal_NN.fill_diagonal_(False)
 

@@ -1,4 +1,4 @@
-"""What a sequence task reads: a text, or a series of numbers or of vectors of numbers, such as a time series."""
+"""The input of a sequence task: a text, or a series of numbers or of vectors, such as a time series."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ from miniformer.kernel.task import Tokenizer
 
 NUMBER = {"type": "number"}
 Features = tuple[tuple[float, float], ...]
-"""Mean and standard deviation of each of F features in the training records; empty where they are texts."""
+"""Mean and standard deviation of each of F features in the training records; empty if the inputs are texts."""
 
 
 def _sequence(value: Any) -> Any:
-    """A text or a series as it is; anything else is an error that says what would be right."""
+    """A text or a series, its numbers as floats.
+
+    Raises:
+        ValueError: the value is neither.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, (list, tuple)) and value:
@@ -52,7 +56,9 @@ def texts_of(record: SequenceInput) -> Iterator[str]:
 
 
 def learn_features(records: Sequence[SequenceInput]) -> dict[str, Features]:
-    """The option `features`: mean and deviation of each. Steps unlike the first are left out; `encode_input` refuses them.
+    """The option `features`: mean and standard deviation of each feature; nothing for texts.
+
+    Steps with another number of features than the first are ignored here; `encode_input` refuses them, naming the step.
 
     Raises:
         ValueError: numbers are so large that their mean or deviation is not finite.
@@ -66,10 +72,10 @@ def learn_features(records: Sequence[SequenceInput]) -> dict[str, Features]:
 
 
 def scale_of(field: str, numbers: np.ndarray) -> tuple[float, float]:
-    """Mean and deviation of numbers.
+    """Mean and standard deviation of the numbers of a field; only the message of an error uses its name.
 
     Raises:
-        ValueError: they are not finite; the message names the field and the largest number.
+        ValueError: one of the two is not finite; the message names the field and the largest number.
     """
     with np.errstate(over="ignore", invalid="ignore"):
         mean, std = float(numbers.mean()), float(numbers.std())
@@ -84,7 +90,7 @@ def encode_input(record: SequenceInput, tokenizer: Tokenizer, features: Features
     """Token ids of a text, or standardised features `[T, F]` of a series.
 
     Raises:
-        ValueError: it is not like the training records, too far from them, or there is nothing in it.
+        ValueError: the input is of another kind than the training records, too far from them, or empty.
     """
     if isinstance(record.input, str):
         if features:
@@ -109,7 +115,7 @@ def encode_input(record: SequenceInput, tokenizer: Tokenizer, features: Features
 
 
 def _steps(record: SequenceInput) -> list[list[float]]:
-    """A series as vectors, plain numbers being vectors of one."""
+    """A series as a list of vectors. A plain number is a vector of one."""
     return [step if isinstance(step, list) else [step] for step in record.input]  # type: ignore[list-item]
 
 

@@ -1,4 +1,4 @@
-"""Labels as people write them, whole numbers or strings, and what the tasks that give them to a whole input share."""
+"""Labels, whole numbers or strings, and the base class of the tasks that label a whole input."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ Label = StrictInt | StrictStr
 
 
 class LabelIndex(dict[Label, int]):
-    """The place of each label. Looking up any other is an error that names the nearest label.
+    """The output that belongs to each label. Looking up an unknown label is an error that names the nearest one.
 
     Raises:
-        ValueError: a label occurs twice, or two are written alike, since predictions are keyed by what is written.
+        ValueError: a label occurs twice, or two are written alike (1 and "1"): predictions have the written label as key.
     """
 
     def __init__(self, labels: Sequence[Label]) -> None:
@@ -39,7 +39,7 @@ class LabelIndex(dict[Label, int]):
 
 
 class LabelTask(Task):
-    """A task that gives labels to a text or a series; it learns which labels there are, and the features of a series."""
+    """A task that labels a text or a series. It learns the labels, and the scale of features, from the training records."""
 
     Input: ClassVar[type[BaseModel] | None] = SequenceInput
     head: ClassVar[str] = "classification"
@@ -51,12 +51,16 @@ class LabelTask(Task):
 
     @abstractmethod
     def labels_of(self, record: Any) -> Iterable[Label]:
-        """The labels that a record has."""
+        """The labels of a record."""
 
     def fit(self, records: Iterable[Any]) -> Mapping[str, Any]:
         records = list(records)
-        labels = {} if self.labels else {"labels": learn_labels(one for record in records for one in self.labels_of(record))}
-        return {**labels, **({} if self.features else learn_features(records))}
+        learnt: dict[str, Any] = {}
+        if not self.labels:
+            learnt["labels"] = learn_labels(label for record in records for label in self.labels_of(record))
+        if not self.features:
+            learnt.update(learn_features(records))
+        return learnt
 
     def texts(self, record: Any) -> Iterator[str]:
         return texts_of(record)
@@ -68,13 +72,13 @@ class LabelTask(Task):
         return Example(encode_input(record, tokenizer, self.features))
 
 
-def learn_labels(found: Iterable[Label]) -> list[Label]:
-    """The different labels in order, numbers first.
+def learn_labels(occurrences: Iterable[Label]) -> list[Label]:
+    """The different labels, sorted, numbers first.
 
     Raises:
-        ValueError: there are fewer than two, or some that cannot be told apart.
+        ValueError: there are fewer than two labels, or two that are written alike.
     """
-    labels = sorted(set(found), key=lambda label: (isinstance(label, str), label))
+    labels = sorted(set(occurrences), key=lambda label: (isinstance(label, str), label))
     if len(labels) < 2:
         what = f"every record has the label {labels[0]!r}" if labels else "no record has a label"
         raise ValueError(f"{what}; expected at least two different labels")

@@ -71,12 +71,12 @@ class LanguageModeling(Task):
                 "xz -9": {"bits_per_byte": 8 * squeezed / max(1, len(text))}}
 
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
-        """The loss of each row in nats, and how many tokens it is the sum of."""
+        """The summed loss of each row in nats, and the number of tokens in that sum."""
         return row_losses(hidden, head, batch.targets["following"])
 
 
 class CountingBytes(BitsPerByte):
-    """Bits per byte, where the predicted tokens `[B, T]` are given and their bytes are counted here."""
+    """Bits per byte, computed from the predicted tokens `[B, T]`, whose bytes are counted here."""
 
     lengths: Tensor
 

@@ -19,7 +19,7 @@ def cross_entropy(logits: Tensor, targets: Tensor) -> LossTerm:
 
 
 def next_tokens(hidden: Tensor, head: Head, following: Tensor) -> LossTerm:
-    """The summed loss, in nats, of predicting what follows each token: `following` `[B, T]`, -1 where nothing does."""
+    """The summed loss, in nats, of predicting the next token. `following` `[B, T]` holds it, or -1 where no token follows."""
     return LossTerm(head.cross_entropy(hidden, following), (following >= 0).sum())
 
 
@@ -32,5 +32,5 @@ def row_losses(hidden: Tensor, head: Head, following: Tensor) -> list[dict[str, 
 
 
 def full_precision(x: Tensor) -> Tensor:
-    """`x` in float32 where it is in half precision, whose sums of many terms are too coarse."""
+    """`x`, in float32 if it is in half precision: sums of many terms need more digits."""
     return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x

@@ -24,18 +24,19 @@ from .losses import full_precision
 from .metrics import Perplexity
 
 MASKED, REPLACED = 0.8, 0.1
-"""Of the tokens to predict, the part shown as the mask token, and the part shown as a random token; the rest stays."""
+"""Shares of the tokens to predict that are shown as the mask token and as a random token; the rest is shown as it is."""
 
 
 class MaskedLanguageModeling(LanguageModeling):
     """Predict the tokens of a text that were hidden, with an encoder. Texts share rows, and never attend to each other.
 
-    A row is masked anew in each epoch, by seed, epoch and place alone. A held-out row always has the same mask.
+    A training row gets a new mask in each epoch, drawn from seed, epoch and place alone, so a run can be repeated. A held-out
+    row always has the same mask, so measurements can be compared.
 
     Args:
         mask_rate: the part of a row's tokens to predict, at least one token.
         mask_id: the token that hides one; learnt from the tokenizer.
-        special: tokens that are never hidden, nor shown in place of one; learnt from the tokenizer.
+        special: tokens that are never hidden and never shown in place of a hidden one; learnt from the tokenizer.
         n_tokens: size of the vocabulary; learnt from the tokenizer.
     """
 
@@ -74,17 +75,17 @@ class MaskedLanguageModeling(LanguageModeling):
     def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
         chosen_BT = batch.targets["chosen"]
         metrics["perplexity"].update(loss.sum, loss.weight)
-        if chosen_BT.any():  # of empty texts nothing is hidden, which the metric cannot take
+        if chosen_BT.any():  # in empty texts nothing is hidden, and the metric fails on no tokens
             metrics["accuracy"].update(head(hidden, chosen_BT).argmax(dim=-1), batch.targets["token"][chosen_BT])
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
-        """Predicting every token of the held-out texts by how often it occurs in training."""
-        known, wanted = (occurrences(split.examples, tokenizer.vocab_size)[self.ordinary.numpy()]
-                         for split in (train, held_out))
-        nats = -float((wanted * np.log((known + 1) / (known + 1).sum())).sum())
-        count = max(1, int(wanted.sum()))
-        return {"unigram": {"loss": nats / count, "perplexity": float(np.exp(nats / count)),
-                            "accuracy": float(wanted[known.argmax()]) / count}}
+        """Predict every token of the held-out texts by its frequency in training."""
+        train_counts, counts = (occurrences(split.examples, tokenizer.vocab_size)[self.ordinary.numpy()]
+                                for split in (train, held_out))
+        nats = -float((counts * np.log((train_counts + 1) / (train_counts + 1).sum())).sum())
+        total = max(1, int(counts.sum()))
+        return {"unigram": {"loss": nats / total, "perplexity": float(np.exp(nats / total)),
+                            "accuracy": float(counts[train_counts.argmax()]) / total}}
 
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """For the hidden tokens of each row: their number, how many are predicted rightly, and their summed loss in nats."""
@@ -98,17 +99,19 @@ class MaskedLanguageModeling(LanguageModeling):
             nats_BT.sum(dim=1).tolist(), chosen_BT.sum(dim=1).tolist(), hits_BT.sum(dim=1).tolist(), strict=True)]
 
     def _hidden(self, tokens_T: Tensor, real_T: Tensor, draw: int) -> tuple[Tensor, Tensor]:
-        """Which tokens of a row to predict, `[T]` bool, and what is shown, `[T]`. Padding does not change either."""
+        """The tokens of a row to predict, `[T]` bool, and the ids shown to the model, `[T]`. Padding does not change either."""
         if self.mask_id is None:
             raise ValueError("masked-lm: the options mask_id, special and n_tokens come from a tokenizer; see fit_tokenizer")
+        # the row itself is in the seed, so that equal draws hide different places in different rows
         generator = torch.Generator().manual_seed(zlib.crc32(tokens_T[real_T].numpy().tobytes(), draw))
-        known_T = tokens_T.clamp(max=len(self.is_ordinary) - 1)
-        places_N = self.is_ordinary[known_T].logical_and(real_T).nonzero()[:, 0]
+        # ids beyond the vocabulary read its last entry, which is False: they are never hidden
+        ids_T = tokens_T.clamp(max=len(self.is_ordinary) - 1)
+        places_N = self.is_ordinary[ids_T].logical_and(real_T).nonzero()[:, 0]
         count = min(len(places_N), max(1, round(self.mask_rate * len(places_N))))
         places_K = places_N[torch.randperm(len(places_N), generator=generator)[:count]]
         chance_K = torch.rand(count, generator=generator)
-        other_K = self.ordinary[torch.randint(max(1, len(self.ordinary)), (count,), generator=generator)]
+        random_K = self.ordinary[torch.randint(max(1, len(self.ordinary)), (count,), generator=generator)]
         shown_K = torch.where(chance_K < MASKED, self.mask_id,
-                              torch.where(chance_K < MASKED + REPLACED, other_K, tokens_T[places_K]))
+                              torch.where(chance_K < MASKED + REPLACED, random_K, tokens_T[places_K]))
         chosen_T = torch.zeros_like(real_T).index_fill(0, places_K, True)
         return chosen_T, tokens_T.index_copy(0, places_K, shown_K)

@@ -15,22 +15,22 @@ NO_FLOAT64 = {"mps"}
 
 
 def widest(device: torch.device) -> torch.dtype:
-    """The float type in which a device keeps sums over many batches."""
+    """The widest float type of a device, for sums over many batches."""
     return torch.float32 if device.type in NO_FLOAT64 else torch.float64
 
 
 def placed(metric: Metric, device: torch.device) -> Metric:
-    """A metric on a device, its sums as wide as they can be there."""
+    """The metric on a device. Its sums keep their type, unless the device lacks it."""
     return metric.set_dtype(widest(device)).to(device) if device.type in NO_FLOAT64 else metric.to(device)
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:
-    """Metrics for JSON, which cannot write infinity or NaN: they become null."""
+    """Metrics for JSON, which has no infinity and no NaN: both become null."""
     return {name: value if math.isfinite(value) else None for name, value in values.items()}
 
 
 class LossRatio(Metric):
-    """A summed loss in nats over a count of something, and a function of the ratio."""
+    """A summed loss in nats, divided by a count, such as that of tokens; subclasses convert the ratio."""
 
     higher_is_better = False
     nats: Tensor
@@ -42,7 +42,7 @@ class LossRatio(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, nats: Tensor, count: Tensor) -> None:
-        """Add a batch."""
+        """Add the summed loss and the count of a batch."""
         self.nats += nats.detach().to(self.nats.dtype)
         self.count += count.to(self.count.dtype)
 
@@ -52,14 +52,14 @@ class LossRatio(Metric):
 
 
 class Perplexity(LossRatio):
-    """exp of the mean loss of a token."""
+    """Perplexity: exp of the mean loss per token."""
 
     def compute(self) -> Tensor:
         return super().compute().exp()
 
 
 class BitsPerByte(LossRatio):
-    """Bits to encode one byte of the text, comparable between tokenizers. A measurement without any text counts as one byte."""
+    """Bits per byte of text, which tokenizers with different vocabularies can be compared by. No text counts as one byte."""
 
     def compute(self) -> Tensor:
         return self.nats / self.count.clamp(min=1) / math.log(2)

@@ -30,11 +30,11 @@ CONSTRUCTS: dict[str, tuple[type[ast.AST], ...]] = {
     "branch": (ast.If, ast.IfExp, ast.Match), "comprehension": (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp),
     "exception": (ast.Try, ast.Raise), "import": (ast.Import, ast.ImportFrom), "lambda": (ast.Lambda,),
     "loop": (ast.For, ast.AsyncFor, ast.While), "with": (ast.With, ast.AsyncWith), "yield": (ast.Yield, ast.YieldFrom)}
-"""What the embedded records are labelled with: the kinds of construct that a function has."""
+"""The labels of the embedded records: the kinds of construct that a function has."""
 
 
 class MultilabelRecord(SequenceInput):
-    """A text or a series and its labels, each a whole number or a string; there may be none."""
+    """A text or a series and its labels, each a whole number or a string. It may have no labels."""
 
     labels: list[Label]
 
@@ -42,7 +42,7 @@ class MultilabelRecord(SequenceInput):
     @classmethod
     def _once_each(cls, labels: list[Label]) -> list[Label]:
         if len(set(labels)) < len(labels):
-            raise ValueError(f"label {next(one for one in labels if labels.count(one) > 1)!r} occurs twice")
+            raise ValueError(f"label {next(label for label in labels if labels.count(label) > 1)!r} occurs twice")
         return labels
 
 
@@ -85,21 +85,21 @@ class Multilabel(LabelTask):
                 "subset_accuracy": MultilabelExactMatch(n)}
 
     def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
-        chosen = (head.summary(hidden, batch.layout) > 0).long()
+        predicted = (head.summary(hidden, batch.layout) > 0).long()
         for metric in metrics.values():
-            metric.update(chosen, batch.targets["labels"].long())
+            metric.update(predicted, batch.targets["labels"].long())
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
-        """One answer for every record: the labels that most training records have, or all labels."""
-        known, wanted = (torch.tensor([example.target for example in split.examples]) for split in (train, held_out))
-        answers = {"the commonest labels": known.mean(dim=0) > 0.5, "all labels": torch.ones(len(self.labels))}
-        found: dict[str, dict[str, float]] = {}
+        """Give every record one answer: the labels that more than half of the training records have, or all labels."""
+        train_labels, labels = (torch.tensor([example.target for example in split.examples]) for split in (train, held_out))
+        answers = {"the commonest labels": train_labels.mean(dim=0) > 0.5, "all labels": torch.ones(len(self.labels))}
+        scores: dict[str, dict[str, float]] = {}
         for name, answer in answers.items():
             metrics = self.metrics(tokenizer)
             for metric in metrics.values():
-                metric.update(answer.long().expand(len(wanted), -1), wanted.long())
-            found[name] = {metric: float(value.compute()) for metric, value in metrics.items()}
-        return found
+                metric.update(answer.long().expand(len(labels), -1), labels.long())
+            scores[name] = {metric: float(value.compute()) for metric, value in metrics.items()}
+        return scores
 
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """The labels of each row that are likelier than not, and the probability of every label."""

@@ -1,4 +1,4 @@
-"""`prefix-lm`: language modelling with an encoder and a decoder: the first part of a text is given, the rest is written."""
+"""`prefix-lm`: write the rest of a text from its first part, with an encoder and a decoder."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ class PrefixLanguageModeling(LanguageModeling):
                 for i, (piece, source) in enumerate(zip(pieces, sources, strict=True)) if i == 0 or len(piece) > 1]
 
     def question(self, record: Any, tokenizer: Tokenizer) -> Example:
-        """The example of a text whose rest is not known: all of it is source."""
+        """The example of a text to continue: all of it is the source."""
         return Example([start_of(tokenizer)], source=tokenizer.encode(record.text))
 
     def cut(self, example: Example, length: int) -> Example:
-        """The example with the last `length` tokens of its source, which the text continues, and the first of its target."""
+        """Keep the last `length` tokens of the source, which the target continues, and the first ones of the target."""
         assert example.source is not None
         return Example(example.tokens[:length + 1], source=example.source[-length:])
 

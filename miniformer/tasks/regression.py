@@ -1,4 +1,4 @@
-"""`regression`: a number for a text or a series, with an encoder. It is learnt in units of its deviation from the mean."""
+"""`regression`: a number for a text or a series, with an encoder. The number is learnt in standard deviations from the mean."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Regression(Task):
         self.input_dim = len(features) or None
 
     def stdlib(self) -> Iterable[tuple[str, ValuedRecord]]:
-        """Short functions and their number of parameters, which can be read off the text."""
+        """Short functions and their numbers of parameters, which a reader can count in the text."""
         for where, node, source in stdlib.functions():
             yield where, ValuedRecord(input=source, value=float(parameters(node)))
 
@@ -95,47 +95,49 @@ class Regression(Task):
 
     def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
         """The squared error, in units of the training records' variance; the weight is the number of rows."""
-        said_B, right_B = self._said(hidden, head, batch), batch.targets["value"]
-        return LossTerm(((said_B - right_B.to(said_B.dtype)) ** 2).sum(), torch.tensor(len(right_B), device=right_B.device))
+        predicted_B, right_B = self._predicted(hidden, head, batch), batch.targets["value"]
+        return LossTerm(((predicted_B - right_B.to(predicted_B.dtype)) ** 2).sum(),
+                        torch.tensor(len(right_B), device=right_B.device))
 
     def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
         """Errors in the number's own unit, and the part of its variance that is explained."""
         return {"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": _R2()}
 
     def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
-        self._measure(metrics, self._said(hidden, head, batch), batch.targets["value"])
+        self._update(metrics, self._predicted(hidden, head, batch), batch.targets["value"])
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
-        wanted = torch.tensor([example.target for example in held_out.examples], dtype=torch.float64)
-        said = torch.tensor([example.target for example in train.examples], dtype=torch.float64).mean().expand_as(wanted)
+        right = torch.tensor([example.target for example in held_out.examples], dtype=torch.float64)
+        train_values = torch.tensor([example.target for example in train.examples], dtype=torch.float64)
+        predicted = train_values.mean().expand_as(right)
         metrics = self.metrics(tokenizer)
-        self._measure(metrics, said, wanted)
-        return {"the mean": {"loss": float(((said - wanted) ** 2).mean()),
+        self._update(metrics, predicted, right)
+        return {"the mean": {"loss": float(((predicted - right) ** 2).mean()),
                              **{name: float(metric.compute()) for name, metric in metrics.items()}}}
 
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """The number of each row, in its own unit."""
-        return [{"value": value * self.std + self.mean} for value in self._said(hidden, head, batch).tolist()]
+        return [{"value": value * self.std + self.mean} for value in self._predicted(hidden, head, batch).tolist()]
 
-    def _said(self, hidden: Tensor, head: Head, batch: Batch) -> Tensor:
+    def _predicted(self, hidden: Tensor, head: Head, batch: Batch) -> Tensor:
         """The predicted numbers `[B]`, in standard deviations from the mean."""
         return full_precision(head.summary(hidden, batch.layout))[:, 0]
 
-    def _measure(self, metrics: Mapping[str, Metric], said: Tensor, right: Tensor) -> None:
-        said, right = (t.to(widest(t.device)) for t in (said, right))
-        metrics["r2"].update(said, right)  # of no unit, and exact near the mean
+    def _update(self, metrics: Mapping[str, Metric], predicted: Tensor, right: Tensor) -> None:
+        predicted, right = (t.to(widest(t.device)) for t in (predicted, right))
+        metrics["r2"].update(predicted, right)  # it has no unit, and is more exact on numbers near 0
         for name in ("mse", "mae"):
-            metrics[name].update(said * self.std + self.mean, right * self.std + self.mean)
+            metrics[name].update(predicted * self.std + self.mean, right * self.std + self.mean)
 
 
 class _R2(R2Score):
-    """Explained variance, 0 where a single record has none to explain."""
+    """The share of the variance that is explained; 0 for a single record, which has no variance."""
 
     def compute(self) -> Tensor:
         return super().compute() if self.total > 1 else torch.zeros_like(self.sum_squared_error)
 
 
 def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
-    """How many parameters a function has."""
+    """The number of parameters of a function."""
     args = node.args
     return len(args.posonlyargs) + len(args.args) + len(args.kwonlyargs) + bool(args.vararg) + bool(args.kwarg)

@@ -37,8 +37,8 @@ class Seq2Seq(Task):
     """Write the target text that belongs to a source text, with an encoder and a decoder: translation, summary, naming.
 
     The decoder reads the target from its start token on and predicts the token after each; the encoder never sees the target.
-    `exact_match` equals that of greedy decoding: where every token is predicted rightly from the right ones before it,
-    greedy decoding writes the target.
+    The metric `exact_match` needs no decoding: if every token is predicted correctly from the correct tokens before it, then
+    greedy decoding writes exactly the target.
     """
 
     Record: ClassVar[type[BaseModel]] = PairRecord
@@ -63,14 +63,14 @@ class Seq2Seq(Task):
         return replace(self.question(record, tokenizer), tokens=[start, *ids, *([] if end is None else [end])])
 
     def question(self, record: Any, tokenizer: Tokenizer) -> Example:
-        """The example of a source whose target is not known: of that there is only the start token."""
+        """The example of a source whose target is not known: the target is the start token alone."""
         source = self.prompt(record.source, tokenizer)
         if not source:
             raise ValueError("field 'source' has no tokens; expected some text")
         return Example([start_of(tokenizer)], source=source)
 
     def prompt(self, text: str, tokenizer: Tokenizer) -> list[int]:
-        """A source is a whole text."""
+        """The token ids of a source, encoded as a complete text, with an end token if the tokenizer adds one."""
         return tokenizer.encode_whole(text)
 
     def cut(self, example: Example, length: int) -> Example:
@@ -96,15 +96,15 @@ class Seq2Seq(Task):
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
         texts = [tuple(map(int, example.tokens[1:])) for example in train.examples]
-        wanted = [tuple(map(int, example.tokens[1:])) for example in held_out.examples]
+        targets = [tuple(map(int, example.tokens[1:])) for example in held_out.examples]
         token = Counter(i for text in texts for i in text).most_common(1)[0][0]
         text = Counter(texts).most_common(1)[0][0]
-        hits = sum(i == token for one in wanted for i in one) / max(1, sum(map(len, wanted)))
+        hits = sum(i == token for target in targets for i in target) / max(1, sum(map(len, targets)))
         return {"unigram": {"loss": unigram(train, held_out, tokenizer)["loss"], "accuracy": hits},
-                "the commonest target": {"exact_match": sum(one == text for one in wanted) / len(wanted)}}
+                "the commonest target": {"exact_match": sum(target == text for target in targets) / len(targets)}}
 
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
-        """The loss of each row's target in nats, and how many tokens it is the sum of."""
+        """The summed loss of each row's target in nats, and the number of tokens in that sum."""
         return row_losses(hidden, head, batch.targets["following"])
 
     def answer(self, model: Any, batch: Batch, tokenizer: Tokenizer) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ from .collate import padded
 from .labels import Label, LabelIndex, learn_labels
 
 NOTHING, UNKNOWN = -2, -1
-"""Targets of a token that is not the first of a word, and of one whose word has no known label."""
+"""Targets without a label: of a token that is not the first of a word, and of a word whose label is not known."""
 KINDS = {tokenize.NAME: "name", tokenize.NUMBER: "number", tokenize.STRING: "string", tokenize.OP: "operator",
          tokenize.COMMENT: "comment"}
 
@@ -48,7 +48,7 @@ class TaggedRecord(WordsInput):
 
 
 class Tags(NamedTuple):
-    """Targets of the T pieces of a sentence, and how many words it has, cut off or not."""
+    """The targets of the T tokens of a sentence, and the number of its words, including any that are cut off."""
 
     pieces: list[int]
     words: int
@@ -116,36 +116,36 @@ class TokenClassification(Task):
 
     def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
         labels_BT = batch.targets["label"]
-        if not (labels_BT >= 0).any():  # all words are cut off, which the metrics cannot take
+        if not (labels_BT >= 0).any():  # all words are cut off, and the metrics fail on no words
             return
-        chosen_N = head(hidden, labels_BT >= 0).argmax(dim=-1)
+        predicted_N = head(hidden, labels_BT >= 0).argmax(dim=-1)
         for metric in metrics.values():
-            metric.update(chosen_N, labels_BT[labels_BT >= 0])
+            metric.update(predicted_N, labels_BT[labels_BT >= 0])
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
-        """The commonest label, and the commonest of each word, from the training records."""
-        pairs, wanted = ([pair for record in split.records for pair in zip(record.tokens, record.labels, strict=True)]
-                         for split in (train, held_out))
-        common = Counter(label for _, label in pairs).most_common(1)[0][0]
-        seen: dict[str, Counter[Label]] = {}
-        for word, label in pairs:
-            seen.setdefault(word, Counter())[label] += 1
-        usual = {word: counts.most_common(1)[0][0] for word, counts in seen.items()}
-        hits = sum(label == common for _, label in wanted)
-        recalled = sum(label == usual.get(word, common) for word, label in wanted)
-        return {f"always {common!r}": {"accuracy": hits / len(wanted)},
-                "each word's usual": {"accuracy": recalled / len(wanted)}}
+        """Give each word the commonest label of the training records, or the one that it has there most often."""
+        train_pairs, pairs = ([pair for record in split.records for pair in zip(record.tokens, record.labels, strict=True)]
+                              for split in (train, held_out))
+        common = Counter(label for _, label in train_pairs).most_common(1)[0][0]
+        label_counts: dict[str, Counter[Label]] = {}
+        for word, label in train_pairs:
+            label_counts.setdefault(word, Counter())[label] += 1
+        usual = {word: counts.most_common(1)[0][0] for word, counts in label_counts.items()}
+        common_hits = sum(label == common for _, label in pairs)
+        usual_hits = sum(label == usual.get(word, common) for word, label in pairs)
+        return {f"always {common!r}": {"accuracy": common_hits / len(pairs)},
+                "each word's usual": {"accuracy": usual_hits / len(pairs)}}
 
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """The label of each word; None for words that were cut off."""
-        spoken_BT = batch.targets["label"] != NOTHING
-        chosen = iter(head(hidden, spoken_BT).argmax(dim=-1).tolist())
-        found = [[self.labels[next(chosen)] for _ in range(n)] for n in spoken_BT.sum(dim=1).tolist()]
+        starts_word_BT = batch.targets["label"] != NOTHING
+        outputs = iter(head(hidden, starts_word_BT).argmax(dim=-1).tolist())  # of all rows, one after the other
+        rows = [[self.labels[next(outputs)] for _ in range(n)] for n in starts_word_BT.sum(dim=1).tolist()]
         return [{"labels": labels + [None] * (words - len(labels))}
-                for labels, words in zip(found, batch.targets["words"].tolist(), strict=True)]
+                for labels, words in zip(rows, batch.targets["words"].tolist(), strict=True)]
 
     def _example(self, words: Sequence[str], labels: Sequence[int], tokenizer: Tokenizer) -> Example:
-        """The tokens of all words, between start and end tokens. Each word is encoded as it is after a space."""
+        """The tokens of all words, between start and end tokens. A space is put before each word, as inside a sentence."""
         start = tokenizer.encode("")
         tokens, pieces = list(start), [NOTHING] * len(start)
         for place, (word, label) in enumerate(zip(words, labels, strict=True), start=1):

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import models, pre_tokenizers, processors, trainers
 
 from miniformer.data import stdlib
-from miniformer.data.bpe import BETWEEN, LONG, FastBPE, told_apart
+from miniformer.data.bpe import BETWEEN, LONG, FastBPE, disputed_characters
 from miniformer.data.tokenizer import SPECIAL, Tokenizer
 
 SOURCES = [text for _, text in stdlib.sources()][:40]
@@ -94,7 +94,7 @@ def test_a_text_that_is_one_long_run_is_no_trouble(run, after):
 
 def test_a_character_that_is_not_of_the_same_class_to_both_libraries_leaves_its_texts_to_tokenizers(monkeypatch):
     fast = FastBPE.of(TRAINED.backend)
-    monkeypatch.setattr("miniformer.data.bpe.told_apart", lambda characters: set("é") & set(characters))
+    monkeypatch.setattr("miniformer.data.bpe.disputed_characters", lambda characters: set("é") & set(characters))
     seen, slow = [], fast.slow
     monkeypatch.setattr(fast, "slow", lambda text: seen.append(text) or slow(text))
     assert fast(["a", "é", "ü", "aé"]) == slowly("ours", ["a", "é", "ü", "aé"])
@@ -103,10 +103,10 @@ def test_a_character_that_is_not_of_the_same_class_to_both_libraries_leaves_its_
     assert seen == ["é", "aé", "bé"]
 
 
-def test_characters_are_told_apart_if_one_library_alone_takes_them_for_letters(monkeypatch):
-    assert told_apart("aé1 \u0378") == set()
+def test_characters_are_disputed_if_one_library_alone_takes_them_for_letters(monkeypatch):
+    assert disputed_characters("aé1 \u0378") == set()
     monkeypatch.setattr("miniformer.data.bpe.CLASSES", ((r"[a\p{L}]+", r"[^b]+"),))
-    assert told_apart("ab1") == {"a"}
+    assert disputed_characters("ab1") == {"a"}
 
 
 def test_a_long_run_of_space_is_left_to_tokenizers(monkeypatch):
