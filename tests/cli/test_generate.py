@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from miniformer.cli import cli as commands
 from miniformer.cli.shared.loading import load_for_use, read_saved
+from miniformer.inference.engine import Engine
 from miniformer.kernel import UserError
 
 FOX = ("--greedy", "--max-new-tokens", "24")
@@ -34,9 +35,16 @@ def test_greedy_text_is_the_same_with_and_without_state(cli, trained):
     assert text.startswith("the quick brown fox jumps over")
 
 
-def test_greedy_text_is_drawn_from_no_seed(trained):
-    args = (trained, "--prompt", "", "--greedy", "--max-new-tokens", "20")
-    assert len({written(*args, "--seed", seed) for seed in "123"}) == 1
+def test_greedy_is_temperature_0(trained, monkeypatch):
+    samplings, generate = [], Engine.generate
+
+    def noted(engine, prompts, sampling, **limits):
+        samplings.append(sampling)
+        return generate(engine, prompts, sampling, **limits)
+
+    monkeypatch.setattr(Engine, "generate", noted)
+    written(trained, "--prompt", "the quick", "--max-new-tokens", "1", "--greedy")
+    assert [sampling.temperature for sampling in samplings] == [0]
 
 
 def test_a_seed_repeats_the_draws(trained):

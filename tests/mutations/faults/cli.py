@@ -43,7 +43,7 @@ FAULTS = (
     Fault("standard-input-is-read-twice", "miniformer/cli/train.py", "for path in paths)) > 1:", "for path in paths)) > 2:",
           f"{TRAIN}::test_a_typo_is_told_at_once_without_traceback", "a run waits for ever"),
     Fault("greedy-draws", "miniformer/cli/generate.py", 'drawing["temperature"] = 0.0', 'drawing["temperature"] = 1.0',
-          f"{GENERATE}::test_greedy_text_is_drawn_from_no_seed", "--greedy is no greedy decoding"),
+          f"{GENERATE}::test_greedy_is_temperature_0", "--greedy is no greedy decoding"),
     Fault("all-beams-are-shown", "miniformer/cli/generate.py", "of_prompt[:n_best]", "of_prompt",
           f"{GENERATE}::test_beams_give_the_best_texts", "--beams writes more texts than asked for"),
     Fault("an-escape-is-two-characters", "miniformer/cli/generate.py", "[unescaped(end) for end in stop]", "list(stop)",
