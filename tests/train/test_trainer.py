@@ -145,7 +145,7 @@ def test_a_seed_decides_the_first_weights(tmp_path, texts):
 @pytest.mark.parametrize(("metric", "mode"), [("val_loss", "min"), ("val_accuracy", "max")])
 def test_a_run_stops_early_when_its_metric_gets_no_better_its_own_way(tmp_path, labelled, monkeypatch, metric, mode):
     waiting = []
-    monkeypatch.setattr("miniformer.train.trainer.EarlyStopping",
+    monkeypatch.setattr("miniformer.train.callbacks.EarlyStopping",
                         lambda monitor, **how: waiting.append((monitor, how["mode"])) or Callback())
     run(tmp_path, labelled, task="classification", checkpoint_metric=metric, early_stopping_patience=3, max_steps=1)
     assert waiting == [(metric, mode)]
