@@ -1,4 +1,4 @@
-"""Feed-forward networks: two matrices around an activation, or three where the activation gates."""
+"""Feed-forward networks: two matrices around an activation, or three if the activation is a gate."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class MLP(FeedForward):
     """down(activation(up x)) with any activation.
 
     Args:
-        activation: what is done between the projections.
+        activation: the function between the projections.
         bias: biases in both projections.
     """
 
@@ -85,7 +85,7 @@ class GLU(FeedForward):
     """down(activation(gate x) * up x) with any activation (Shazeer 2020, arXiv:2002.05202).
 
     Args:
-        activation: what is done to the gate; `sigmoid` is the first gated linear unit (Dauphin 2016, arXiv:1612.08083),
+        activation: the function of the gate; `sigmoid` is the first gated linear unit (Dauphin 2016, arXiv:1612.08083),
             `identity` the bilinear one.
         bias: biases in all three projections.
     """
@@ -93,6 +93,7 @@ class GLU(FeedForward):
     def __init__(self, d_model: int, d_ff: int, *, activation: Activation = "sigmoid", bias: bool = False) -> None:
         super().__init__(d_model, d_ff)
         self.activation = ACTIVATIONS[activation]
+        # one matrix for gate and up: one large product is faster than two
         self.gate_up = linear(d_model, 2 * d_ff, bias)
         self.down = linear(d_ff, d_model, bias, scale=RESIDUAL)
 

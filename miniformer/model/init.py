@@ -5,8 +5,8 @@ from __future__ import annotations
 from torch import nn
 
 RESIDUAL = 0.2
-"""How much smaller the last matrix of a residual branch starts, so that at first a token's own embedding dominates the
-stream. GPT-2 divides by the square root of the number of branches, which for its 24 is this; a component knows no depth."""
+"""Factor of the last matrix of a residual branch when training starts, so that a token's own embedding dominates the stream
+at first. GPT-2 divides by the square root of its 24 branches, which is this factor; a component does not know the depth."""
 
 
 def linear(d_in: int, d_out: int, bias: bool = False, *, scale: float = 1.0) -> nn.Linear:
@@ -25,12 +25,12 @@ def linear(d_in: int, d_out: int, bias: bool = False, *, scale: float = 1.0) -> 
 
 
 def dropout_of(rate: float) -> nn.Module:
-    """Dropout, or the identity where the rate is 0, which is cheaper in a decoding step."""
+    """Dropout; if the rate is 0, the identity, which costs less in a decoding step."""
     return nn.Dropout(rate) if rate else nn.Identity()
 
 
 def embedding(n: int, d_model: int) -> nn.Embedding:
-    """A table of n vectors of expected length 1: as the matrix of a tied head it gives logits of variance 1."""
+    """A table of n vectors of expected length 1, so that as the matrix of a tied head it gives logits of variance 1."""
     table = nn.Embedding(n, d_model)
     nn.init.normal_(table.weight, std=d_model ** -0.5)
     return table

@@ -1,4 +1,4 @@
-"""Position encodings: none, added to embeddings (sinusoidal, learned), added to attention scores (ALiBi, T5)."""
+"""Position encodings: none, those added to embeddings (sinusoidal, learned), those added to scores (ALiBi, T5)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .rotary import angles
 
 
 class NoPosition(PositionEncoding):
-    """No position encoding: a causal model can still tell order from its mask (Kazemnejad 2023, arXiv:2305.19466)."""
+    """No position encoding: a causal model still learns order from its mask (Kazemnejad 2023, arXiv:2305.19466)."""
 
     extrapolates: ClassVar[bool] = True
 
@@ -24,7 +24,7 @@ class NoPosition(PositionEncoding):
 class Sinusoidal(PositionEncoding):
     """Fixed sines and cosines added to the embeddings (Vaswani 2017, arXiv:1706.03762).
 
-    The paper multiplies embeddings by sqrt(D) first; here the waves are divided by it instead, which says the same.
+    The paper multiplies embeddings by sqrt(D) first. Here the waves are divided by it instead, which keeps the ratio of both.
 
     Args:
         base: the longest wavelength is 2 pi base positions.
@@ -58,7 +58,7 @@ class Learned(PositionEncoding):
 class ALiBi(PositionEncoding):
     """Scores fall linearly with distance, in each head at its own slope (Press 2022, arXiv:2108.12409).
 
-    In an encoder distances count in both directions.
+    In an encoder the score falls in both directions.
     """
 
     extrapolates: ClassVar[bool] = True
@@ -71,21 +71,23 @@ class ALiBi(PositionEncoding):
 
 
 def slopes(n_heads: int) -> list[float]:
-    """2^(-8/n), 2^(-16/n), ..., for n heads, a power of two; else those of the next smaller one, and every other of the
-    next larger one."""
+    """The slopes of ALiBi's heads: 2^(-8/n), 2^(-16/n), ..., if their number n is a power of two.
+
+    Otherwise they are those of the next smaller power of two, then every other one of the next larger, as in the paper's code.
+    """
     n = 2 ** int(math.log2(n_heads))
     return [2 ** (-8 * i / n) for i in range(1, n + 1)] + [2 ** (-4 * i / n) for i in range(1, 2 * (n_heads - n), 2)]
 
 
 class T5Bias(PositionEncoding):
-    """A learned bias for each head and bucket of distances, the same in all layers (Raffel 2020, arXiv:1910.10683).
+    """A learned bias for each head and bucket of distances, shared by all layers (Raffel 2020, arXiv:1910.10683).
 
     Half of the buckets hold one distance each, the others ranges that grow geometrically. In an encoder, half of all
-    buckets are for keys that are later than the query.
+    buckets are for keys later than the query.
 
     Args:
         n_buckets: rows of the table.
-        max_distance: from here on, all distances are in the last bucket.
+        max_distance: distances from here on share the last bucket.
     """
 
     extrapolates: ClassVar[bool] = True
@@ -105,6 +107,7 @@ class T5Bias(PositionEncoding):
         nn.init.normal_(self.table.weight, std=d_model ** -0.5)
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        # positive where the key is earlier; later keys take the second half of the table
         back_BTS = q_positions[:, :, None] - k_positions[:, None, :]
         half = self.n_buckets // 2
         return self._rows(buckets(back_BTS.abs(), half, self.max_distance) + half * (back_BTS < 0))
@@ -119,7 +122,7 @@ class T5Bias(PositionEncoding):
 
 
 def buckets(distance: Tensor, n: int, max_distance: int) -> Tensor:
-    """The bucket, of n, of each distance: those below n / 2 have one each, the others share by their logarithm."""
+    """Sort distances into n buckets: those below n / 2 have one each, longer ones share by their logarithm."""
     exact = n // 2
     far = torch.log(distance.clamp(min=1) / exact) / math.log(max_distance / exact) * (n - exact)
     return torch.where(distance < exact, distance, (exact + far.long()).clamp(max=n - 1))

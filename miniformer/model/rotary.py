@@ -1,4 +1,4 @@
-"""Rotary position encoding, and the ways to make it reach further than a model was trained.
+"""Rotary position encoding, and ways to extend it to longer texts than a model was trained on.
 
 Shapes: B batch, T query length, H heads, E head width, W pairs of elements that are rotated.
 """
@@ -22,15 +22,15 @@ class Rotary(PositionEncoding):
     Element i is paired with element i + W of the 2W that are rotated, as in GPT-NeoX and Llama.
 
     Args:
-        pct: part of each head that is rotated, at least two elements.
+        pct: part of each head that is rotated; at least two elements are.
         base: the longest wavelength is 2 pi base positions.
         scaling: how wavelengths are stretched to reach `factor` times as far: `linear`, all alike (Chen 2023,
             arXiv:2306.15595); `ntk`, by a larger base, so that the shortest stay (Peng 2023, arXiv:2309.00071, section
             3.1); `yarn`, those longer than the original length, the others less or not, and scores get larger (section 3);
             `llama3`, those longer than the original length, and less or not down to a quarter of it (Grattafiori 2024,
             arXiv:2407.21783).
-        factor: how many times as far.
-        original_length: how far the model reached before, for `yarn` and `llama3`; None: max_seq_len / factor.
+        factor: how many times as far positions reach.
+        original_length: positions that the model was trained on, for `yarn` and `llama3`; None: max_seq_len / factor.
     """
 
     extrapolates: ClassVar[bool] = True
@@ -55,16 +55,18 @@ class Rotary(PositionEncoding):
 
     def precompute(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         angles_B1TW = (positions[..., None] * self.frequencies(positions.device))[:, None]
+        # YaRN, equation 22: scores grow with the stretch, since more keys share the softmax; q and k have the root each
         scale = 0.1 * math.log(self.factor) + 1 if self.scaling == "yarn" else 1.0
         return angles_B1TW.cos() * scale, angles_B1TW.sin() * scale
 
     def rotate(self, x: Tensor, where: tuple[Tensor, Tensor], role: Role) -> Tensor:
         cos, sin = where[0].to(x.dtype), where[1].to(x.dtype)
         a, b, rest = x.tensor_split((self.width // 2, self.width), dim=-1)
+        # (a + ib) e^(i angle): the product of a rotated query and key depends on the difference of their angles alone
         return torch.cat([a * cos - b * sin, b * cos + a * sin, rest], dim=-1)
 
     def frequencies(self, device: torch.device | str | None = None) -> Tensor:
-        """`[W]`, radians per position of each pair."""
+        """`[W]`: by how many radians each pair turns per position."""
         pairs = self.width // 2
         if self.scaling == "ntk":  # the longest wavelength becomes `factor` times as long, the shortest stays
             return frequencies(pairs, self.base * self.factor ** (pairs / max(1, pairs - 1)), device)
@@ -77,7 +79,7 @@ class Rotary(PositionEncoding):
         return plain / self.factor
 
     def _stretched(self, pairs: int, device: torch.device | str | None) -> Tensor:
-        """`[W]`, from 0 for pairs that turn 32 times or more in the original length to 1 for those that turn once or less."""
+        """`[W]`: how far each pair is stretched: 0 if it turns 32 times or more in the original length, 1 if once or less."""
 
         def pair_that_turns(times: float) -> float:
             return pairs * math.log(self.original_length / (2 * math.pi * times)) / math.log(self.base)

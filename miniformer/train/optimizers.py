@@ -1,4 +1,4 @@
-"""Optimizers."""
+"""The built-in optimizer."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class AdamW(OptimizerRecipe):
         weight_decay: on matrices only.
         beta1, beta2: decay of the running means of gradients and of their squares.
         eps: added to the root of the mean square.
-        fused: one kernel for the whole step, where all parameters are real numbers.
+        fused: update all parameters in one kernel, if none of them is complex.
     """
 
     def __init__(self, lr: float, weight_decay: float, *, beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9,
@@ -28,5 +28,6 @@ class AdamW(OptimizerRecipe):
         self.betas, self.eps, self.fused = (beta1, beta2), eps, fused
 
     def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
-        real = all(p.is_floating_point() for group in groups for p in group["params"])  # torch has no kernel for complex ones
+        # torch's fused kernel takes real numbers only
+        real = all(parameter.is_floating_point() for group in groups for parameter in group["params"])
         return torch.optim.AdamW(groups, lr=self.lr, betas=self.betas, eps=self.eps, fused=self.fused and real)

@@ -1,4 +1,4 @@
-"""Which of a run's processes this one is, by what the launcher (torchrun, Lightning's own) put into the environment."""
+"""Which of a run's processes this one is. The launcher (torchrun, or Lightning itself) says so in the environment."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import os
 
 
 def is_first() -> bool:
-    """Whether this process is the one of its run that writes files and speaks; a run in one process is that process."""
+    """Whether this process writes the files and the output of its run. Of several processes, exactly one does."""
     rank = next((os.environ[name] for name in ("RANK", "LOCAL_RANK") if name in os.environ), "0")
     return rank == "0" and ("RANK" in os.environ or os.environ.get("NODE_RANK", "0") == "0")
 
 
 def launched() -> tuple[int, int] | None:
-    """Processes on this machine and number of machines, where torchrun started the run; otherwise None."""
+    """How many processes this machine has, and how many machines there are, if torchrun started the run; else None."""
     try:
-        here, all_of_them = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+        per_machine, in_all = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
     except KeyError:
         return None
-    return here, all_of_them // here
+    return per_machine, in_all // per_machine

@@ -88,16 +88,16 @@ class Architecture:
             values = value if isinstance(value, tuple) else (value,)
             if config.get(name, values[0]) not in values:
                 raise Unsupported(name, config[name], values)
-        known = {name: _checked(name, config.get(name, default), default) for name, default in self.defaults.items()}
+        fields = {name: _checked(name, config.get(name, default), default) for name, default in self.defaults.items()}
         if self.labels:
-            known["num_labels"] = len(config.get("id2label") or range(2))
-        if isinstance(ends := known["eos_token_id"], list):
-            known["eos_token_id"] = ends[0] if ends else None
+            fields["num_labels"] = len(config.get("id2label") or range(2))
+        if isinstance(ends := fields["eos_token_id"], list):
+            fields["eos_token_id"] = ends[0] if ends else None
             if len(ends) > 1:
                 logger.warning("eos_token_id %s: miniformer ends a text at one token; using %s", ends, ends[0])
-        if known.get("bos_token_id", 0) is None:
-            known["bos_token_id"] = TransformerConfig.model_fields["bos_id"].default
-        return self.read(known, weights)
+        if fields.get("bos_token_id", 0) is None:
+            fields["bos_token_id"] = TransformerConfig.model_fields["bos_id"].default
+        return self.read(fields, weights)
 
     def unknown(self, config: Mapping[str, Any]) -> list[str]:
         """The fields of a config.json that this architecture does not read."""

@@ -162,9 +162,9 @@ def _architecture(config: Mapping[str, Any], folder: Path) -> Architecture:
     for name in names:
         if name in ARCHITECTURES:
             return ARCHITECTURES[name]
-    said = ", ".join(map(str, names)) or f"nothing (model_type {config.get('model_type')!r})"
-    raise UserError(f"{folder / files.CONFIG}: architectures says {said}"
-                    f"{did_you_mean(said, ARCHITECTURES)}; supported: {', '.join(ARCHITECTURES)}")
+    listed = ", ".join(map(str, names)) or f"nothing (model_type {config.get('model_type')!r})"
+    raise UserError(f"{folder / files.CONFIG}: architectures says {listed}"
+                    f"{did_you_mean(listed, ARCHITECTURES)}; supported: {', '.join(ARCHITECTURES)}")
 
 
 def _named(architecture: Architecture, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -27,15 +27,15 @@ def read(fields: Fields, weights: Mapping[str, Tensor]) -> Fields:
     source = fields["rope_parameters"] or fields["rope_scaling"] or {}
     if not isinstance(source, Mapping):
         raise Unsupported("rope_parameters", source, ["an object", None])
-    said: dict[str, Any] = {name: value for name, value in source.items() if value is not None}
-    kind = said.pop("type", None)
-    if said.setdefault("rope_type", kind or "default") not in WRITTEN:
-        raise Unsupported("rope_parameters.rope_type", said["rope_type"], list(WRITTEN))
+    rope_fields: dict[str, Any] = {name: value for name, value in source.items() if value is not None}
+    kind = rope_fields.pop("type", None)
+    if rope_fields.setdefault("rope_type", kind or "default") not in WRITTEN:
+        raise Unsupported("rope_parameters.rope_type", rope_fields["rope_type"], list(WRITTEN))
     if fields["rope_theta"] is not None:
-        said.setdefault("rope_theta", fields["rope_theta"])
-    if unknown := [name for name in said if name not in ROPE]:
-        raise Unsupported(f"rope_parameters.{unknown[0]}", said[unknown[0]], list(ROPE))
-    rope = {**ROPE, **said}
+        rope_fields.setdefault("rope_theta", fields["rope_theta"])
+    if unknown := [name for name in rope_fields if name not in ROPE]:
+        raise Unsupported(f"rope_parameters.{unknown[0]}", rope_fields[unknown[0]], list(ROPE))
+    rope = {**ROPE, **rope_fields}
     for name in ("factor", "rope_theta", "original_max_position_embeddings"):
         if not isinstance(rope[name], (int, float, type(ROPE[name]))):
             raise Unsupported(f"rope_parameters.{name}", rope[name], ["a number"])
@@ -47,20 +47,20 @@ def read(fields: Fields, weights: Mapping[str, Tensor]) -> Fields:
 
 def write(fields: Fields) -> Fields:
     """Write the rope so that all versions of transformers read it."""
-    said: dict[str, Any] = {name: fields.get(f"rope_parameters.{name}") for name in ROPE}
-    other = {name: value for name, value in fields.items() if not name.startswith("rope_parameters.")}
-    scaling = {name: said[name] for name in ("rope_type", *WRITTEN[said["rope_type"]])}
+    rope_fields: dict[str, Any] = {name: fields.get(f"rope_parameters.{name}") for name in ROPE}
+    other_fields = {name: value for name, value in fields.items() if not name.startswith("rope_parameters.")}
+    scaling = {name: rope_fields[name] for name in ("rope_type", *WRITTEN[rope_fields["rope_type"]])}
     if scaling.get("original_max_position_embeddings", 0) is None:
-        length = other["max_position_embeddings"] / said["factor"]
+        length = other_fields["max_position_embeddings"] / rope_fields["factor"]
         if length != int(length):
             raise Unsupported("position.original_length", length, ["a whole number of tokens"])
         scaling["original_max_position_embeddings"] = int(length)
-    return {**other, "rope_theta": said["rope_theta"], "rope_scaling": scaling if len(scaling) > 1 else None}
+    return {**other_fields, "rope_theta": rope_fields["rope_theta"], "rope_scaling": scaling if len(scaling) > 1 else None}
 
 
-def rope(kind: str, scaling: str, said: Mapping[str, Any], **options: Any) -> Case:
-    """The case of one way to scale rotary positions; other fields of `rope_parameters` must have the values in `said`."""
-    where = {"rope_type": kind, "partial_rotary_factor": 1.0, **said}
+def rope(kind: str, scaling: str, required: Mapping[str, Any], **options: Any) -> Case:
+    """The case of one way to scale rotary positions; other fields of `rope_parameters` must have the values in `required`."""
+    where = {"rope_type": kind, "partial_rotary_factor": 1.0, **required}
     return Case({"name": "rope", "base": Field("rope_parameters.rope_theta"), "scaling": scaling, **options},
                 {f"rope_parameters.{name}": value for name, value in where.items()})
 

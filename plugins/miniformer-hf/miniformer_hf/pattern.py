@@ -83,9 +83,9 @@ def _first(pattern: OneOf, fields: Mapping[str, Any]) -> Any:
     for case in pattern.cases:
         passed = 0
         try:
-            for name, wanted in case.where.items():
-                if fields[name] != wanted:
-                    raise Unsupported(name, fields[name], [wanted])
+            for name, required in case.where.items():
+                if fields[name] != required:
+                    raise Unsupported(name, fields[name], [required])
                 passed += 1
             return fill(case.pattern, fields)
         except Unsupported as error:
