@@ -60,7 +60,7 @@ def test_the_commands_of_the_readme_work_in_their_order(cli, folder):
     assert len(commands) >= 6
     for command in commands:
         extra = f" --max-steps 2 {'' if '--d-model' in command else TINY}" if command.split()[1] == "train" else ""
-        extra += " --seconds 0.05" if command.split()[1] == "bench" else ""
+        extra += " --seconds 0.05 --rounds 1" if command.split()[1] == "bench" else ""
         args = shlex.split(command + extra)[1:]
         done = cli(*args)
         assert done.stdout or done.stderr

@@ -15,8 +15,12 @@ STATE = {"steps-give-the-whole", "reordered-rows-go-on", "cut-states-go-on", "st
 
 
 @cache
+def report_on(cls):
+    return check_component("attention", cls, examples=depth.examples(30))
+
+
 def outcomes(cls, outcome):
-    report = check_component("attention", cls, examples=depth.examples(30))
+    report = report_on(cls)
     return {result.property for result in report.results if result.outcome is outcome}, report
 
 

@@ -13,6 +13,7 @@ from miniformer.contracts import Outcome, check_component
 from miniformer.contracts.kit.case import relative_difference
 from miniformer.contracts.kit.check import ABILITIES, Suite
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
+from miniformer.contracts.kit.report import sentences
 from miniformer.kernel import FeedForward, Norm, RunError, SpecError, UnknownComponent
 from miniformer.model.norm import RMSNorm
 
@@ -54,7 +55,7 @@ def test_a_failure_is_reported_with_its_smallest_example_and_its_damage_in_train
     assert "layout 11" in failure.example  # two tokens of one document, and no more
     assert "options {}" in failure.example
     assert "read its answer from the future" in failure.consequence
-    text = check_component("attention", ForgetsToMaskTheFuture, examples=5).explain()
+    text = sentences(failure)
     assert "attention ForgetsToMaskTheFuture breaks no-look-ahead: In a causal model" in text
     assert "in training: " in text
 
@@ -167,9 +168,9 @@ class Picky(FeedForward):
 
 
 def test_options_and_sizes_that_a_component_refuses_do_not_count_as_examples():
-    report = check_component("ffn", Picky)
+    report = check_component("ffn", Picky, examples=5)
     assert report.ok, report.explain()
-    assert report["rows-stand-alone"].examples == 30
+    assert report["rows-stand-alone"].examples == 5
 
 
 def test_fixed_options_win_over_those_that_are_drawn():
@@ -201,7 +202,8 @@ def test_unknown_names_and_wrong_classes_are_errors():
 def test_checking_leaves_threads_logging_and_random_state_as_they_were():
     torch.set_num_threads(2)
     before = torch.get_num_threads(), logging.getLogger("miniformer").level, random.getstate(), torch.get_rng_state()
-    check_component("ffn", MixesTokens, examples=3)
+    report = check_component("ffn", MixesTokens, examples=3)
+    assert report.explain() == "\n".join(map(sentences, report.failed)) != ""
     after = torch.get_num_threads(), logging.getLogger("miniformer").level, random.getstate(), torch.get_rng_state()
     torch.set_num_threads(1)
     assert before[:3] == after[:3]

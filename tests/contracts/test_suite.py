@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+from depth import is_thorough
 
 from miniformer.contracts import contract_suite
 from miniformer.contracts.kit.suite import usable
@@ -36,9 +37,9 @@ class Leaky(Sine):
         return super().forward(x + x.roll(-1, dims=1), context)
 '''
 
-TESTS = '''from miniformer.contracts import contract_suite
+TESTS = f'''from miniformer.contracts import contract_suite
 
-test_contracts = contract_suite(distribution="acme-parts")
+test_contracts = contract_suite(distribution="acme-parts"{"" if is_thorough() else ", examples=3"})
 '''
 
 

@@ -17,8 +17,8 @@ def sources():
     return list(stdlib.sources())
 
 
-@pytest.fixture(scope="module")
-def docstrings():
+@pytest.fixture
+def docstrings(few_sources):
     return list(stdlib.docstrings())
 
 

@@ -10,6 +10,7 @@ from miniformer.kernel import Task, build, current_registry
 NAMES = [entry.name for entry in current_registry().entries("task") if entry.distribution == "miniformer"]
 
 
+@pytest.mark.usefixtures("few_sources")
 @pytest.mark.parametrize("name", NAMES)
 def test_the_embedded_data_are_records_that_a_file_could_hold(name):
     task = build(Task, name)

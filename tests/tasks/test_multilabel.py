@@ -1,6 +1,7 @@
 """Multilabel: loss, metrics, baselines and predictions against direct computation."""
 
 import math
+from itertools import islice
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_baselines_give_every_record_the_same_labels():
 
 
 def test_the_embedded_labels_are_what_the_functions_hold():
-    records = {record.input: record.labels for _, record in Multilabel().stdlib()}
+    records = {record.input: record.labels for _, record in islice(Multilabel().stdlib(), 2000)}
     some = next(labels for source, labels in records.items() if "yield" in source and "for " in source)
     assert {"loop", "yield"} <= set(some) or "comprehension" in some
     assert all("lambda" in source for source, labels in records.items() if "lambda" in labels)
