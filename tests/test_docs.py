@@ -9,6 +9,7 @@ import types
 from pathlib import Path
 
 import pytest
+from depth import is_thorough
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -34,6 +35,14 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def quick_checks(monkeypatch, request):
+    """Check promises on few examples, outside the thorough run, but for the page that shows how many there are."""
+    if not is_thorough() and "contracts.md" not in request.node.name:
+        monkeypatch.setattr("miniformer.contracts.kit.check.FAST", 3)
+
+
+@pytest.mark.usefixtures("quick_checks")
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_python(folder, page, monkeypatch):
     """The blocks of a page, one after the other, as a reader would type them."""
@@ -54,6 +63,7 @@ def test_yaml_is_a_config_file(folder, text):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("quick_checks")
 def test_the_commands_of_the_readme_work_in_their_order(cli, folder):
     commands = [line.split("  #")[0] for block in blocks("bash") for line in block.values[0].splitlines()
                 if line.startswith("miniformer ")]
