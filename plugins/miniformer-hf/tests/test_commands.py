@@ -1,12 +1,13 @@
-"""The commands as processes, with tokenizers: text in, the same ids on both sides, and text out."""
+"""The commands, with tokenizers: text in, the same ids on both sides, and text out."""
 
 from __future__ import annotations
 
+import io
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from miniformer.cli import main
 from miniformer.inference.load import Trained, load
 from miniformer.kernel import UserError
 from miniformer.model.transformer import Transformer
@@ -35,11 +37,20 @@ CASES: dict[str, tuple[str, Callable[[], Backend], dict[str, str]]] = {
 }
 
 
-def run(*args: str, code: int = 0, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    process = subprocess.run([sys.executable, "-m", "miniformer", *args], cwd=cwd, env=dict(os.environ), capture_output=True,
-                          text=True, timeout=300)
-    assert process.returncode == code, f"exit {process.returncode}\n{process.stdout}\n{process.stderr}"
-    return process
+def run_process(*args: str, cwd: Path) -> str:
+    """Run a command as its user does; returns what it prints."""
+    process = subprocess.run([sys.executable, "-m", "miniformer", *args], cwd=cwd, capture_output=True, text=True, timeout=300)
+    assert process.returncode == 0 and process.stderr == "", f"{process.stdout}\n{process.stderr}"
+    return process.stdout
+
+
+def run(*args: str, code: int = 0, cwd: Path) -> str:
+    """Run a command in this process, which has imported transformers already; returns what it prints."""
+    with (redirect_stdout(io.StringIO()) as out, redirect_stderr(io.StringIO()) as err, chdir(cwd),
+          pytest.raises(SystemExit) as ended):
+        main(args)
+    assert ended.value.code == code, f"exit {ended.value.code}\n{out.getvalue()}\n{err.getvalue()}"
+    return out.getvalue() if code == 0 else err.getvalue()
 
 
 def there(folder: Path, case: str) -> tuple[Any, Any]:
@@ -102,18 +113,18 @@ def test_the_task_is_that_of_the_head(imported: dict[str, Any], case: str, task:
 @pytest.mark.slow
 def test_commands_import_generate_inspect_and_export(tmp_path: Path) -> None:
     model, tokenizer = there(tmp_path / "there", "gpt2")
-    process = run("import-hf", "there", "here", cwd=tmp_path)
-    assert process.stdout == f"here: transformer of {model.num_parameters():,} parameters\n" and process.stderr == ""
+    printed = run_process("import-hf", "there", "here", cwd=tmp_path)
+    assert printed == f"here: transformer of {model.num_parameters():,} parameters\n"
     prompt = "the quick"
     ids = tokenizer(prompt, return_tensors="pt").input_ids
     expected = model.generate(ids, do_sample=False, max_new_tokens=8, eos_token_id=tokenizer.eos_token_id)[0, ids.shape[1]:]
-    text = run("generate", "here", "--prompt", prompt, "--greedy", "--max-new-tokens", "8", cwd=tmp_path).stdout
+    text = run("generate", "here", "--prompt", prompt, "--greedy", "--max-new-tokens", "8", cwd=tmp_path)
     assert text == prompt + tokenizer.decode(expected, skip_special_tokens=True) + "\n"
-    assert json.loads(run("inspect", "here", "--json", cwd=tmp_path).stdout)["parameters"] == model.num_parameters()
-    assert run("export-hf", "here", "back", cwd=tmp_path).stdout == "back: GPT2LMHeadModel\n"
+    assert json.loads(run("inspect", "here", "--json", cwd=tmp_path))["parameters"] == model.num_parameters()
+    assert run("export-hf", "here", "back", cwd=tmp_path) == "back: GPT2LMHeadModel\n"
     original, exported = (load_file(tmp_path / name / "model.safetensors") for name in ("there", "back"))
     assert all(torch.equal(tensor, exported[name]) for name, tensor in original.items())
-    assert "back: exists already" in run("export-hf", "here", "back", code=2, cwd=tmp_path).stderr
+    assert "back: exists already" in run("export-hf", "here", "back", code=2, cwd=tmp_path)
 
 
 @pytest.mark.slow
@@ -123,7 +134,7 @@ def test_of_t5_the_source_is_a_whole_text(tmp_path: Path) -> None:
     ids = tokenizer("a cat", return_tensors="pt").input_ids
     assert ids[0, -1] == tokenizer.eos_token_id
     expected = tokenizer.decode(model.generate(ids, do_sample=False, max_new_tokens=8)[0], skip_special_tokens=True)
-    text = run("generate", "here", "--prompt", "a cat", "--greedy", "--max-new-tokens", "8", cwd=tmp_path).stdout
+    text = run("generate", "here", "--prompt", "a cat", "--greedy", "--max-new-tokens", "8", cwd=tmp_path)
     assert text.split() == expected.split() != []
 
 
@@ -155,7 +166,7 @@ def test_what_miniformer_trained_transformers_runs(tmp_path: Path, name: str, fl
     run("train", "--train-path", "data.jsonl", "--max-steps", "3", "--d-model", "16", "--n-heads", "2", "--n-layers", "2",
         "--max-seq-len", "32", "--batch-size", "4", "--tokenizer-vocab-size", "300", "--experiment-name", "mine", *flags,
         cwd=tmp_path)
-    assert run("export-hf", "runs/mine", "there", cwd=tmp_path).stdout == f"there: {name}\n"
+    assert run("export-hf", "runs/mine", "there", cwd=tmp_path) == f"there: {name}\n"
     theirs, trained = getattr(transformers, name).from_pretrained(tmp_path / "there"), load(tmp_path / "runs" / "mine")
     tokenizer = AutoTokenizer.from_pretrained(tmp_path / "there")
     ids = tokenizer("the quick fox", return_tensors="pt").input_ids
