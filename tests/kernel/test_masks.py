@@ -82,6 +82,13 @@ def test_one_step_over_unpadded_keys_needs_no_tensor():
     assert not mask.causal
 
 
+def test_one_step_over_padded_keys_sees_no_padding():
+    layout = Layout.from_lengths([3, 2])
+    step = layout.next_position()
+    mask = build_mask(rule_of(True, None), step, layout.append_columns(step))
+    assert mask.allowed.tolist() == [[[[True, True, True, True]]], [[[True, True, False, True]]]]
+
+
 @given(layouts(kinds=[FULL, LEFT, RIGHT, PACKED]), windows, st.booleans())
 def test_every_token_may_attend_to_itself(layout, window, causal):
     assert rule_of(causal, window).allows(layout, layout).diagonal(dim1=1, dim2=2).all()
