@@ -40,6 +40,7 @@ training, 4 x 64 tokens, bf16; the machine's matrix product: 123 GFLOP/s
             parameters  tokens/s           range  ratio         range   memory          MFU
 mine             1,000     1,500  1,499 to 1,501   1.00  1.00 to 1.00  512 MiB         25 %
 an-encoder      20,000     3,000  2,999 to 3,001   2.00  2.00 to 2.00  512 MiB  not counted
+MFU: the operations of the model's own forward and backward passes, as a share of that product's rate
 
 decoding, 1 x 16 + 48 tokens, greedy, fp32
             parameters  tokens/s         range  ratio         range   memory

@@ -192,7 +192,7 @@ def test_a_run_on_a_file_says_what_it_reached_and_what_to_type_next(cli, cli_pro
     text = text.stdout
     assert "tokens/s" in text
     assert "this model" in text
-    assert "on the test file" in text
+    assert "test file (42), best model of step" in text
     assert "unigram" in text
     assert "xz -9" in text
     assert "run folder: runs/texts-language-modeling-1" in text

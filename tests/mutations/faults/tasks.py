@@ -16,7 +16,7 @@ FAULTS = (
           "LossTerm(head.cross_entropy(hidden, following), torch.tensor(following.numel()))",
           "tests/tasks/test_language_modeling.py", "the loss is too low where rows are padded"),
     Fault("a-label-is-the-first-seen", "miniformer/tasks/labels.py",
-          "sorted(set(occurrences), key=lambda label: (isinstance(label, str), label))", "list(dict.fromkeys(occurrences))",
+          "sorted(set(labels), key=lambda label: (isinstance(label, str), label))", "list(dict.fromkeys(labels))",
           "tests/tasks/test_classification.py", "the order of labels depends on the order of records"),
     Fault("labels-may-be-written-alike", "miniformer/tasks/labels.py", "if isinstance(label, int) and str(label) in self:",
           "if False:", "tests/tasks/test_classification.py", "predictions cannot tell 1 from '1'"),
