@@ -116,7 +116,8 @@ def too_few(task: Task, count: int, examples: Sequence[Example], name: str) -> I
     """A sentence, if records are too few to measure on."""
     if count >= FEW or (task.head == "lm" and _tokens(examples) >= MANY_TOKENS):
         return
-    yield f"{count} {name} record{'' if count == 1 else 's'}: a figure that is measured on so few says little"
+    records, them = ("record", "it") if count == 1 else ("records", "them")
+    yield f"only {count} {name} {records}, so a figure measured on {them} says little"
 
 
 def _tokens(examples: Sequence[Example]) -> int:

@@ -167,10 +167,10 @@ def difference(label: Label, other: Label) -> str:
     one, two = str(label), str(other)
     if "".join(one.split()) == "".join(two.split()):
         return "they differ in spaces alone"
-    if one.casefold() == two.casefold():
-        return "they differ in capital letters alone"
     if unicodedata.normalize("NFKC", one) == unicodedata.normalize("NFKC", two):
         return "they look alike, and differ in their Unicode form (NFC or NFD, for instance)"
+    if one.casefold() == two.casefold():
+        return "they differ in capital letters alone"
     return "they look almost alike"
 
 

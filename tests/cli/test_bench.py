@@ -49,6 +49,15 @@ an-encoder      20,000  does not write
 """
 
 
+def test_more_than_the_machine_s_own_rate_is_explained_where_it_is_shown(capsys):
+    setting = {"device": "cpu", "threads": 2, "rounds": 3, "seconds": 1.0, "batch_size": 4, "length": 64, "prompt": 16,
+               "precision": 32, "decode_precision": 32, "gemm_flops": 123e9}
+    for mfu, explained in ((1.33, True), (0.9, False)):
+        _print({"setting": setting, "contestants": [
+            {"name": "mine", "parameters": 1000, "train": figures(1500.0, 1.0, mfu=mfu), "decode": []}]})
+        assert ("MFU above 100 % is no error: " in capsys.readouterr().out) == explained
+
+
 @pytest.mark.parametrize(("args", "text"), [
     (["a.yaml", "--against", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
     (["a.yaml", "--rounds", "0"], "0 is not in the range x>=1"),
