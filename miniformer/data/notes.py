@@ -114,7 +114,8 @@ def nothing_in(task: Task, split: Split) -> str | None:
 
 def too_few(task: Task, count: int, examples: Sequence[Example], name: str) -> Iterator[str]:
     """A sentence, if records are too few to measure on."""
-    if count >= FEW or (task.head == "lm" and _tokens(examples) >= MANY_TOKENS):
+    each_token_is_predicted = task.n_outputs(MANY_TOKENS) == MANY_TOKENS
+    if count >= FEW or (each_token_is_predicted and _tokens(examples) >= MANY_TOKENS):
         return
     records, them = ("record", "it") if count == 1 else ("records", "them")
     yield f"only {count} {name} {records}, so a figure measured on {them} says little"

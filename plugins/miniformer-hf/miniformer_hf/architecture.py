@@ -95,7 +95,7 @@ class Architecture:
             if config.get(name, values[0]) not in values:
                 raise Unsupported(name, config[name], values)
         fields = {name: _checked(name, config.get(name, default), default) for name, default in self.defaults.items()}
-        self.task_of(config)
+        self.problem_of(config)
         if self.labels:
             fields["num_labels"] = n_labels(config)
         if isinstance(ends := fields["eos_token_id"], list):
@@ -106,19 +106,19 @@ class Architecture:
             fields["bos_token_id"] = TransformerConfig.model_fields["bos_id"].default
         return self.read(fields, weights)
 
-    def task_of(self, config: Mapping[str, Any]) -> str:
-        """The task that a config.json describes: of one output a number, of several a choice, unless `problem_type` says else.
+    def problem_of(self, config: Mapping[str, Any]) -> str | None:
+        """The `problem_type` of a config.json; where it says none, a single output is a number, and several are a choice.
 
         Raises:
-            Unsupported: `problem_type` does not fit the number of outputs. A choice among one label would always be that label.
+            Unsupported: it does not fit the number of outputs. A choice among one label would always be that label.
         """
         if not self.problems:
-            return self.task
+            return None
         usual, other = (REGRESSION, CHOICE) if n_labels(config) == 1 else (CHOICE, REGRESSION)
-        problem = config.get("problem_type") or usual
+        problem: str = config.get("problem_type") or usual
         if problem == other or problem not in self.problems:
             raise Unsupported("problem_type", problem, (None, *(name for name in self.problems if name != other)))
-        return self.problems[problem]
+        return problem
 
     def unknown(self, config: Mapping[str, Any]) -> list[str]:
         """The fields of a config.json that this architecture does not read."""

@@ -18,7 +18,7 @@ from miniformer.model.assemblies import assembly_of
 from miniformer.model.assembly import BlockAssembly
 
 from . import bert, files
-from .architecture import Architecture
+from .architecture import REGRESSION, Architecture
 from .bert_parts import PooledHead
 from .gpt2 import GPT2
 from .llama import LLAMA
@@ -138,7 +138,7 @@ def export_folder(run: str | Path, folder: str | Path) -> BlockAssembly:
     model = assembly_of(saved.config.get("assembly", "transformer")).from_saved(saved)
     task = saved.config.get("task", {})
     problem = next((problem for problem, name in bert.SEQUENCE.problems.items() if name == task.get("name")), None)
-    if task.get("name") == "regression" and isinstance(model.head, PooledHead):
+    if problem == REGRESSION and isinstance(model.head, PooledHead):
         model.head.rescale(task.get("std") or 1.0, task.get("mean") or 0.0)
     export_model(model, folder, tokenizer=files.tokenizer_of(saved.folder), labels=task.get("labels", ()), problem=problem)
     return model
@@ -222,8 +222,9 @@ def _without_copies(architecture: Architecture, weights: Mapping[str, Tensor], e
 
 def _task(architecture: Architecture, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
     """The spec of the task that the model was trained for."""
-    name = architecture.task_of(config)
-    if name == "regression":  # its output is the number itself
+    problem = architecture.problem_of(config)
+    name = architecture.task if problem is None else architecture.problems[problem]
+    if problem == REGRESSION:  # its output is the number itself
         return {"name": name, "mean": 0.0, "std": 1.0}
     spec = {"name": name, "labels": _labels(config)} if architecture.labels else {"name": name}
     try:
