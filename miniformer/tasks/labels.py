@@ -168,7 +168,7 @@ def difference(label: Label, other: Label) -> str:
     if "".join(one.split()) == "".join(two.split()):
         return "they differ in spaces alone"
     if unicodedata.normalize("NFKC", one) == unicodedata.normalize("NFKC", two):
-        return "they look alike, and differ in their Unicode form (NFC or NFD, for instance)"
+        return f"they look alike, and differ in their Unicode form, {one!a} and {two!a}"
     if one.casefold() == two.casefold():
         return "they differ in capital letters alone"
     return "they look almost alike"

@@ -96,7 +96,7 @@ def test_a_number_is_not_the_string_that_looks_like_it():
     (1, "1", "1 is, and one is a number, the other a text"), ("1", 1, "'1' is, and one is a number, the other a text"),
     (1, "1.0", "1 is, and one is a number, the other a text"), ("a", " a", "'a' is, and they differ in spaces alone"),
     ("Spam", "spam", "'Spam' is, and they differ in capital letters alone"),
-    ("\u00e9", "e\u0301", "'\u00e9' is, and they look alike, and differ in their Unicode form"),
+    ("\u00e9", "e\u0301", "'\u00e9' is, and they look alike, and differ in their Unicode form, 'e.u0301' and '.xe9'"),
 ])
 def test_an_unknown_label_that_readers_take_for_a_known_one_is_told_with_what_differs(known, label, told):
     with pytest.raises(ValueError, match=f"is not one of the 2 in the training data; {told}.*; write them alike in all files"):

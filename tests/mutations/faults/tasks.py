@@ -77,4 +77,11 @@ FAULTS = (
           "the unigram baseline is asked what nobody is asked"),
     Fault("a-padded-end-is-a-miss", "miniformer/tasks/seq2seq.py", "(right | (following < 0)).all(dim=1)",
           "right.all(dim=1)", "tests/tasks/test_seq2seq.py", "exact_match depends on the longest target of a batch"),
+    Fault("rounding-is-a-deviation", "miniformer/tasks/inputs.py",
+          "std if std > ROUNDING * float(np.abs(numbers).max()) else 0.0", "std", "tests/tasks/test_inputs.py",
+          "a constant feature becomes noise as large as all other features"),
+    Fault("one-label-is-a-choice", "miniformer/tasks/labels.py", "if len(labels) == 1:", "if False:",
+          "tests/tasks/test_classification.py", "a model says its only label with probability 1 whatever it reads"),
+    Fault("equal-numbers-have-a-variance", "miniformer/tasks/metrics.py", "64 * torch.finfo(spread.dtype).eps", "0",
+          "tests/tasks/test_metrics.py", "r2 of equal numbers is a huge negative number"),
 )
