@@ -71,11 +71,22 @@ def _print(results: Mapping[str, Any]) -> None:
         click.echo(f"\ntraining, {setting['batch_size']} x {setting['length']} tokens, {_named(setting['precision'])}; "
                    f"the machine's matrix product: {setting['gemm_flops'] / 1e9:,.0f} GFLOP/s")
         _table(contestants, [contestant["train"] for contestant in contestants])
+        _explain_mfu(contestants)
     for size in sorted({entry["batch_size"] for contestant in contestants for entry in contestant["decode"]}):
         click.echo(f"\ndecoding, {size} x {setting['prompt']} + {setting['length'] - setting['prompt']} tokens, greedy, "
                    f"{_named(setting['decode_precision'])}")
         _table(contestants, [next((entry for entry in contestant["decode"] if entry["batch_size"] == size), None)
                              for contestant in contestants])
+
+
+def _explain_mfu(contestants: Sequence[Mapping[str, Any]]) -> None:
+    """Say what the last column of the training table is, and why it can be above 100 %."""
+    utilisations = [contestant["train"]["mfu"] for contestant in contestants if contestant["train"]]
+    if any(value is not None for value in utilisations):
+        click.echo("MFU: the operations of the model's own forward and backward passes, as a share of that product's rate")
+    if any(value is not None and value > 1 for value in utilisations):
+        click.echo("MFU above 100 % is no error: layers may multiply by a faster library than torch.mm, which measures that "
+                   "product, and scores that a mask hides are counted (docs/performance.md)")
 
 
 def _table(contestants: Sequence[Mapping[str, Any]], figures: Sequence[Mapping[str, Any] | None]) -> None:

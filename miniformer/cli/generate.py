@@ -109,6 +109,9 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
     drafting = None if saved_draft is None else _load_draft(saved_draft, trained, saved)
     engine = Engine(trained.model, trained.tokenizer, batch_size=batch_size, draft=drafting, encode=trained.prompt,
                     use_state=not no_state, compile=compiled)
+    if compiled:
+        click.echo("note: a step is compiled with the first prompt, which takes up to half a minute where this machine has not "
+                   "compiled it before", err=True)
     if greedy:
         drawing["temperature"] = 0.0
     sampling = Sampling(**drawing, processors=_constraints(trained, regex, schema))

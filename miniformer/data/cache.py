@@ -37,7 +37,7 @@ from .prepare import PreparedData
 from .tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
-FORMAT = 1
+FORMAT = 2
 """Version of the entries; raised when the same files and settings may give other data than before."""
 WORTH = 1_000_000
 """Bytes of text below which a cache would save no time."""
@@ -191,7 +191,7 @@ def _write(folder: Path, data: PreparedData) -> None:
     tokenizer = data.tokenizer.to_json()
     (folder / "tokenizer.json").write_text(tokenizer, encoding="utf-8")
     text = json.dumps({"task": data.task_spec.model_dump(mode="json"), "fingerprint": data.fingerprint, "sums": sums,
-                       "tokenizer": _digest(tokenizer.encode())})
+                       "tokenizer": _digest(tokenizer.encode()), "notes": data.notes})
     (folder / "data.json").write_text(f"{_digest(text.encode())}\n{text}", encoding="utf-8")
 
 
@@ -217,7 +217,8 @@ def _loaded(folder: Path, settings: Settings) -> PreparedData:
             splits[name] = Split(RecordsOfFile(Path(path or settings.paths[0] or ""), lines[name], task.Record),
                                  Documents(arrays[f"{name}-tokens"], arrays[f"{name}-starts"]))
     return PreparedData(spec, task, settings.tokenizer or Tokenizer.load(folder), splits["train"],
-                        splits.get("val", splits["train"]), splits.get("test"), saved["fingerprint"], lines)
+                        splits.get("val", splits["train"]), splits.get("test"), saved["fingerprint"], lines,
+                        tuple(saved["notes"]))
 
 
 def _sum(array: np.ndarray) -> int:

@@ -15,6 +15,7 @@ from miniformer.kernel.task import Example, Split, Task
 
 from .encoding import examples_of
 from .jsonl import named
+from .notes import data_notes
 from .packing import Documents, gathered
 from .records import Located, hold_out, read, some_text
 from .tokenizer import NoTokenizer, Tokenizer
@@ -33,6 +34,7 @@ class PreparedData:
         train, val, test: the records of each split and their examples.
         fingerprint: digests and counts of the records, to check whether two runs used the same data.
         lines: for each split by name, the offsets in bytes at which the lines of its records begin in their file.
+        notes: what a user should know of the data before training, a sentence each.
     """
 
     task_spec: ComponentSpec
@@ -43,6 +45,7 @@ class PreparedData:
     test: Split | None
     fingerprint: dict[str, Any]
     lines: Mapping[str, np.ndarray]
+    notes: tuple[str, ...] = ()
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -64,7 +67,8 @@ def prepare_data(task_spec: ComponentSpec, train_path: str, val_path: str | None
         max_len: longest example in tokens. Longer ones are cut, unless the task packs documents into rows.
 
     Raises:
-        DataError: a file or a record cannot be used; the message names the file, and the line if there is one.
+        DataError: a file or a record cannot be used, or there is nothing in them to learn from or to measure on; the message
+            names the file, and the line if there is one.
     """
     task = build(Task, task_spec)
     everything, train_fingerprint = read(train_path, task)
@@ -96,8 +100,10 @@ def prepare_data(task_spec: ComponentSpec, train_path: str, val_path: str | None
     records = {"train": train, **({} if val is train else {"val": val}), **({} if test is None else {"test": test})}
     splits = {name: _split(task, located, tokenizer, max_len) for name, located in records.items()}
     lines = {name: np.array([record.start for record in located]) for name, located in records.items()}
+    files = {"train": named(train_path), "val": named(val_path or train_path), "test": named(test_path or train_path)}
+    notes = tuple(data_notes(task, files, records, splits, max_len))
     return PreparedData(spec, task, tokenizer, splits["train"], splits.get("val", splits["train"]), splits.get("test"),
-                        fingerprint, lines)
+                        fingerprint, lines, notes)
 
 
 def _with(spec: ComponentSpec, learnt: Mapping[str, Any]) -> tuple[Task, ComponentSpec]:

@@ -6,6 +6,7 @@ Records are taken a chunk at a time. Within a chunk, records of like lengths sha
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -13,13 +14,15 @@ import torch
 from pydantic import BaseModel
 
 from miniformer.data.jsonl import validated
+from miniformer.data.notes import Cuts
 from miniformer.data.packing import PackedRows
 from miniformer.data.prepare import n_tokens
 from miniformer.kernel.errors import DataError
-from miniformer.kernel.task import Example, Task
+from miniformer.kernel.task import Example, Task, shortened
 
 from .load import Trained
 
+logger = logging.getLogger(__name__)
 CHUNK = 1024
 """The number of records that are held at a time."""
 
@@ -48,10 +51,14 @@ def input_schema(task: Task) -> type[BaseModel]:
 
 
 def predictions(trained: Trained, located: Iterable[tuple[str, Any]], *, batch_size: int = 32) -> Iterator[dict[str, Any]]:
-    """The prediction for each record, in order. Each record comes with its place, such as file and line, for error messages."""
-    remaining = iter(located)
+    """The prediction for each record, in order. Each record comes with its place, such as file and line, for error messages.
+
+    At the end it is logged how many texts were cut.
+    """
+    remaining, cuts = iter(located), Cuts(trained.model.config.max_seq_len, texts=trained.task.input_dim is None)
     while chunk := list(itertools.islice(remaining, CHUNK)):
         examples = [_example(trained, where, record) for where, record in chunk]
+        cuts.add(examples)
         order = sorted(range(len(chunk)), key=lambda i: n_tokens(examples[i]))
         by_place: dict[int, dict[str, Any]] = {}
         for start in range(0, len(order), batch_size):
@@ -59,6 +66,8 @@ def predictions(trained: Trained, located: Iterable[tuple[str, Any]], *, batch_s
             by_place.update(zip(places, _batch(trained, [examples[i] for i in places], batch_size), strict=True))
         for i in range(len(chunk)):
             yield by_place[i]
+    for note in cuts.notes():
+        logger.warning(note)
 
 
 def _checked(number: int, record: Any, schema: type[BaseModel]) -> BaseModel:
@@ -75,7 +84,7 @@ def _example(trained: Trained, where: str, record: Any) -> Example:
         raise DataError(f"{where}: {error}") from None
     if not len(example.tokens):
         raise DataError(f"{where}: nothing to predict from: no tokens")
-    return example if trained.task.packs else trained.task.cut(example, trained.model.config.max_seq_len)
+    return example if trained.task.packs else shortened(trained.task, example, trained.model.config.max_seq_len)
 
 
 def _batch(trained: Trained, examples: Sequence[Example], batch_size: int) -> list[dict[str, Any]]:

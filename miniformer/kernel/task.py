@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 import torch
@@ -66,6 +66,7 @@ class Example:
         following: T ids: the token that follows each token in its document, or -1; set in packed rows.
         source: S token ids for the encoder of an encoder-decoder; `tokens` are then the decoder's.
         draw: seed of everything random about the example. In training it depends on seed, epoch and place; held out it is 0.
+        uncut: length of its longest part that was cut, before that; 0: it is whole.
     """
 
     tokens: Sequence[int] | Tensor
@@ -74,6 +75,7 @@ class Example:
     following: Tensor | None = None
     source: Sequence[int] | Tensor | None = None
     draw: int = 0
+    uncut: int = field(default=0, compare=False)
 
 
 class Split(NamedTuple):
@@ -170,7 +172,7 @@ class Task(ABC):
     def examples(self, record: Any, tokenizer: Tokenizer, limit: int | None) -> Sequence[Example]:
         """Turn a record into examples of at most `limit` tokens; by default one, that of `encode`, cut."""
         example = self.encode(record, tokenizer)
-        return [example if limit is None else self.cut(example, limit)]
+        return [example if limit is None else shortened(self, example, limit)]
 
     def question(self, record: Any, tokenizer: Tokenizer) -> Example:
         """Turn an `Input` into an example without a target."""
@@ -204,6 +206,19 @@ class Task(ABC):
         """Measure trivial predictors on the held-out data: name -> metric -> value."""
         return {}
 
+    def unmeasurable(self, examples: Sequence[Example]) -> str | None:
+        """Say why nothing in these examples counts in the loss; None, the usual case: something does."""
+        return None
+
+    def remarks(self, split: Split, name: str) -> Iterable[str]:
+        """Say what a user should know of some data before training, such as labels that occur once, a sentence each.
+
+        Args:
+            split: the data.
+            name: what they are called in a sentence: `training`, or the name of data to measure on, such as `held-out`.
+        """
+        return ()
+
     @abstractmethod
     def predict(self, hidden: Tensor, head: Head, batch: Batch) -> list[dict[str, Any]]:
         """Give one JSON object for each row of the batch, in order."""
@@ -216,3 +231,16 @@ class Task(ABC):
     def join(self, parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
         """Join the predictions of a record that took several rows, as it may if the task packs; by default, sums."""
         return {name: sum(part[name] for part in parts) for name in parts[0]}
+
+
+def shortened(task: Task, example: Example, limit: int) -> Example:
+    """The example as `Task.cut` cuts it to `limit` tokens, with its length before in `uncut` if anything was taken away."""
+    shorter = task.cut(example, limit)
+    lost = [before for before, after in zip(_lengths(example), _lengths(shorter), strict=True) if after < before]
+    return replace(shorter, uncut=max(lost)) if lost else shorter
+
+
+def _lengths(example: Example) -> tuple[int, int, int]:
+    """Lengths of the tokens, the source, and a target that is a sequence too."""
+    target = len(example.target) if isinstance(example.target, (list, tuple)) else 0
+    return len(example.tokens), 0 if example.source is None else len(example.source), target

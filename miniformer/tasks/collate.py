@@ -43,6 +43,11 @@ def with_source(examples: Sequence[Example]) -> Batch:
     return Batch(tokens, layout, {"following": following}, Source(*padded_rows(sources)))
 
 
+def nothing_to_write(examples: Sequence[Example]) -> str | None:
+    """Why none of the examples has a target, of which the first token is the start token; None if one has."""
+    return None if any(len(example.tokens) > 1 for example in examples) else "no target has a token to predict"
+
+
 def written(model: Any, batch: Batch, tokenizer: Tokenizer) -> list[str]:
     """The text that the model writes for each row's source, greedily, up to the end token or `max_seq_len` tokens."""
     assert batch.source is not None

@@ -79,6 +79,11 @@ class Embedding(Task):
         positive = None if example.target is None else example.target[:length]
         return replace(example, tokens=example.tokens[:length], target=positive)
 
+    def remarks(self, split: Split, name: str) -> Iterator[str]:
+        if name != "training" and len({tuple(example.target) for example in split.examples}) < 2:
+            yield (f"the {name} records have one positive, and no other to tell it from, so their loss is 0 and every other "
+                   "figure 1 whatever a model says")
+
     def collate(self, examples: Sequence[Example]) -> Batch:
         """Rows of the N anchors, then of the N positives if they are known. Target `text` is one number for equal texts."""
         pairs = [Example(e.target) for e in examples if e.target is not None]

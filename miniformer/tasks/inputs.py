@@ -9,13 +9,15 @@ from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, PlainValidator, WithJsonSchema
+from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 from torch import Tensor
 
 from miniformer.kernel.task import Tokenizer
 
 NUMBER = {"type": "number"}
-Features = tuple[tuple[float, float], ...]
+ROUNDING = 1e-14
+"""Deviations below this part of the largest number are what rounding leaves of equal ones, and count as 0."""
+Features = tuple[tuple[float, Annotated[float, Field(gt=0)]], ...]
 """Mean and standard deviation of each of F features in the training records; empty if the inputs are texts."""
 
 
@@ -72,7 +74,9 @@ def learn_features(records: Sequence[SequenceInput]) -> dict[str, Features]:
 
 
 def scale_of(field: str, numbers: np.ndarray) -> tuple[float, float]:
-    """Mean and standard deviation of the numbers of a field; only the message of an error uses its name.
+    """Mean and standard deviation of the numbers of a field; 0 if they differ by rounding alone.
+
+    Only the message of an error uses the field's name.
 
     Raises:
         ValueError: one of the two is not finite; the message names the field and the largest number.
@@ -83,7 +87,7 @@ def scale_of(field: str, numbers: np.ndarray) -> tuple[float, float]:
         largest = numbers[np.abs(numbers).argmax()]
         raise ValueError(f"field {field!r}: {largest:g} is too large to take a mean and a deviation of; expected numbers whose "
                          "squares can be added up")
-    return mean, std
+    return mean, std if std > ROUNDING * float(np.abs(numbers).max()) else 0.0
 
 
 def encode_input(record: SequenceInput, tokenizer: Tokenizer, features: Features) -> list[int] | Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from miniformer.data import stdlib
+from miniformer.data.prepare import token_lengths
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
 
@@ -48,6 +49,9 @@ class LanguageModeling(Task):
     def encode(self, record: TextRecord, tokenizer: Tokenizer) -> Example:
         ids = tokenizer.encode(record.text)
         return Example(ids if tokenizer.eos_id is None else [*ids, tokenizer.eos_id])
+
+    def unmeasurable(self, examples: Sequence[Example]) -> str | None:
+        return None if max(token_lengths(examples), default=0) > 1 else "no text has a second token to predict"
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         tokens, layout, following = packed(examples)

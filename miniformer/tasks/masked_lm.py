@@ -55,6 +55,10 @@ class MaskedLanguageModeling(LanguageModeling):
         special = [i for i, n_bytes in enumerate(tokenizer.byte_lengths()) if n_bytes == 0]
         return {"mask_id": tokenizer.mask_id, "special": special, "n_tokens": tokenizer.vocab_size}
 
+    def unmeasurable(self, examples: Sequence[Example]) -> str | None:
+        hidden = (self._may_hide(torch.as_tensor(example.tokens)).any() for example in examples if len(example.tokens))
+        return None if any(hidden) else "no text has a token that may be hidden"
+
     def collate(self, examples: Sequence[Example]) -> Batch:
         tokens, layout, _ = packed(examples)
         chosen = torch.zeros(layout.shape, dtype=torch.bool)
@@ -104,9 +108,7 @@ class MaskedLanguageModeling(LanguageModeling):
             raise ValueError("masked-lm: the options mask_id, special and n_tokens come from a tokenizer; see fit_tokenizer")
         # the row itself is in the seed, so that equal draws hide different places in different rows
         generator = torch.Generator().manual_seed(zlib.crc32(tokens_T[real_T].numpy().tobytes(), draw))
-        # ids beyond the vocabulary read its last entry, which is False: they are never hidden
-        ids_T = tokens_T.clamp(max=len(self.is_ordinary) - 1)
-        places_N = self.is_ordinary[ids_T].logical_and(real_T).nonzero()[:, 0]
+        places_N = self._may_hide(tokens_T).logical_and(real_T).nonzero()[:, 0]
         count = min(len(places_N), max(1, round(self.mask_rate * len(places_N))))
         places_K = places_N[torch.randperm(len(places_N), generator=generator)[:count]]
         chance_K = torch.rand(count, generator=generator)
@@ -115,3 +117,8 @@ class MaskedLanguageModeling(LanguageModeling):
                               torch.where(chance_K < MASKED + REPLACED, random_K, tokens_T[places_K]))
         chosen_T = torch.zeros_like(real_T).index_fill(0, places_K, True)
         return chosen_T, tokens_T.index_copy(0, places_K, shown_K)
+
+    def _may_hide(self, tokens_T: Tensor) -> Tensor:
+        """Which tokens may be hidden, `[T]` bool."""
+        # ids beyond the vocabulary read its last entry, which is False: they are never hidden
+        return self.is_ordinary[tokens_T.clamp(max=len(self.is_ordinary) - 1)]

@@ -58,6 +58,34 @@ class Perplexity(LossRatio):
         return super().compute().exp()
 
 
+class R2(Metric):
+    """The share of the numbers' variance that is explained; 0 where they have none, as a single record has not."""
+
+    higher_is_better = True
+    count: Tensor
+    total: Tensor
+    squares: Tensor
+    errors: Tensor
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        for name in ("count", "total", "squares", "errors"):
+            self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, predicted: Tensor, right: Tensor) -> None:
+        """Add predictions and right numbers, `[B]` each."""
+        predicted, right = (numbers.detach().to(self.total.dtype) for numbers in (predicted, right))
+        self.count += len(right)
+        self.total += right.sum()
+        self.squares += (right ** 2).sum()
+        self.errors += ((right - predicted) ** 2).sum()
+
+    def compute(self) -> Tensor:
+        spread = self.squares - self.total ** 2 / self.count.clamp(min=1)
+        rounding = 64 * torch.finfo(spread.dtype).eps * self.squares  # equal numbers leave about so much, and seldom 0
+        return torch.where(spread > rounding, 1 - self.errors / spread.clamp(min=torch.finfo(spread.dtype).tiny), 0)
+
+
 class BitsPerByte(LossRatio):
     """Bits per byte of text, which tokenizers with different vocabularies can be compared by. No text counts as one byte."""
 

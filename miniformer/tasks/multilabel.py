@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from pydantic import BaseModel, field_validator
 from torch import Tensor
 from torchmetrics import Metric
-from torchmetrics.classification import MultilabelExactMatch, MultilabelF1Score
+from torchmetrics.classification import BinaryAccuracy, BinaryF1Score, MultilabelExactMatch, MultilabelF1Score
 
 from miniformer.data import stdlib
 from miniformer.kernel.interfaces import Head
@@ -23,7 +23,7 @@ from miniformer.kernel.task import Batch, Example, LossTerm, Split, Tokenizer
 
 from .collate import padded, targets
 from .inputs import SequenceInput, encode_input
-from .labels import Label, LabelTask, rounded
+from .labels import Label, LabelIndex, LabelTask, in_order, named_labels, rounded
 from .losses import full_precision
 
 CONSTRUCTS: dict[str, tuple[type[ast.AST], ...]] = {
@@ -62,8 +62,20 @@ class Multilabel(LabelTask):
             kinds = {type(inner) for inner in ast.walk(node)}
             yield where, MultilabelRecord(input=source, labels=[n for n, types in CONSTRUCTS.items() if kinds & set(types)])
 
+    def indexed(self, labels: Sequence[Label]) -> LabelIndex:
+        """The outputs of the labels. A single one is enough, since a record may have it or not."""
+        return LabelIndex(labels)
+
     def labels_of(self, record: MultilabelRecord) -> Iterable[Label]:
         return record.labels
+
+    def learn(self, records: Sequence[MultilabelRecord]) -> list[Label]:
+        answers = {frozenset(record.labels) for record in records}
+        labels = in_order(label for answer in answers for label in answer)
+        if len(answers) == 1:
+            what = f"every record has {named_labels(labels)}" if labels else "no record has a label"
+            raise ValueError(f"{what}; expected records that differ in their labels")
+        return list(self.indexed(labels))
 
     def encode(self, record: MultilabelRecord, tokenizer: Tokenizer) -> Example:
         places = [self.index[label] for label in record.labels]
@@ -81,6 +93,8 @@ class Multilabel(LabelTask):
 
     def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
         n = len(self.labels)
+        if n == 1:  # the metrics for several labels refuse a single one
+            return {"f1_micro": BinaryF1Score(), "f1_macro": BinaryF1Score(), "subset_accuracy": BinaryAccuracy()}
         return {"f1_micro": MultilabelF1Score(n, average="micro"), "f1_macro": MultilabelF1Score(n, average="macro"),
                 "subset_accuracy": MultilabelExactMatch(n)}
 

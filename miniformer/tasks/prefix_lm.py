@@ -10,7 +10,7 @@ from pydantic import Field
 from miniformer.kernel.task import Batch, Example, Split, Tokenizer
 
 from .baselines import unigram
-from .collate import start_of, with_source, written
+from .collate import nothing_to_write, start_of, with_source, written
 from .language_modeling import LanguageModeling, TextRecord
 
 
@@ -54,6 +54,9 @@ class PrefixLanguageModeling(LanguageModeling):
         """Keep the last `length` tokens of the source, which the target continues, and the first ones of the target."""
         assert example.source is not None
         return Example(example.tokens[:length + 1], source=example.source[-length:])
+
+    def unmeasurable(self, examples: Sequence[Example]) -> str | None:
+        return nothing_to_write(examples)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         return with_source(examples)

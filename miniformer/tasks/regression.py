@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from pydantic import AliasChoices, BaseModel, Field, model_validator
 from torch import Tensor
-from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric, R2Score
+from torchmetrics import MeanAbsoluteError, MeanSquaredError, Metric
 
 from miniformer.data import stdlib
 from miniformer.kernel.interfaces import Head
@@ -19,7 +19,7 @@ from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokeni
 from .collate import padded, targets
 from .inputs import Features, SequenceInput, encode_input, learn_features, scale_of, texts_of
 from .losses import full_precision
-from .metrics import widest
+from .metrics import R2, widest
 
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 
@@ -69,10 +69,17 @@ class Regression(Task):
                 raise ValueError(f"every record has the value {values[0]:g}; expected at least two different values")
             mean, std = scale_of("value", values)
             if not std:
-                raise ValueError(f"field 'value': the numbers are too near to each other to tell apart, such as {values[0]:g} "
-                                 f"and {values[values != values[0]][0]:g}")
+                one, other = float(values[0]), float(values[values != values[0]][0])
+                raise ValueError(f"field 'value': the numbers are too near to each other to tell apart, such as {one!r} and "
+                                 f"{other!r}; expected numbers that differ by more than rounding")
             learnt.update(mean=mean, std=std)
         return learnt
+
+    def remarks(self, split: Split, name: str) -> Iterator[str]:
+        values = {record.value for record in split.records}
+        if len(split.records) > 1 and len(values) == 1:
+            yield f"every {name} record has the value {values.pop():g}" + (
+                "" if name == "training" else ", so r2 on them is 0 whatever a model says")
 
     def texts(self, record: ValuedRecord) -> Iterator[str]:
         return texts_of(record)
@@ -101,7 +108,7 @@ class Regression(Task):
 
     def metrics(self, tokenizer: Tokenizer) -> dict[str, Metric]:
         """Errors in the number's own unit, and the part of its variance that is explained."""
-        return {"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": _R2()}
+        return {"mse": MeanSquaredError(), "mae": MeanAbsoluteError(), "r2": R2()}
 
     def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
         self._update(metrics, self._predicted(hidden, head, batch), batch.targets["value"])
@@ -128,13 +135,6 @@ class Regression(Task):
         metrics["r2"].update(predicted, right)  # it has no unit, and is more exact on numbers near 0
         for name in ("mse", "mae"):
             metrics[name].update(predicted * self.std + self.mean, right * self.std + self.mean)
-
-
-class _R2(R2Score):
-    """The share of the variance that is explained; 0 for a single record, which has no variance."""
-
-    def compute(self) -> Tensor:
-        return super().compute() if self.total > 1 else torch.zeros_like(self.sum_squared_error)
 
 
 def parameters(node: ast.FunctionDef | ast.AsyncFunctionDef) -> int:

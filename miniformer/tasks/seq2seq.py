@@ -16,7 +16,7 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
 
 from .baselines import unigram
-from .collate import start_of, with_source, written
+from .collate import nothing_to_write, start_of, with_source, written
 from .losses import next_tokens, row_losses
 from .metrics import Perplexity
 
@@ -77,6 +77,9 @@ class Seq2Seq(Task):
         """The first tokens of source and target; the target has one more, since the decoder does not read its last."""
         assert example.source is not None
         return replace(example, tokens=example.tokens[:length + 1], source=example.source[:length])
+
+    def unmeasurable(self, examples: Sequence[Example]) -> str | None:
+        return nothing_to_write(examples)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         return with_source(examples)

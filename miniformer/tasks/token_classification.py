@@ -21,7 +21,7 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
 
 from .collate import padded
-from .labels import Label, LabelIndex, learn_labels
+from .labels import Choice, Label, label_remarks, learn_labels
 
 NOTHING, UNKNOWN = -2, -1
 """Targets without a label: of a token that is not the first of a word, and of a word whose label is not known."""
@@ -66,7 +66,7 @@ class TokenClassification(Task):
     head: ClassVar[str] = "token-classification"
 
     def __init__(self, *, labels: tuple[Label, ...] = ()) -> None:
-        self.labels, self.index = labels, LabelIndex(labels)
+        self.labels, self.index = labels, Choice(labels)
 
     def stdlib(self) -> Iterable[tuple[str, TaggedRecord]]:
         """The tokens of short functions, labelled with their kinds: keyword, name, number, string, operator, comment."""
@@ -76,6 +76,10 @@ class TokenClassification(Task):
 
     def fit(self, records: Iterable[TaggedRecord]) -> Mapping[str, Any]:
         return {} if self.labels else {"labels": learn_labels(label for record in records for label in record.labels)}
+
+    def remarks(self, split: Split, name: str) -> Iterator[str]:
+        counts = Counter(label for record in split.records for label in record.labels)
+        return label_remarks(self.labels, counts, {frozenset([label]) for label in counts}, name)
 
     def texts(self, record: TaggedRecord) -> Iterator[str]:
         return (f" {word}" for word in record.tokens)
@@ -123,8 +127,11 @@ class TokenClassification(Task):
             metric.update(predicted_N, labels_BT[labels_BT >= 0])
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
-        """Give each word the commonest label of the training records, or the one that it has there most often."""
-        train_pairs, pairs = ([pair for record in split.records for pair in zip(record.tokens, record.labels, strict=True)]
+        """Give each word the commonest label of the training records, or the one that it has there most often.
+
+        Words that were cut off do not count, as the model is not measured on them either.
+        """
+        train_pairs, pairs = ([pair for record, example in zip(*split, strict=True) for pair in _kept(record, example)]
                               for split in (train, held_out))
         common = Counter(label for _, label in train_pairs).most_common(1)[0][0]
         label_counts: dict[str, Counter[Label]] = {}
@@ -156,6 +163,12 @@ class TokenClassification(Task):
             pieces += [label, *[NOTHING] * (len(ids) - 1)]
         end = tokenizer.encode_whole("")[len(start):]
         return Example([*tokens, *end], Tags([*pieces, *[NOTHING] * len(end)], len(words)))
+
+
+def _kept(record: TaggedRecord, example: Example) -> Iterator[tuple[str, Label]]:
+    """The words of a record, with their labels, without those that are cut off in its example."""
+    count = sum(piece != NOTHING for piece in example.target.pieces)
+    return zip(record.tokens[:count], record.labels[:count], strict=True)
 
 
 def token_kinds(source: str) -> Iterator[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,9 +22,11 @@ from miniformer.kernel.errors import SpecError
 from miniformer.kernel.spec import ComponentSpec, resolve
 from miniformer.kernel.task import Batch, Example, Split, Task
 
+from .processes import is_first
 from .specs import task_spec
 from .train_config import TrainConfig
 
+logger = logging.getLogger(__name__)
 CACHE = ".cache"
 """Where in `work_dir` data are kept for the next run."""
 
@@ -88,10 +91,10 @@ class MiniFormerDataModule(pl.LightningDataModule):
 
     @property
     def data(self) -> PreparedData:
-        """The records and examples, read when first asked for.
+        """The records and examples, read when first asked for. What a user should know of them is logged then.
 
         Raises:
-            DataError: with file and line.
+            DataError: with file and line; or there is nothing to learn from or to measure on.
         """
         if self._data is None:
             settings = self._settings()
@@ -102,6 +105,8 @@ class MiniFormerDataModule(pl.LightningDataModule):
                 self._data = prepare_data(
                     settings.task, *settings.paths, val_fraction=settings.val_fraction, tokenizer=settings.tokenizer,
                     vocab_size=settings.vocab_size, max_len=self.row_length)
+            for note in self._data.notes if is_first() else ():
+                logger.warning(note)
         return self._data
 
     def _settings(self) -> Settings:

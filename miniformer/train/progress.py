@@ -36,6 +36,8 @@ def say_data(console: Console, data: PreparedData, from_cache: bool) -> None:
         unit, inputs = "tokens", f"vocabulary: {data.tokenizer.vocab_size:,}"
     else:
         unit, inputs = "steps", f"features: {data.task.input_dim}"
+    if labels := getattr(data.task, "labels", ()):
+        inputs += f"; labels: {len(labels):,}"
     source = "; from the cache" if from_cache else ""
     console.print(f"{counts['examples']:,} examples, {counts['tokens']:,} {unit}; held out: "
                   f"{len(data.val.examples):,} examples; {inputs}{source}", highlight=False)
@@ -45,6 +47,18 @@ def say_model(console: Console, model: nn.Module, config: TrainConfig) -> None:
     """Print how large the model is, and in which precision it is trained."""
     parameters = sum(parameter.numel() for parameter in model.parameters())
     console.print(f"model: {parameters:,} parameters, precision {config.precision}", highlight=False)
+
+
+def say_steps(console: Console, config: TrainConfig, processes: int) -> None:
+    """Print what several processes make of the batch size, and that compiling takes a while before the first step."""
+    if processes > 1:
+        batches = config.accumulate_grad_batches
+        of_each = "" if batches == 1 else f" of {batches} batches each"
+        console.print(f"{processes} processes, each with its own batches of batch_size = {config.batch_size}: a step{of_each} "
+                      f"has {processes * batches * config.batch_size:,} rows", highlight=False)
+    if config.compile:
+        console.print("compiling the layers, in the first step and the first measurement: half a minute to a few minutes",
+                      highlight=False)
 
 
 class RunProgress(ProgressBar):

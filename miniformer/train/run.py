@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from .lightning_setup import devices_for, lightning_trainer, loggers_for, quiet_
 from .module import MiniFormerLitModule
 from .pausing import PausableFitLoop
 from .processes import is_first
-from .progress import RunProgress, say_data, say_model
+from .progress import RunProgress, say_data, say_model, say_steps
 from .random_state import RandomState
 from .run_folder import RECORD, describe, errors_name, free_folder, new_folder
 from .specs import check_model, with_data_decisions
@@ -43,9 +43,10 @@ class RunResult:
     Attributes:
         folder: the run folder.
         metrics: what the best model reached on the held-out records (`val_`) and the test file (`test_`), and its `step`.
-        baselines: what trivial predictors reach on the same records.
+        baselines: what trivial predictors reach on the held-out records.
         module: the best model, in eval mode.
         data: what it was trained on.
+        test_baselines: what trivial predictors reach on the test file; empty without one.
     """
 
     folder: Path
@@ -53,6 +54,7 @@ class RunResult:
     baselines: dict[str, dict[str, float]]
     module: MiniFormerLitModule
     data: PreparedData
+    test_baselines: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Run:
@@ -122,6 +124,7 @@ class Run:
             say_data(self._console, self.data, self._datamodule.from_cache)
             self.module = MiniFormerLitModule.for_data(self.config, self.data)
             say_model(self._console, self.module.model, self.config)
+            say_steps(self._console, self.config, devices["devices"] * devices["num_nodes"])
             self._trainer = self._new_trainer(devices)
         self._loop = self._trainer.fit_loop = PausableFitLoop(self._trainer)
         self._random = RandomState.now()
@@ -214,11 +217,14 @@ class Run:
         metrics = dict(self._best.best)
         if self.data.test is not None:
             metrics |= self.measure("test")
-        baselines = self.data.task.baselines(self.data.train, self.data.val, self.data.tokenizer)
+        splits = {"baselines": self.data.val, "test_baselines": self.data.test}
+        baselines = {name: self.data.task.baselines(self.data.train, split, self.data.tokenizer)
+                     for name, split in splits.items() if split is not None}
         if self._first:
-            results = {"best": finite(metrics), "baselines": {name: finite(values) for name, values in baselines.items()}}
-            write_json(self.folder / RECORD, {**self._record, "results": results})
-        self._result = RunResult(self.folder, metrics, baselines, self.module, self.data)
+            finite_baselines = {name: {predictor: finite(values) for predictor, values in reached.items()}
+                                for name, reached in baselines.items()}
+            write_json(self.folder / RECORD, {**self._record, "results": {"best": finite(metrics), **finite_baselines}})
+        self._result = RunResult(self.folder, metrics, module=self.module, data=self.data, **baselines)
         return self._result
 
     def weights(self) -> dict[str, Tensor]:

@@ -62,7 +62,7 @@ def describe(spec: Mapping[str, Any], config: TrainConfig, data: PreparedData) -
     """
     fields, counts = config.to_data(), token_counts(data.train.examples)
     return {"miniformer": __version__, **spec, "train": fields, **provenance([spec, fields]), "packages": environment(),
-            "data": {**data.fingerprint, "train_tokens": counts["tokens"]}}
+            "data": {**data.fingerprint, "train_tokens": counts["tokens"], "notes": list(data.notes)}}
 
 
 @contextmanager

@@ -94,6 +94,9 @@ def check_model(config: TrainConfig) -> None:
     if fields.get("input_dim") is not None:
         config = config.with_fields(model_config={"output_dim": 1, **fields})
     task = build(Task, task_spec(config))
+    if not task.additive and config.batch_size == 1:
+        raise SpecError(f"batch_size is 1, and task {config.task.name!r} compares the records of a batch with each other; "
+                        "expected at least 2")
     with torch.device("meta"):
         model_class(task)(model_spec(config, task))
 

@@ -67,7 +67,7 @@ class TrainConfig(BaseModel):
                                          description="fields of TransformerConfig, as a JSON object")
     optimizer: ComponentSpec = Field(default=_default("optimizer"), description="how weights are updated")
     scheduler: ComponentSpec = Field(default=_default("scheduler"), description="how the learning rate changes during the run")
-    batch_size: PositiveInt = Field(default=16, description="rows in a batch")
+    batch_size: PositiveInt = Field(default=16, description="rows in a batch of each process")
     max_epochs: PositiveInt | None = Field(default=None, description=f"most passes over the training data; without it and "
                                            f"max_steps, {DEFAULT_EPOCHS}, or {STDLIB_STEPS} steps on stdlib")
     max_steps: PositiveInt | None = Field(default=None, description="most optimizer steps")

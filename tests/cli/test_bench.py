@@ -40,12 +40,22 @@ training, 4 x 64 tokens, bf16; the machine's matrix product: 123 GFLOP/s
             parameters  tokens/s           range  ratio         range   memory          MFU
 mine             1,000     1,500  1,499 to 1,501   1.00  1.00 to 1.00  512 MiB         25 %
 an-encoder      20,000     3,000  2,999 to 3,001   2.00  2.00 to 2.00  512 MiB  not counted
+MFU: the operations of the model's own forward and backward passes, as a share of that product's rate
 
 decoding, 1 x 16 + 48 tokens, greedy, fp32
             parameters  tokens/s         range  ratio         range   memory
 mine             1,000      50.0  49.0 to 51.0   1.00  1.00 to 1.00  512 MiB
 an-encoder      20,000  does not write
 """
+
+
+def test_more_than_the_machine_s_own_rate_is_explained_where_it_is_shown(capsys):
+    setting = {"device": "cpu", "threads": 2, "rounds": 3, "seconds": 1.0, "batch_size": 4, "length": 64, "prompt": 16,
+               "precision": 32, "decode_precision": 32, "gemm_flops": 123e9}
+    for mfu, explained in ((1.33, True), (0.9, False)):
+        _print({"setting": setting, "contestants": [
+            {"name": "mine", "parameters": 1000, "train": figures(1500.0, 1.0, mfu=mfu), "decode": []}]})
+        assert ("MFU above 100 % is no error: " in capsys.readouterr().out) == explained
 
 
 @pytest.mark.parametrize(("args", "text"), [

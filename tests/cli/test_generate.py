@@ -183,3 +183,9 @@ def test_mistakes_are_told(trained, args, told):
     done = CliRunner().invoke(commands, ["generate", str(trained), *args])
     assert told in (" ".join(done.output.split()) if isinstance(done.exception, SystemExit) else str(done.exception))
     assert isinstance(done.exception, (SystemExit, UserError))
+
+
+def test_it_is_told_before_it_begins_that_compiling_takes_a_while(cli, trained, monkeypatch):
+    monkeypatch.setattr("miniformer.inference.engine.compiled_step", lambda: None)  # it would take half a minute here too
+    told = cli("generate", str(trained), "--prompt", "the", "--max-new-tokens", "1", "--compile").stderr
+    assert "note: a step is compiled with the first prompt, which takes up to half a minute" in told

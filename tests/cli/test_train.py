@@ -191,10 +191,10 @@ def test_a_run_on_a_file_says_what_it_reached_and_what_to_type_next(cli, cli_pro
     assert "log_every_n_steps" not in text.stderr
     text = text.stdout
     assert "tokens/s" in text
-    assert "this model" in text
-    assert "on the test file" in text
-    assert "unigram" in text
-    assert "xz -9" in text
+    held_out, test = text.partition("test file (42), best model of step")[::2]
+    assert "held-out records (3), best model of step" in held_out
+    for table in (held_out, test):
+        assert "this model" in table and "unigram" in table and "xz -9" in table
     assert "run folder: runs/texts-language-modeling-1" in text
     following = text.partition("next: miniformer ")[2].splitlines()[0]
     *_, prompt = args = shlex.split(following)
@@ -263,6 +263,12 @@ def test_classification_on_the_standard_library_beats_always_saying_the_same(cli
     results = json.loads((tmp_path / "runs" / "stdlib-classification-1" / "run.json").read_text())["results"]
     (baseline,) = results["baselines"].values()
     assert results["best"]["val_accuracy"] > 2 * baseline["accuracy"]
+
+
+def test_a_run_that_measures_on_its_training_records_says_so(cli, labelled, tiny):
+    text = cli("train", "--task", "classification", "--train-path", str(labelled), "--val-path", str(labelled), "--max-steps",
+               "1", *tiny).stdout
+    assert "vocabulary: 300; labels: 2\n" in text and "\nthe training records themselves (120), best model of step 1" in text
 
 
 def test_an_encoder_decoder_is_asked_a_held_out_source(cli, pairs, tiny):

@@ -61,7 +61,7 @@ def kept(root, given):
 
 
 def told(data):
-    return (data.task_spec, data.tokenizer.to_json(), data.fingerprint, list(data.splits), data.val is data.train,
+    return (data.task_spec, data.tokenizer.to_json(), data.fingerprint, data.notes, list(data.splits), data.val is data.train,
             [(list(split.records), list(split.examples)) for split in data.splits.values()])
 
 

@@ -5,13 +5,16 @@ import math
 
 import pytest
 from click.testing import CliRunner
+from task_models import model_for
 
 from miniformer.cli import cli
 from miniformer.data.jsonl import read_records
+from miniformer.data.tokenizer import Tokenizer
 from miniformer.inference import evaluate as module
 from miniformer.inference.evaluate import evaluate
-from miniformer.inference.load import load
+from miniformer.inference.load import Trained, load
 from miniformer.kernel import DataError
+from miniformer.tasks.classification import Classification
 from miniformer.train.train_config import TrainConfig
 from miniformer.train.trainer import train
 
@@ -81,3 +84,25 @@ def test_json_has_null_for_what_is_no_finite_number(trained, tmp_path, monkeypat
     args = ["evaluate", str(trained), "--data", str(tmp_path / "fox.jsonl"), "--json"]
     said = CliRunner().invoke(cli, args, catch_exceptions=False).stdout
     assert said == '{"records": 0, "loss": null, "perplexity": null, "f1": 0.5}\n'
+
+
+def test_what_a_user_should_know_of_the_records_is_logged(caplog):
+    task, tokenizer = Classification(labels=("few", "many")), Tokenizer.train(["some words"], 261)
+    trained = Trained(model_for(task, 261), tokenizer, task)
+    limit = trained.model.config.max_seq_len
+    records = [task.Record(input="x" * (limit * 2 if n < 3 else 1), label="few") for n in range(4)]
+    evaluate(trained, [(f"bears.jsonl:{n}", record) for n, record in enumerate(records, start=1)])
+    longest = len(tokenizer.encode("x" * limit * 2))
+    assert caplog.messages == [
+        f"bears.jsonl: 3 of 4 texts were cut to {limit} tokens, the longest from {longest}; a model with a larger max_seq_len "
+        "reads more of them",
+        "bears.jsonl: only 4 evaluated records, so a figure measured on them says little",
+        "bears.jsonl: every evaluated record has the label 'few', so figures on them do not tell whether a model can tell "
+        "labels apart"]
+
+
+def test_a_file_in_which_nothing_can_be_measured_is_refused(cli, trained, tmp_path):
+    (tmp_path / "empty.jsonl").write_text('{"text": ""}\n{"text": " "}\n')
+    told = cli("evaluate", str(trained), "--data", "empty.jsonl", code=2)
+    assert told.stderr.endswith("error: empty.jsonl: nothing to measure on: all texts are empty; expected some text\n")
+    assert told.stdout == ""

@@ -112,3 +112,12 @@ def test_series_are_predicted_without_a_tokenizer():
         with torch.no_grad():
             expected = float(series.model(inputs)[0].mean(dim=0)[0]) * 2 + 10
         assert row["value"] == pytest.approx(expected, abs=1e-5)
+
+
+def test_how_many_texts_were_cut_is_logged_once_at_the_end(monkeypatch, caplog):
+    monkeypatch.setattr("miniformer.inference.predict.CHUNK", 2)
+    limit = CLASSES.model.config.max_seq_len
+    list(predict(CLASSES, [{"input": "x" * (2 * limit if n < 4 else 1)} for n in range(5)]))
+    longest = len(TOKENIZER.encode("x" * 2 * limit))
+    assert caplog.messages == [f"4 of 5 texts were cut to {limit} tokens, the longest from {longest}; a model with a larger "
+                               "max_seq_len reads more of them"]

@@ -67,6 +67,8 @@ def test_a_label_is_a_whole_number_or_a_string(label):
 def test_one_label_only_is_refused():
     with pytest.raises(ValueError, match="every record has the label 3"):
         Classification().fit([LabelledRecord(input="x", label=3)] * 2)
+    with pytest.raises(ValueError, match="labels: 3 is the only one, so that every prediction would be it with probability 1"):
+        Classification(labels=(3,))
 
 
 def test_a_label_that_occurs_twice_is_refused():
@@ -76,7 +78,7 @@ def test_a_label_that_occurs_twice_is_refused():
 
 def test_labels_that_are_written_alike_are_refused():
     """A prediction is keyed by labels as JSON writes keys."""
-    with pytest.raises(ValueError, match="labels: 1 and '1' are written alike"):
+    with pytest.raises(ValueError, match="labels: 1 and '1' are written alike: one is a number, the other a text; write all"):
         Classification(labels=("1", 1))
 
 
@@ -88,6 +90,17 @@ def test_an_unknown_label_is_told_with_what_is_near_it():
 def test_a_number_is_not_the_string_that_looks_like_it():
     with pytest.raises(ValueError, match="label '1' is not one of the 2"):
         Classification(labels=(1, 2)).encode(LabelledRecord(input="x", label="1"), TOKENIZER)
+
+
+@pytest.mark.parametrize(("known", "label", "told"), [
+    (1, "1", "1 is, and one is a number, the other a text"), ("1", 1, "'1' is, and one is a number, the other a text"),
+    (1, "1.0", "1 is, and one is a number, the other a text"), ("a", " a", "'a' is, and they differ in spaces alone"),
+    ("Spam", "spam", "'Spam' is, and they differ in capital letters alone"),
+    ("\u00e9", "e\u0301", "'\u00e9' is, and they look alike, and differ in their Unicode form, 'e.u0301' and '.xe9'"),
+])
+def test_an_unknown_label_that_readers_take_for_a_known_one_is_told_with_what_differs(known, label, told):
+    with pytest.raises(ValueError, match=f"is not one of the 2 in the training data; {told}.*; write them alike in all files"):
+        Classification(labels=(known, "other")).encode(LabelledRecord(input="x", label=label), TOKENIZER)
 
 
 def test_the_target_is_the_place_of_the_label():

@@ -34,6 +34,18 @@ def test_features_are_scaled_by_what_the_training_records_have():
     torch.testing.assert_close(found, torch.tensor([[-2 / std, 0], [2 / std, 0]]))
 
 
+@pytest.mark.parametrize("column", [[0.1] * 10, [0.3, 0.1 + 0.2] * 5, [1e9 / 3] * 7, [-1e-5] * 30])
+def test_a_feature_that_varies_by_rounding_alone_is_constant(column):
+    [(mean, std)] = learn_features([series([[x] for x in column])])["features"]
+    assert (mean, std) == (pytest.approx(column[0]), 1.0)
+
+
+@pytest.mark.parametrize("column", [[1e9, 1e9 + 0.01], [0.0, 1e-12], [1e-9, 2e-9]])
+def test_a_feature_that_varies_little_still_varies(column):
+    [(_, std)] = learn_features([series([[x] for x in column])])["features"]
+    assert std == pytest.approx((column[1] - column[0]) / 2, rel=1e-5)
+
+
 def test_plain_numbers_are_vectors_of_one():
     assert encode_input(series([1, 2, 3]), NoTokenizer(), ((1.0, 2.0),)).tolist() == [[0.0], [0.5], [1.0]]
 

@@ -152,3 +152,9 @@ def test_a_batch_of_empty_texts_is_measured():
     assert int(loss_of(MODEL, TASK, batch).weight) == 0
     together = measured(MODEL, TASK, TOKENIZER, [batch, TASK.collate(rows())])
     assert together == measured(MODEL, TASK, TOKENIZER, [TASK.collate(rows())])
+
+
+def test_texts_of_special_tokens_alone_have_nothing_to_hide():
+    special = TOKENIZER.bos_id, TOKENIZER.pad_id
+    assert TASK.unmeasurable([Example(list(special)), Example([])]) == "no text has a token that may be hidden"
+    assert TASK.unmeasurable([Example([]), Example([special[0], TOKENIZER.encode("a")[-1]])]) is None

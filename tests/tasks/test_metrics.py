@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from miniformer.tasks.metrics import BitsPerByte, LossRatio, Perplexity
+from miniformer.tasks.metrics import R2, BitsPerByte, LossRatio, Perplexity
 
 BATCHES = [(3.0, 2), (10.0, 7), (0.5, 1)]
 
@@ -48,3 +48,22 @@ def test_a_metric_starts_anew_after_reset():
 
 def test_bits_per_byte_of_empty_texts_are_finite():
     assert after(BitsPerByte(), [(3.0, 0)]) == pytest.approx(3 / math.log(2))
+
+
+def r2(right, predicted):
+    metric, half = R2(), len(right) // 2
+    for part in (slice(0, half), slice(half, None)):
+        metric.update(torch.tensor(predicted[part], dtype=torch.float64), torch.tensor(right[part], dtype=torch.float64))
+    return float(metric.compute())
+
+
+@pytest.mark.parametrize("unit", [1.0, 1e-6, 1e6])
+def test_explained_variance_has_no_unit(unit):
+    """However small the numbers, their variance is no zero."""
+    right, predicted = [1.0, 2.0, 4.0, 5.0], [1.0, 2.5, 3.0, 6.0]
+    assert r2([unit * x for x in right], [unit * x for x in predicted]) == pytest.approx(1 - 2.25 / 10)
+
+
+@pytest.mark.parametrize("right", [[3.0], [0.1] * 7, [1 / 3] * 1000, [0.0, 0.0], [1e9, 1e9, 1e9]])
+def test_of_equal_numbers_no_variance_is_explained(right):
+    assert r2(right, [x + 1 for x in right]) == r2(right, right) == 0

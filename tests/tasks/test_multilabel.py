@@ -48,6 +48,27 @@ def test_fewer_than_two_labels_are_refused(labels, told):
         Multilabel().fit([MultilabelRecord(input="x", labels=labels)] * 2)
 
 
+def test_records_that_do_not_differ_are_refused():
+    with pytest.raises(ValueError, match="every record has the labels 'a', 'b'; expected records that differ in their labels"):
+        Multilabel().fit([MultilabelRecord(input="x", labels=labels) for labels in (["a", "b"], ["b", "a"])])
+
+
+def test_a_single_label_is_enough_where_not_every_record_has_it():
+    records = [MultilabelRecord(input="x" * n, labels=["spam"] * (n % 2)) for n in range(1, 9)]
+    task = Multilabel(labels=tuple(Multilabel().fit(records)["labels"]))
+    assert task.labels == ("spam",)
+    model, examples = model_for(task, 261), [task.encode(record, TOKENIZER) for record in records]
+    batch = task.collate(examples)
+    predictions = predictions_of(model, task, batch)
+    pairs = [(row["probabilities"]["spam"] > 0.5, record.labels == ["spam"]) for row, record in zip(predictions, records)]
+    assert [row["labels"] for row in predictions] == [["spam"] if said else [] for said, _ in pairs]
+    found = measured(model, task, TOKENIZER, [batch])
+    assert found["f1_micro"] == pytest.approx(f1(pairs)) == found["f1_macro"]
+    assert found["subset_accuracy"] == pytest.approx(sum(a == b for a, b in pairs) / len(pairs))
+    assert task.baselines(Split(records, examples), Split(records, examples), TOKENIZER)["all labels"] == pytest.approx(
+        {"f1_micro": 2 / 3, "f1_macro": 2 / 3, "subset_accuracy": 0.5})
+
+
 def test_a_label_may_not_occur_twice_in_a_record():
     with pytest.raises(ValueError, match="label 'a' occurs twice"):
         MultilabelRecord(input="x", labels=["a", "b", "a"])

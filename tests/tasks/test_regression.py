@@ -113,6 +113,14 @@ def test_numbers_that_have_no_deviation_are_told():
         fit(1, 1e300, 2)
     with pytest.raises(ValueError, match=r"field 'value': the numbers are too near to each other .* 1e-300 and 2e-300"):
         fit(1e-300, 2e-300)
+    with pytest.raises(ValueError, match=r"too near to each other to tell apart, such as 0\.3 and 0\.30000000000000004"):
+        fit(0.3, 0.1 + 0.2, 0.3)
+
+
+@pytest.mark.parametrize("values", [(1e9, 1e9 + 0.1), (1e-9, 2e-9), (-0.1, 0.1), (0, 1e-12)])
+def test_numbers_that_differ_by_more_than_rounding_are_learnt(values):
+    learnt = Regression().fit([ValuedRecord(input="x", value=value) for value in values])
+    assert learnt["std"] == pytest.approx((values[1] - values[0]) / 2, rel=1e-5)
 
 
 def test_a_number_too_far_from_the_training_records_is_told():

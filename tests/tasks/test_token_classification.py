@@ -110,6 +110,22 @@ def test_baselines_are_the_commonest_label_and_each_word_s():
                                                           "each word's usual": {"accuracy": 0.75}}
 
 
+def test_baselines_are_of_the_words_that_the_model_is_measured_on():
+    """A word that is cut off counts for neither."""
+    record = TaggedRecord(tokens=["a", "b"], labels=["noun", "verb"])
+    cut = Split([record], [TASK.cut(TASK.encode(record, TOKENIZER), 3)])
+    whole = Split([record], [TASK.encode(record, TOKENIZER)])
+    assert [piece for piece in cut.examples[0].target.pieces if piece >= 0] == [0]
+    assert TASK.baselines(whole, cut, TOKENIZER)["always 'noun'"] == {"accuracy": 1.0}
+
+
+def test_one_label_only_is_refused():
+    with pytest.raises(ValueError, match="every record has the label 'x'"):
+        TokenClassification().fit([TaggedRecord(tokens=["a"], labels=["x"])] * 2)
+    with pytest.raises(ValueError, match="labels: 'x' is the only one"):
+        TokenClassification(labels=("x",))
+
+
 def test_kinds_of_python_s_tokens():
     source = "def f(x):  # why\n    return 'a' + 1.5\n"
     assert list(token_kinds(source)) == [

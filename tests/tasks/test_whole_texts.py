@@ -20,9 +20,9 @@ def tokenizer():
 
 
 @pytest.mark.parametrize(("name", "options", "record"), [
-    ("classification", {"labels": ["x"]}, {"input": "cat mat", "label": "x"}),
+    ("classification", {"labels": ["x", "y"]}, {"input": "cat mat", "label": "x"}),
     ("multilabel", {"labels": ["x"]}, {"input": "cat mat", "labels": ["x"]}),
-    ("token-classification", {"labels": ["x"]}, {"tokens": ["cat", "mat"], "labels": ["x", "x"]}),
+    ("token-classification", {"labels": ["x", "y"]}, {"tokens": ["cat", "mat"], "labels": ["x", "x"]}),
 ])
 def test_an_input_ends(tokenizer, name, options, record):
     task = build(Task, {"name": name, **options})

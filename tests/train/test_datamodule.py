@@ -112,6 +112,21 @@ def test_files_are_read_once(texts):
     assert data.data is before
 
 
+def test_what_a_user_should_know_of_the_data_is_logged_once_by_the_first_process(labelled, caplog, monkeypatch):
+    fields = {"task": "classification", "model_config": {"max_seq_len": 3}}
+    data = module(labelled, **fields)
+    assert caplog.messages == [], "nothing is read before it is asked for"
+    assert list(data.data.notes) == caplog.messages == [
+        "{}: 120 of 120 texts were cut to 3 tokens, the longest from {}; a model with a larger max_seq_len reads more of them"
+        .format(labelled, max(len(TOKENIZER.encode(json.loads(line)["input"])) for line in labelled.read_text().splitlines())),
+        f"{labelled}: only 6 held-out records, so a figure measured on them says little"]
+    list(data.train_dataloader())
+    assert len(caplog.messages) == 2
+    monkeypatch.setenv("RANK", "1")
+    assert module(labelled, **fields).data.notes
+    assert len(caplog.messages) == 2
+
+
 def test_the_tokenizer_of_the_config_is_loaded(texts, tmp_path):
     (tmp_path / "tokenizer.json").write_text(TOKENIZER.to_json(), encoding="utf-8")
     config = TrainConfig(train_path=str(texts), tokenizer=str(tmp_path / "tokenizer.json"))

@@ -64,6 +64,8 @@ def test_train_under_torchrun_leaves_one_run_and_speaks_once(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("run folder: ") == done.stdout.count("reading ") == 1
     assert "Warning" not in done.stderr
+    assert done.stdout.count("2 processes, each with its own batches of batch_size = 2: a step has 4 rows") == 1
+    assert done.stderr.count("8 held-out records, so a figure measured on them says little") == 1
     (run,) = (path for path in (tmp_path / "runs").iterdir() if path.name != ".cache")
     step = json.loads((run / "run.json").read_text())["results"]["best"]["step"]
     with (run / "metrics.csv").open() as file:

@@ -6,7 +6,7 @@ from miniformer.kernel import SpecError, Task, build
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 from miniformer.train.module import MiniFormerLitModule
-from miniformer.train.specs import model_class, task_spec
+from miniformer.train.specs import check_model, model_class, task_spec
 from miniformer.train.train_config import TrainConfig
 
 
@@ -49,3 +49,9 @@ def test_a_task_with_a_source_is_refused_for_a_model_without_encoder():
 def test_a_module_is_of_the_assembly_that_its_config_means():
     config = TrainConfig(model="seq2seq", model_config={"vocab_size": 30, "d_model": 16, "n_heads": 2, "n_layers": 1})
     assert type(MiniFormerLitModule(config).model) is Seq2SeqTransformer
+
+
+def test_a_task_that_compares_the_records_of_a_batch_needs_more_than_one():
+    with pytest.raises(SpecError, match="batch_size is 1, and task 'embedding' compares the records of a batch"):
+        check_model(TrainConfig(task="embedding", batch_size=1))
+    check_model(TrainConfig(task="classification", batch_size=1))

@@ -225,6 +225,23 @@ def test_the_best_model_is_measured_on_the_test_file(tmp_path, texts):
     assert record["results"]["best"]["test_loss"] == result.metrics["test_loss"]
 
 
+def test_baselines_are_measured_on_the_records_that_they_are_compared_on(tmp_path, labelled):
+    test = tmp_path / "test.jsonl"
+    test.write_text("".join(json.dumps({"input": f"an apple of {n}", "label": "fruit"}) + "\n" for n in range(3)))
+    result = run(tmp_path, labelled, task="classification", val_path=str(labelled), test_path=str(test), max_steps=1)
+    assert result.baselines == {"always 'tool'": {"accuracy": 0.5}}
+    assert result.test_baselines == {"always 'tool'": {"accuracy": 0}}
+    record = json.loads((result.folder / "run.json").read_text())
+    assert (record["results"]["baselines"], record["results"]["test_baselines"]) == (result.baselines, result.test_baselines)
+    assert record["data"]["notes"] == list(result.data.notes) != []
+
+
+def test_a_run_without_a_test_file_has_no_baselines_of_one(tmp_path, texts):
+    result = run(tmp_path, texts, max_steps=1)
+    assert result.test_baselines == {}
+    assert "test_baselines" not in json.loads((result.folder / "run.json").read_text())["results"]
+
+
 def test_epochs_bound_a_run_where_steps_do_not(tmp_path, texts):
     result = run(tmp_path, texts, max_epochs=2, max_steps=None, batch_size=16)
     saved = torch.load(result.folder / "checkpoints" / "last.ckpt", weights_only=True)

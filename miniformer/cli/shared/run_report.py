@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
@@ -19,8 +20,9 @@ SAMPLE = 60
 
 def report(console: Any, result: RunResult) -> None:
     """Print the metrics of the best model beside those of baselines, a sample, the run's folder, and a command to try next."""
-    console.print()
-    console.print(_metrics(result))
+    for table in _metrics(result):
+        console.print()
+        console.print(table)
     run = shlex.quote(str(result.folder))
     if result.module.model.generates:
         prompt, text = _sample(result)
@@ -33,16 +35,22 @@ def report(console: Any, result: RunResult) -> None:
     console.print(f"next: {next_command}", highlight=False, markup=False)
 
 
-def _metrics(result: RunResult) -> Table:
-    """A row for the model, one for the test file if there is one, and one for each baseline; a column for each metric."""
-    held_out, test = _with_prefix(result.metrics, "val_"), _with_prefix(result.metrics, "test_")
-    rows = [["", *(name.replace("_", " ") for name in held_out)], ["this model", *map(_number, held_out.values())]]
-    if test:
-        rows.append(["on the test file", *map(_number, test.values())])
-    for name, values in result.baselines.items():
-        rows.append([name, *(_number(values[metric]) if metric in values else "" for metric in held_out)])
-    table = Table(title=f"held-out records ({len(result.data.val.records)}), best model of step "
-                        f"{result.metrics['step']:.0f}", title_justify="left")
+def _metrics(result: RunResult) -> Iterator[Table]:
+    """A table for the held-out records, and one for the test file if there is one."""
+    data, step = result.data, f"best model of step {result.metrics['step']:.0f}"
+    held_out = "the training records themselves" if data.val is data.train else "held-out records"
+    yield _table(f"{held_out} ({len(data.val.records)}), {step}", _with_prefix(result.metrics, "val_"), result.baselines)
+    if data.test is not None:
+        title = f"test file ({len(data.test.records)}), {step}"
+        yield _table(title, _with_prefix(result.metrics, "test_"), result.test_baselines)
+
+
+def _table(title: str, metrics: Mapping[str, float], baselines: Mapping[str, Mapping[str, float]]) -> Table:
+    """A row for the model and one for each baseline, all measured on the same records; a column for each metric."""
+    rows = [["", *(name.replace("_", " ") for name in metrics)], ["this model", *map(_number, metrics.values())]]
+    for name, values in baselines.items():
+        rows.append([name, *(_number(values[metric]) if metric in values else "" for metric in metrics)])
+    table = Table(title=title, title_justify="left")
     for place, column in enumerate(zip(*rows, strict=True)):
         # as wide as the longest word, since a narrow terminal would cut words and numbers
         width = max(len(word) for cell in column for word in cell.split())

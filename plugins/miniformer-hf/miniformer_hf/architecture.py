@@ -32,6 +32,10 @@ INERT = frozenset({
 """Fields of a config.json that do not change what any of these models computes."""
 
 
+CHOICE, REGRESSION = "single_label_classification", "regression"
+"""Values of `problem_type`: one label of several, and a number."""
+
+
 def unchanged(fields: Fields, weights: Mapping[str, Tensor]) -> Fields:
     """The fields as they are."""
     return fields
@@ -57,6 +61,7 @@ class Architecture:
         left_out: patterns of further tensors that may be in a file and are not read, each with a description; "" if the tensor
             holds nothing learnt.
         labels: whether the width of the head is the number of labels.
+        problems: the tasks that it serves instead of `task`, by the `problem_type` of a config.json.
         read: completes the fields of a config.json; some depend on the weights.
         write: turns the fields back into those of a config.json.
     """
@@ -75,6 +80,7 @@ class Architecture:
     copies: Mapping[str, str] = field(default_factory=dict)
     left_out: Mapping[str, str] = field(default_factory=dict)
     labels: bool = False
+    problems: Mapping[str, str] = field(default_factory=dict)
     read: Callable[[Fields, Mapping[str, Tensor]], Fields] = unchanged
     write: Callable[[Fields], Fields] = dict
 
@@ -89,8 +95,9 @@ class Architecture:
             if config.get(name, values[0]) not in values:
                 raise Unsupported(name, config[name], values)
         fields = {name: _checked(name, config.get(name, default), default) for name, default in self.defaults.items()}
+        self.problem_of(config)
         if self.labels:
-            fields["num_labels"] = len(config.get("id2label") or range(2))
+            fields["num_labels"] = n_labels(config)
         if isinstance(ends := fields["eos_token_id"], list):
             fields["eos_token_id"] = ends[0] if ends else None
             if len(ends) > 1:
@@ -98,6 +105,20 @@ class Architecture:
         if fields.get("bos_token_id", 0) is None:
             fields["bos_token_id"] = TransformerConfig.model_fields["bos_id"].default
         return self.read(fields, weights)
+
+    def problem_of(self, config: Mapping[str, Any]) -> str | None:
+        """The `problem_type` of a config.json; where it says none, a single output is a number, and several are a choice.
+
+        Raises:
+            Unsupported: it does not fit the number of outputs. A choice among one label would always be that label.
+        """
+        if not self.problems:
+            return None
+        usual, other = (REGRESSION, CHOICE) if n_labels(config) == 1 else (CHOICE, REGRESSION)
+        problem: str = config.get("problem_type") or usual
+        if problem == other or problem not in self.problems:
+            raise Unsupported("problem_type", problem, (None, *(name for name in self.problems if name != other)))
+        return problem
 
     def unknown(self, config: Mapping[str, Any]) -> list[str]:
         """The fields of a config.json that this architecture does not read."""
@@ -126,6 +147,11 @@ class Architecture:
             except Unsupported as error:
                 result.problems.append(Problem(error.name, error.value, tuple(error.supported)))
         return result
+
+
+def n_labels(config: Mapping[str, Any]) -> int:
+    """The number of outputs of a classifier."""
+    return len(config.get("id2label") or range(2))
 
 
 KINDS: Mapping[type, tuple[tuple[type, ...], str]] = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args
 
-from .architecture import ACTIVATIONS, Architecture
+from .architecture import ACTIVATIONS, CHOICE, REGRESSION, Architecture
 from .bert_parts import Activation
 from .pattern import Case, Field, Free, OneOf
 from .weights import Table, rows
@@ -53,7 +53,7 @@ def bert(name: str, task: str, head: Mapping[str, Any], weights: Table, **more: 
     """BERT with a head."""
     spec = {**SPEC, "head": head, **({"output_dim": Field("num_labels")} if more.get("labels") else {})}
     return Architecture(family=f"BERT ({name})", name=name, model_type="bert", base="bert.", task=task, spec=spec,
-                        defaults=DEFAULTS, fixed={**FIXED, **more.pop("fixed", {})}, inert=frozenset({"classifier_dropout"}),
+                        defaults=DEFAULTS, fixed=FIXED, inert=frozenset({"classifier_dropout"}),
                         weights=rows({**TRUNK, **weights}), **more)
 
 
@@ -71,7 +71,7 @@ MASKED = bert(
 SEQUENCE = bert(
     "BertForSequenceClassification", "classification", {"name": "miniformer-hf:bert-pooled"},
     {"head.pooler.{p}": "bert.pooler.dense.{p}", "head.out.{p}": "classifier.{p}"}, labels=True, left_out=POSITIONS,
-    fixed={"problem_type": (None, "single_label_classification")})
+    problems={CHOICE: "classification", "multi_label_classification": "multilabel", REGRESSION: "regression"})
 
 TOKENS = bert(
     "BertForTokenClassification", "token-classification", {"name": "token-classification"},

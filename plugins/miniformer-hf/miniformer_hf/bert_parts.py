@@ -78,3 +78,9 @@ class PooledHead(Head):
     def forward(self, x: Tensor, select: Tensor | None = None) -> Tensor:
         x = x if select is None else x[select]
         return cast(Tensor, self.out(torch.tanh(self.pooler(x))))
+
+    @torch.no_grad()
+    def rescale(self, std: float, mean: float) -> None:
+        """Let the outputs be `std` times as large, plus `mean`: a number in its own unit, where it was learnt in deviations."""
+        self.out.weight.mul_(std)
+        self.out.bias.mul_(std).add_(mean)

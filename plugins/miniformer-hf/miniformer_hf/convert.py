@@ -18,7 +18,8 @@ from miniformer.model.assemblies import assembly_of
 from miniformer.model.assembly import BlockAssembly
 
 from . import bert, files
-from .architecture import Architecture
+from .architecture import REGRESSION, Architecture
+from .bert_parts import PooledHead
 from .gpt2 import GPT2
 from .llama import LLAMA
 from .pattern import MatchResult, Unsupported
@@ -67,16 +68,15 @@ def import_folder(folder: str | Path, out: str | Path) -> BlockAssembly:
         text, tokenizer = path.read_text(encoding="utf-8"), Tokenizer.load(path)
         if tokenizer.vocab_size > model.config.vocab_size:
             raise UserError(f"{path}: {tokenizer.vocab_size} tokens, and the model has {model.config.vocab_size}")
-        options = {"labels": _labels(checkpoint.config)} if architecture.labels else {}
-        task = build(Task, {"name": architecture.task, **options})
-        learnt = dict(task.fit_tokenizer(tokenizer))
-        config["task"] = resolve("task", {"name": architecture.task, **options, **learnt}).model_dump(mode="json")
+        spec = _task(architecture, checkpoint.config, folder / files.CONFIG)
+        learnt = dict(build(Task, spec).fit_tokenizer(tokenizer))
+        config["task"] = resolve("task", {**spec, **learnt}).model_dump(mode="json")
     write_model(out, model.state_dict(), config, text)
     return model
 
 
 def export_model(model: BlockAssembly, folder: str | Path, *, tokenizer: str | Path | None = None,
-                 labels: Sequence[Any] = ()) -> None:
+                 labels: Sequence[Any] = (), problem: str | None = None) -> None:
     """Make a folder that `from_pretrained` of transformers reads.
 
     Args:
@@ -84,6 +84,7 @@ def export_model(model: BlockAssembly, folder: str | Path, *, tokenizer: str | P
         folder: must not exist, or be empty.
         tokenizer: its `tokenizer.json`.
         labels: names of the outputs of a classifier, in their order.
+        problem: the `problem_type` of a classifier; None: one label of several, or of a single output a number.
 
     Raises:
         UserError: the model fits none of them, and the message lists the parts that do not; or the folder exists.
@@ -115,6 +116,8 @@ def export_model(model: BlockAssembly, folder: str | Path, *, tokenizer: str | P
             raise UserError(f"labels: {len(names)}, and the model has {model.config.n_outputs} outputs")
         config["id2label"] = {str(i): name for i, name in enumerate(names)}
         config["label2id"] = {name: i for i, name in enumerate(names)}
+        if problem is not None:
+            config["problem_type"] = problem
     if tokenizer is not None:
         config["pad_token_id"] = Tokenizer.load(tokenizer).pad_id
     files.write(folder, config, theirs, None if tokenizer is None else Path(tokenizer))
@@ -133,8 +136,11 @@ def export_folder(run: str | Path, folder: str | Path) -> BlockAssembly:
         if hasattr(extension, "model_assembled") or hasattr(extension, "checkpoint_loaded"):
             raise UserError(f"{saved.folder}: extension {name!r} changed this model, and transformers knows nothing of it")
     model = assembly_of(saved.config.get("assembly", "transformer")).from_saved(saved)
-    labels = saved.config.get("task", {}).get("labels", ())
-    export_model(model, folder, tokenizer=files.tokenizer_of(saved.folder), labels=labels)
+    task = saved.config.get("task", {})
+    problem = next((problem for problem, name in bert.SEQUENCE.problems.items() if name == task.get("name")), None)
+    if problem == REGRESSION and isinstance(model.head, PooledHead):
+        model.head.rescale(task.get("std") or 1.0, task.get("mean") or 0.0)
+    export_model(model, folder, tokenizer=files.tokenizer_of(saved.folder), labels=task.get("labels", ()), problem=problem)
     return model
 
 
@@ -212,6 +218,20 @@ def _without_copies(architecture: Architecture, weights: Mapping[str, Tensor], e
                 raise UserError(f"{folder}: {name} differs from {original}, and config.json says that they are one "
                                 "(tie_word_embeddings)")
     return remaining
+
+
+def _task(architecture: Architecture, config: Mapping[str, Any], where: Path) -> dict[str, Any]:
+    """The spec of the task that the model was trained for."""
+    problem = architecture.problem_of(config)
+    name = architecture.task if problem is None else architecture.problems[problem]
+    if problem == REGRESSION:  # its output is the number itself
+        return {"name": name, "mean": 0.0, "std": 1.0}
+    spec = {"name": name, "labels": _labels(config)} if architecture.labels else {"name": name}
+    try:
+        build(Task, spec)
+    except UserError as error:
+        raise UserError(f"{where}: {error}") from None
+    return spec
 
 
 def _labels(config: Mapping[str, Any]) -> list[str]:

@@ -78,6 +78,7 @@ FAULTS = (
     Fault("the-next-command-lacks-the-run", "miniformer/cli/shared/run_report.py", "miniformer predict {run} --input",
           "miniformer predict --input", f"{TRAIN}::test_classification_on_string_labels_reports_accuracy_and_f1",
           "what to type next does not work"),
-    Fault("a-test-file-s-figures-are-not-shown", "miniformer/cli/shared/run_report.py", "    if test:\n", "    if False:\n",
-          f"{TRAIN}::test_a_run_on_a_file_says_what_it_reached_and_what_to_type_next", "--test-path seems to do nothing"),
+    Fault("a-test-file-s-figures-are-not-shown", "miniformer/cli/shared/run_report.py", "    if data.test is not None:\n",
+          "    if False:\n", f"{TRAIN}::test_a_run_on_a_file_says_what_it_reached_and_what_to_type_next",
+          "--test-path seems to do nothing"),
 )

@@ -4,6 +4,7 @@ from ..fault import Fault
 
 JSONL, PACKING, SAMPLER = "tests/data/test_jsonl.py", "tests/data/test_packing.py", "tests/data/test_sampler.py"
 CACHE, TOKENIZER, PREPARE = "tests/data/test_cache.py", "tests/data/test_tokenizer.py", "tests/data/test_prepare.py"
+NOTES = "tests/data/test_notes.py"
 
 FAULTS = (
     Fault("a-doubled-field-is-accepted", "miniformer/data/jsonl.py", "if len(data) < len(pairs):", "if False:", JSONL,
@@ -69,4 +70,10 @@ FAULTS = (
     Fault("tests-are-among-the-sources", "miniformer/data/stdlib.py", '"test", "tests", "idle_test", ', "",
           "tests/data/test_stdlib.py::test_no_tests_and_nothing_installed_is_among_the_sources",
           "the embedded corpus is full of generated tests"),
+    Fault("a-cut-text-is-not-told", "miniformer/data/notes.py", "if example.uncut:", "if False:", NOTES,
+          "a model sees the first words of long texts, and nobody knows"),
+    Fault("copies-of-training-records-are-not-told", "miniformer/data/notes.py", 'if seen and name != "train":',
+          "if False:", NOTES, "a model that has learnt its answers by heart looks good"),
+    Fault("empty-texts-are-measured-on", "miniformer/data/notes.py", "if reason := nothing_in(task, split):",
+          "if False:", NOTES, "a run ends with figures that were measured on nothing"),
 )

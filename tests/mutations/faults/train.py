@@ -108,4 +108,8 @@ FAULTS = (
     Fault("weights-that-are-given-out-go-on-changing", "miniformer/train/run.py", ".cpu().clone()", ".cpu()",
           f"{RUN}::test_taken_weights_are_measured_and_become_the_runs_model_where_they_are_better",
           "an average of weights is that of the last step alone"),
+    Fault("a-test-file-has-the-baselines-of-held-out-records", "miniformer/train/run.py", '"test_baselines": self.data.test}',
+          '"test_baselines": self.data.val}',
+          f"{TRAINER}::test_baselines_are_measured_on_the_records_that_they_are_compared_on",
+          "figures that were measured on different records stand in one table"),
 )
