@@ -57,6 +57,12 @@ def start_of(tokenizer: Tokenizer) -> int:
     return tokenizer.pad_id if tokenizer.bos_id is None else tokenizer.bos_id
 
 
+def bytes_of(counts: Sequence[Sequence[int] | Tensor | None]) -> dict[str, Tensor]:
+    """The target `bytes` `[B, T]`: how many bytes of text each predicted token stands for; none where a row does not say it."""
+    known = [torch.as_tensor(row) for row in counts if row is not None]
+    return {"bytes": pad_sequence(known, batch_first=True)} if known and len(known) == len(counts) else {}
+
+
 def packed(rows: Sequence[Example]) -> tuple[Tensor, Layout, Tensor]:
     """Token ids `[B, T]` of packed rows, their layout, and the token that follows each one in its document, or -1."""
     documents = torch.stack([row.documents for row in rows if row.documents is not None])

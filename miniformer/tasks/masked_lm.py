@@ -19,7 +19,7 @@ from miniformer.kernel.task import Batch, Example, LossTerm, Split, Tokenizer
 
 from .baselines import occurrences
 from .collate import packed
-from .language_modeling import LanguageModeling
+from .language_modeling import LanguageModeling, TextRecord
 from .losses import full_precision
 from .metrics import Perplexity
 
@@ -54,6 +54,10 @@ class MaskedLanguageModeling(LanguageModeling):
             raise ValueError("the tokenizer has no mask token, such as <mask> or [MASK]")
         special = [i for i, n_bytes in enumerate(tokenizer.byte_lengths()) if n_bytes == 0]
         return {"mask_id": tokenizer.mask_id, "special": special, "n_tokens": tokenizer.vocab_size}
+
+    def encode(self, record: TextRecord, tokenizer: Tokenizer) -> Example:
+        ids = tokenizer.encode(record.text)  # nothing is measured by the byte
+        return Example(ids if tokenizer.eos_id is None else [*ids, tokenizer.eos_id])
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         tokens, layout, _ = packed(examples)
