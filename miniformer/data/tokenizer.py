@@ -126,7 +126,7 @@ class Tokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """The size of a table by id: the highest id and one. Without gaps, that is the number of tokens, special ones included."""
+        """The size of a table by id: the highest id and one. Without gaps it is the number of tokens, special ones included."""
         count: int = self.backend.get_vocab_size()
         if count != self._counted:  # at first, and where tokens were added since
             # what stands around texts may have ids of its own
@@ -185,7 +185,7 @@ class Tokenizer:
         return counts[:self._without_end(encoding.ids)]
 
     def _without_end(self, ids: Sequence[int]) -> int:
-        """How many of the ids there are before an end that the library's tokenizer adds; all of them where nothing precedes it."""
+        """How many of the ids stand before an end that the library's tokenizer adds; all of them where nothing precedes it."""
         end = self._around[1]
         has_end = bool(end) and len(ids) > len(end) and list(ids[-len(end):]) == end
         return len(ids) - len(end) if has_end else len(ids)

@@ -64,9 +64,10 @@ def import_folder(folder: str | Path, out: str | Path) -> BlockAssembly:
         logger.warning("%s: no %s (save the fast tokenizer there); the model is written without a tokenizer", folder,
                        files.TOKENIZER)
     else:
-        text, tokenizer = path.read_text(encoding="utf-8"), Tokenizer.load(path)
+        text, tokenizer = path.read_text(encoding="utf-8-sig"), Tokenizer.load(path)
         if tokenizer.vocab_size > model.config.vocab_size:
-            raise UserError(f"{path}: {tokenizer.vocab_size} tokens, and the model has {model.config.vocab_size}")
+            raise UserError(f"{path}: counted up to its highest id, {tokenizer.vocab_size} tokens, and the model has "
+                            f"{model.config.vocab_size}")
         options = {"labels": _labels(checkpoint.config)} if architecture.labels else {}
         task = build(Task, {"name": architecture.task, **options})
         learnt = dict(task.fit_tokenizer(tokenizer))
