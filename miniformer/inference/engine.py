@@ -159,10 +159,8 @@ class Engine:
         if not model.endless:  # the last new token is not read, so it needs no position
             room = min(room, max_seq_len if model.has_source else max_seq_len + 1 - len(ids))
             self.lengths.shorter(max_new_tokens, room)
-        elif model.has_source:
-            self.lengths.beyond(max(len(ids), room), 0)
         else:
-            self.lengths.beyond(len(ids), max(0, room - 1))
+            self.lengths.beyond(len(ids), room if model.has_source else len(ids) + room)
         return Prompt(prompt, ids, room)
 
     def _without_start(self, ids: list[int], max_new_tokens: int) -> list[int]:

@@ -18,14 +18,14 @@ class LengthNotes:
         self.most = most
         self._told: set[str] = set()
 
-    def beyond(self, prompt: int, new: int) -> None:
-        """Of a model whose positions do not end: a prompt, and the most new tokens that may follow it, beyond training."""
+    def beyond(self, prompt: int, text: int) -> None:
+        """Of a model whose positions do not end: a prompt, or what the text may become, beyond training."""
         if prompt > self.most:
             self._say("prompt", f"the prompt has {prompt:,} tokens, and the model was trained on at most max_seq_len = "
                                 f"{self.most:,}; it may write worse after such a prompt")
-        elif prompt + new > self.most:
-            self._say("text", f"prompt and text may have up to {prompt + new:,} tokens, and the model was trained on at most "
-                              f"max_seq_len = {self.most:,}; it may write worse beyond that")
+        elif text > self.most:
+            self._say("text", f"the text may become {text:,} tokens long, and the model was trained on at most max_seq_len = "
+                              f"{self.most:,}; it may write worse beyond that")
 
     def shorter(self, asked: int, room: int) -> None:
         """Of a model whose positions end: fewer new tokens than were asked for."""
