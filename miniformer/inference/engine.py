@@ -160,7 +160,7 @@ class Engine:
             room = min(room, max_seq_len if model.has_source else max_seq_len + 1 - len(ids))
             self.lengths.shorter(max_new_tokens, room)
         else:
-            self.lengths.beyond(len(ids), room if model.has_source else len(ids) + room)
+            self.lengths.beyond(len(ids), room if model.has_source else len(ids) + room - 1)
         return Prompt(prompt, ids, room)
 
     def _without_start(self, ids: list[int], max_new_tokens: int) -> list[int]:

@@ -19,12 +19,12 @@ class LengthNotes:
         self._told: set[str] = set()
 
     def beyond(self, prompt: int, text: int) -> None:
-        """Of a model whose positions do not end: a prompt, or what the text may become, beyond training."""
+        """Of a model whose positions do not end: a prompt, or all that is read before the last new token, beyond training."""
         if prompt > self.most:
             self._say("prompt", f"the prompt has {prompt:,} tokens, and the model was trained on at most max_seq_len = "
                                 f"{self.most:,}; it may write worse after such a prompt")
         elif text > self.most:
-            self._say("text", f"the text may become {text:,} tokens long, and the model was trained on at most max_seq_len = "
+            self._say("text", f"the text may go on after {text:,} tokens, and the model was trained on at most max_seq_len = "
                               f"{self.most:,}; it may write worse beyond that")
 
     def shorter(self, asked: int, room: int) -> None:

@@ -41,7 +41,7 @@ class TextWriter:
         before, self._whole = self._whole, self.tokenizer.decode(self._window)
         if token in self._bytes:
             self._before_bytes = before if self._before_bytes is None else self._before_bytes
-        elif self._before_bytes is not None and self.tokenizer.decode([token]):  # a token without text does not end the bytes
+        elif self._whole != before:  # a token without text does not end the bytes
             self._before_bytes = None
         certain = self._before_bytes
         if certain is None:  # of a last character some bytes may still be missing
