@@ -127,15 +127,18 @@ class _Group:
         text = Hypothesis(parent.prompt, [*parent.new, token], total, [*parent.logprobs, logprob], parent.row)
         text.finish = self.ending(text) or ("length" if len(text.new) >= self.limit else None)
         if text.finish is not None:
-            text.score = total / len(text.new) ** self.beams.length_penalty
+            text.score = self._score(text)
         return text
+
+    def _score(self, text: Hypothesis) -> float:
+        """The score that a text would have if it ended here."""
+        return text.total / len(text.new) ** self.beams.length_penalty
 
     def _has_stopped(self, running: Sequence[Hypothesis]) -> bool:
         """Whether the best text ends at a stop string, and as many have ended as are wanted, none worse than any that runs."""
         if self.beams.early_stop == "never" or len(self.ended) < self.wanted or self.ended[0].finish != "stop":
             return False
-        scores = [text.total / len(text.new) ** self.beams.length_penalty for text in running]
-        return max(scores) <= self.ended[self.wanted - 1].score
+        return max(map(self._score, running)) <= self.ended[self.wanted - 1].score
 
     def _is_done(self, running: Sequence[Hypothesis]) -> bool:
         """Whether no running text is going to be better than those that have ended."""

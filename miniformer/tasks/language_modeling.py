@@ -49,9 +49,8 @@ class LanguageModeling(Task):
         ids, counts = tokenizer.encode(record.text), tokenizer.byte_counts(record.text)
         if counts is not None and len(counts) != len(ids):  # of a tokenizer with ids of its own
             counts = None
-        if tokenizer.eos_id is None:
-            return Example(ids, byte_counts=counts)
-        return Example([*ids, tokenizer.eos_id], byte_counts=None if counts is None else [*counts, 0])
+        end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        return Example([*ids, *end], byte_counts=None if counts is None else [*counts, *(0 for _ in end)])
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         tokens, layout, following = packed(examples)

@@ -129,8 +129,8 @@ def cut_states_go_on(case: Case) -> None:
 
 @contract("attention", skip=_stateless, examples=0.2)
 def long_texts_go_on(case: Case) -> None:
-    """A text of hundreds of columns that is fed in pieces, with cuts in between, has the outputs of one whole pass. So it has if
-    a state that declares `grows` is made for fewer columns and grows as they come.
+    """A text of hundreds of columns that is fed in pieces, with cuts in between, has the outputs of one whole pass. So it has
+    if a state that declares `grows` is made for fewer columns and grows as they come.
 
     In training: nothing shows; in use a text goes wrong once it is longer than a buffer, a window or a chunk.
 
