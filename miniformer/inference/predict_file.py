@@ -116,7 +116,7 @@ def _raised(error: DataError) -> None:
     raise error
 
 
-def _write(trained: Trained, lines: Iterator[Line], file: BinaryIO, how_to_continue: str, batch_size: int,
+def _write(trained: Trained, lines: Iterator[Line | DataError], file: BinaryIO, how_to_continue: str, batch_size: int,
            written: Callable[[Line], None], refused: Callable[[DataError], None] = _raised) -> int:
     """Write every line with its prediction; `how_to_continue` ends messages about a file that can be continued, else empty."""
     ahead: deque[Line | DataError] = deque()
@@ -130,9 +130,10 @@ def _write(trained: Trained, lines: Iterator[Line], file: BinaryIO, how_to_conti
     try:
         for outcome in outcomes(trained, located(), batch_size=batch_size):
             line = ahead.popleft()
-            if isinstance(line, DataError) or isinstance(outcome, DataError):
-                refused(line if isinstance(line, DataError) else outcome)
+            if isinstance(outcome, DataError):
+                refused(outcome)
                 continue
+            assert isinstance(line, Line), "of a line that could not be read, the outcome is the error"
             size = file.write(_completed(line, outcome))
             file.flush()
             count, whole = count + 1, whole + size
@@ -191,8 +192,8 @@ def _pass_over(lines: Iterator[Line | DataError], output: Path, source: Path,
                     refused(line)
                 elif raw.startswith(_opening(line).encode()):
                     break
-                elif (error := fault(line)) is not None:
-                    refused(error)
+                elif (reason := fault(line)) is not None:
+                    refused(reason)
                 else:
                     raise UserError(f"{output}:{number}: not a prediction for {line.where}; this output belongs to another "
                                     "input")

@@ -30,7 +30,8 @@ class TextWriter:
             raise UserError("stop: an empty string is in every text; expected some characters")
         self.tokenizer, self.stop = tokenizer, stop
         self.text, self.stopped = "", False
-        self._held = ""
+        self._held = self._decoded = self._whole = ""
+        self._before_bytes: str | None = None
         self._bytes: frozenset[int] = getattr(tokenizer, "byte_tokens", frozenset())
         last = next((n for n in range(len(before), 0, -1) if before[n - 1] not in self._bytes), len(before))
         self._start_window(before[:last])  # bytes of the text are none of the prompt's characters
@@ -61,7 +62,7 @@ class TextWriter:
     def _start_window(self, tokens: Sequence[int]) -> None:
         self._window = list(tokens[-WINDOW:])
         self._decoded = self._whole = self.tokenizer.decode(self._window)
-        self._before_bytes: str | None = None
+        self._before_bytes = None
 
     def _pass(self, new: str, possible: str = "", last: bool = False) -> str:
         """The part of the text that is certain now: all but an ending that may be the start of a stop string.

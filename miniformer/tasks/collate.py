@@ -58,9 +58,9 @@ def start_of(tokenizer: Tokenizer) -> int:
 
 
 def end_of(model: Any, tokenizer: Tokenizer) -> int | None:
-    """The token that ends what a model writes: the model's own, or the tokenizer's where the model's config names none."""
+    """The token that ends what a model writes: the model's own, or the tokenizer's where the config names no token of it."""
     eos_id: int | None = model.config.eos_id
-    return tokenizer.eos_id if eos_id is None else eos_id
+    return tokenizer.eos_id if eos_id is None or eos_id >= model.config.vocab_size else eos_id
 
 
 def bytes_of(counts: Sequence[Sequence[int] | Tensor | None]) -> dict[str, Tensor]:
