@@ -67,11 +67,11 @@ PROMPTS = torch.tensor([[1, 5, 6], [1, 7, 8]])
 @kinds
 def test_a_state_grows_with_its_text_and_the_text_is_the_same(fields, monkeypatch):
     model = writing(**fields)
-    expected = model.generate(PROMPTS, 150, do_sample=False, eos_id=-1)
+    expected = model.generate(PROMPTS, 60, do_sample=False, eos_id=-1)
     monkeypatch.setattr(assembly, "ROOM", 2)
-    feed = model.feed(PROMPTS, 150)
-    assert (feed.state.capacity, feed.state.limit) == (5, 152)
-    assert torch.equal(model.generate(PROMPTS, 150, do_sample=False, eos_id=-1), expected)
+    feed = model.feed(PROMPTS, 60)
+    assert (feed.state.capacity, feed.state.limit) == (5, 62)
+    assert torch.equal(model.generate(PROMPTS, 60, do_sample=False, eos_id=-1), expected)
 
 
 @torch.no_grad()
