@@ -72,6 +72,9 @@ class MadeUp:
     def byte_lengths(self) -> Sequence[int]:
         return [1] * self.vocab_size
 
+    def byte_counts(self, text: str) -> None:
+        return None
+
 
 def completed(run: TrainConfig, setting: Setting) -> TrainConfig:
     """The run with everything filled in that its data would decide.

@@ -121,7 +121,8 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
         return
     answers: Iterable[Sequence[Answer]]
     if beams:
-        answers = engine.search(prompts, Beams(beams, length_penalty, groups=beam_groups), sampling, **limits)
+        search = Beams(beams, length_penalty, groups=beam_groups)
+        answers = engine.search(prompts, search, sampling, n_best=n_best, **limits)
     else:
         answers = ([answer] for answer in engine.generate(prompts, sampling, seed=seed, **limits))
     for of_prompt in answers:
@@ -187,8 +188,8 @@ def _constraints(trained: Trained, regex: str | None, schema: dict[str, Any] | N
     from miniformer.inference.constrained import Constraint
 
     if schema is not None:
-        return (Constraint.json_schema(trained.tokenizer, schema),)
-    return (Constraint.regex(trained.tokenizer, regex or ""),)
+        return (Constraint.json_schema(trained.tokenizer, schema, trained.eos_id),)
+    return (Constraint.regex(trained.tokenizer, regex or "", trained.eos_id),)
 
 
 def _schema(path: Path) -> dict[str, Any]:

@@ -21,7 +21,8 @@ from miniformer.cli.shared.loading import load_for_use, read_saved
 def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int) -> None:
     """Add a trained model's predictions to the records of a file.
 
-    The file may be of any length. RUN is a run folder, or a folder with a saved model.
+    The file may be of any length. A record that cannot be predicted is reported and left out; the others are written, and the
+    command ends with exit code 2. RUN is a run folder, or a folder with a saved model.
     """
     saved = read_saved(run, source)
 
@@ -32,7 +33,8 @@ def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int
     trained = load_for_use(saved)
     started = time.monotonic()
     with reading(source, "predicting", hidden=output == STDOUT) as advance:
-        count = predict_file(trained, source, output, resume=resume, batch_size=batch_size, written=advance)
+        count = predict_file(trained, source, output, resume=resume, batch_size=batch_size, written=advance,
+                             refused=lambda error: click.echo(f"left out: {error}", err=True))
     seconds = time.monotonic() - started
     where = "" if output == STDOUT else f"; {output}"
     click.echo(f"predictions: {count:,}, {count / seconds:,.0f} a second{where}", err=output == STDOUT)

@@ -118,7 +118,7 @@ def _ranks(backend: Backend, data: Mapping[str, Any]) -> dict[bytes, int] | None
                                                       "byte_fallback", "ignore_merges")))
     if not plain:
         return None
-    byte_of, ids = _alphabet(), model["vocab"]
+    byte_of, ids = byte_alphabet(), model["vocab"]
     if not byte_of.keys() <= ids.keys():
         return None
     pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in model["merges"]]
@@ -137,7 +137,8 @@ def _ranks(backend: Backend, data: Mapping[str, Any]) -> dict[bytes, int] | None
     return {bytes(byte_of[character] for character in token): ids[token] for token in order}
 
 
-def _alphabet() -> dict[str, int]:
+@cache
+def byte_alphabet() -> dict[str, int]:
     """The byte that each character of a token stands for: printable Latin-1 itself, the rest from U+0100 on."""
     printable = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
     unprintable = (byte for byte in range(256) if byte not in printable)

@@ -185,6 +185,8 @@ def _write(folder: Path, data: PreparedData) -> None:
         assert isinstance(split.examples, Documents)
         arrays = {"tokens": split.examples.stream.astype(np.int32 if wide else np.uint16), "starts": split.examples.starts,
                   "lines": data.lines[name]}
+        if split.examples.byte_counts is not None:
+            arrays["bytes"] = split.examples.byte_counts
         for kind, array in arrays.items():
             np.save(folder / f"{name}-{kind}.npy", array)
             sums[f"{name}-{kind}"] = _sum(array)
@@ -215,7 +217,7 @@ def _loaded(folder: Path, settings: Settings) -> PreparedData:
         if f"{name}-tokens" in arrays:
             lines[name] = arrays[f"{name}-lines"]
             splits[name] = Split(RecordsOfFile(Path(path or settings.paths[0] or ""), lines[name], task.Record),
-                                 Documents(arrays[f"{name}-tokens"], arrays[f"{name}-starts"]))
+                                 Documents(arrays[f"{name}-tokens"], arrays[f"{name}-starts"], arrays.get(f"{name}-bytes")))
     return PreparedData(spec, task, settings.tokenizer or Tokenizer.load(folder), splits["train"],
                         splits.get("val", splits["train"]), splits.get("test"), saved["fingerprint"], lines,
                         tuple(saved["notes"]))

@@ -49,9 +49,24 @@ def read_records(path: str | Path, record: type[R]) -> Iterator[tuple[str, R]]:
 
 def read_lines(path: Path, record: type[BaseModel]) -> Iterator[Line]:
     """The lines of a file, or of standard input if the path is `-`. Blank lines are skipped; errors as `read_records`."""
+    for line in read_each(path, record):
+        if isinstance(line, DataError):
+            raise line
+        yield line
+
+
+def read_each(path: Path, record: type[BaseModel]) -> Iterator[Line | DataError]:
+    """The lines as `read_lines` gives them; in place of a line that cannot be used, the error that says why.
+
+    Raises:
+        DataError: the file cannot be read, or has no records.
+    """
     empty = True
     for where, text, start in _lines(path):
-        yield _parsed(where, text, start, record)
+        try:
+            yield _parsed(where, text, start, record)
+        except DataError as error:
+            yield error
         empty = False
     if empty:
         raise DataError(f"{named(path)}: no records; expected one JSON object in each line, such as {_sketch(record)}")

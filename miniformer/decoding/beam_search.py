@@ -12,8 +12,12 @@ from torch import Tensor
 
 from miniformer.kernel.errors import UserError
 
+from .arguments import checked_count
 from .loop import Feed, Finish, wide
 from .sampling import Sampling, Text
+
+MOST = 10_000
+"""The most beams: each is a row of the model's batch, with a state of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Beams:
     A text of n tokens, its end token included, has the score (sum of their log-probabilities) / n ** `length_penalty`.
 
     Attributes:
-        width: the number of texts that are kept at each step; 1 is greedy.
+        width: the number of texts that are kept at each step, up to `MOST`; 1 is greedy.
         length_penalty: 0 compares sums, which favours short texts; 1 compares means; more favours long texts.
         early_stop: when to stop once `width` texts have ended. `True`: at once. `False`: when no other text is likely to be
             better, judged by the scores that the running texts have now. `"never"`: when no other text can be better.
@@ -42,8 +46,11 @@ class Beams:
     diversity: float = 0.5
 
     def __post_init__(self) -> None:
+        for name in ("width", "groups"):
+            checked_count(f"beams: {name}", getattr(self, name))
         for name, fits, expected in (
-                ("width", self.width >= 1, "at least 1"), ("length_penalty", math.isfinite(self.length_penalty), "a number"),
+                ("width", self.width >= 1, "at least 1"), ("width", self.width <= MOST, f"at most {MOST:,}"),
+                ("length_penalty", math.isfinite(self.length_penalty), "a number"),
                 ("early_stop", self.early_stop in (True, False, "never"), "True, False or 'never'"),
                 ("groups", self.groups >= 1 and self.width % self.groups == 0, f"a divisor of width {self.width}"),
                 ("diversity", 0 <= self.diversity < math.inf, "not negative")):
@@ -78,6 +85,7 @@ class _Group:
     limit: int
     ending: Callable[[Text], Finish | None]
     running: list[Hypothesis]
+    wanted: int = 1
     ended: list[Hypothesis] = field(default_factory=list)
 
     @property
@@ -110,7 +118,8 @@ class _Group:
             elif rank < self.width:  # an end that is not among the best of its step is dropped
                 ended.append(text)
         self.ended = sorted(self.ended + ended, key=lambda text: -text.score)[:self.width]
-        self.running = [] if len(self.ended) == self.width and running and self._is_done(running) else running
+        is_full = len(self.ended) == self.width
+        self.running = [] if running and (self._has_stopped(running) or (is_full and self._is_done(running))) else running
         return [text.new[-1] for text in ended + running]
 
     def _extended(self, parent: Hypothesis, token: int, total: float, logprob: float) -> Hypothesis:
@@ -118,8 +127,18 @@ class _Group:
         text = Hypothesis(parent.prompt, [*parent.new, token], total, [*parent.logprobs, logprob], parent.row)
         text.finish = self.ending(text) or ("length" if len(text.new) >= self.limit else None)
         if text.finish is not None:
-            text.score = total / len(text.new) ** self.beams.length_penalty
+            text.score = self._score(text)
         return text
+
+    def _score(self, text: Hypothesis) -> float:
+        """The score that a text would have if it ended here."""
+        return text.total / len(text.new) ** self.beams.length_penalty
+
+    def _has_stopped(self, running: Sequence[Hypothesis]) -> bool:
+        """Whether the best text ends at a stop string, and as many have ended as are wanted, none worse than any that runs."""
+        if self.beams.early_stop == "never" or len(self.ended) < self.wanted or self.ended[0].finish != "stop":
+            return False
+        return max(map(self._score, running)) <= self.ended[self.wanted - 1].score
 
     def _is_done(self, running: Sequence[Hypothesis]) -> bool:
         """Whether no running text is going to be better than those that have ended."""
@@ -132,7 +151,7 @@ class _Group:
 
 
 def search(feed: Feed, limits: Sequence[int], beams: Beams, sampling: Sampling,
-           ending: Callable[[Text], Finish | None]) -> list[list[Hypothesis]]:
+           ending: Callable[[Text], Finish | None], n_best: int = 1) -> list[list[Hypothesis]]:
     """Up to `beams.width` texts for each row of `feed`, best first.
 
     Args:
@@ -141,11 +160,12 @@ def search(feed: Feed, limits: Sequence[int], beams: Beams, sampling: Sampling,
         beams: how to search.
         sampling: its edits change the logits; nothing is drawn.
         ending: called with a text; returns why it ends with its last token, or None.
+        n_best: the fewest texts to find before one that ends with `stop`, if it is the best, ends the search.
 
     Raises:
         UserError, RunError: see `Sampling.edited`.
     """
-    searches = _start(feed, limits, beams, ending)
+    searches = _start(feed, limits, beams, ending, math.ceil(max(1, n_best) / beams.groups))
     tokens = feed.start
     while running := [text for groups in searches for group in groups for text in group.running]:
         if running[0].new:
@@ -166,15 +186,15 @@ def search(feed: Feed, limits: Sequence[int], beams: Beams, sampling: Sampling,
     return results
 
 
-def _start(feed: Feed, limits: Sequence[int], beams: Beams,
-           ending: Callable[[Text], Finish | None]) -> list[list[_Group]]:
+def _start(feed: Feed, limits: Sequence[int], beams: Beams, ending: Callable[[Text], Finish | None],
+           wanted: int) -> list[list[_Group]]:
     """The groups of each row, which start with its prompt."""
     searches = []
     for row, (tokens, real, limit) in enumerate(zip(feed.start, feed.start_layout.real, limits, strict=True)):
         prompt = tokens[real].tolist()
         groups = []
         for _ in range(beams.groups):
-            groups.append(_Group(beams, limit, ending, [Hypothesis(prompt, row=row)] if limit else []))
+            groups.append(_Group(beams, limit, ending, [Hypothesis(prompt, row=row)] if limit else [], wanted))
         searches.append(groups)
     return searches
 

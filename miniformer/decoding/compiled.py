@@ -157,6 +157,7 @@ class StaticFeed(Feed):
         assert layout is not None
         if self._rows is None:
             self._rows, self._latest = list(range(B)), self.start.new_zeros(B, 1)
+        state.make_room(min(state.limit, state.length + 1))
         column = torch.tensor([state.length], device=device)
         columns = min(state.capacity, COLUMNS * (state.length // COLUMNS + 1))
         positions = torch.zeros(B, columns, dtype=torch.long, device=device)

@@ -22,6 +22,8 @@ from miniformer.kernel.masks import Mask, MaskRule
 from miniformer.kernel.renamed import old_attributes
 from miniformer.kernel.state import State
 
+ROOM = 1024
+"""Columns that a state that can grow has free at first; when they are full, its room is doubled."""
 Visible = tuple[tuple[Tensor, ...], Mask, Tensor | None]
 """What queries look at: N tensors `[B, K, S, E]` such as keys and values, and the mask and the bias over their S columns."""
 
@@ -56,24 +58,48 @@ class ModelState(State):
     """The states of a model's layers, and the layout of all columns so far (None before the first).
 
     Masks are made from that layout, so the layers' states need to know nothing about masks.
+
+    Args:
+        layers: the state of each layer, or None.
+        capacity: columns that there is room for.
+
+    Attributes:
+        limit: columns for which room is made when they come; a greater one than `capacity` needs layers that can grow.
     """
 
     memory: Memory | None = None
 
     def __init__(self, layers: list[State | None], capacity: int) -> None:
-        self.layers, self.capacity = layers, capacity
+        self.layers, self.capacity, self.limit = layers, capacity, capacity
         self.layout: Layout | None = None
 
     def extend(self, layout: Layout) -> Layout:
         """Note that the columns of `layout` come next; return the layout of all columns.
 
         Raises:
-            StateError: they exceed the capacity. Nothing is noted then, and the state stays usable.
+            StateError: they exceed the limit. Nothing is noted then, and the state stays usable.
         """
-        if (length := self.length + layout.shape[1]) > self.capacity:
-            raise _full(self.capacity, length)
+        if (length := self.length + layout.shape[1]) > self.limit:
+            raise _full(self.limit, length)
+        self.make_room(length)
         self.layout = layout if self.layout is None else self.layout.append_columns(layout)
         return self.layout
+
+    def make_room(self, length: int) -> None:
+        """Have room for `length` columns, up to `limit`: at least twice as many as before, so that few are copied often."""
+        if length > self.capacity:
+            self.grow(min(self.limit, max(length, 2 * self.capacity)))
+
+    @property
+    def can_grow(self) -> bool:
+        """Whether the state of every layer can make room for more columns than it was made for."""
+        return all(state is None or state.grows for state in self.layers)
+
+    def grow(self, capacity: int) -> None:
+        for state in self.layers:
+            if state is not None:
+                state.grow(capacity)
+        self.capacity, self.limit = capacity, max(capacity, self.limit)
 
     @property
     def length(self) -> int:
@@ -106,16 +132,21 @@ class ModelState(State):
 
     def join(self, other: Self, columns: int, capacity: int) -> None:
         assert self.layout is not None and other.layout is not None
+        room = min(capacity, columns + ROOM) if self.can_grow else capacity
         for state, joining in zip(self.layers, other.layers, strict=True):
             if state is not None and joining is not None:
-                state.join(joining, columns, capacity)
-        self.layout, self.capacity = self.layout.stack_rows(other.layout, columns), capacity
+                state.join(joining, columns, room)
+        self.layout, self.capacity, self.limit = self.layout.stack_rows(other.layout, columns), room, capacity
 
 
 class BufferState(AttentionState):
-    """All columns so far, in one buffer `[N, B, K, C, E]` whose memory is taken at the start."""
+    """All columns so far, in one buffer `[N, B, K, C, E]`, whose memory is taken at the start and when it grows.
+
+    The first columns decide its dtype and device: those of the weights from which they are made may be others.
+    """
 
     joins: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
 
     def __init__(self, buffer: Tensor) -> None:
         self.buffer, self._length = buffer, 0
@@ -132,6 +163,9 @@ class BufferState(AttentionState):
         stop, capacity = self._length + parts_BKTE[0].shape[2], self.buffer.shape[3]
         if stop > capacity:
             raise _full(capacity, stop)
+        new = parts_BKTE[0]
+        if not self._length and (new.dtype, new.device) != (self.buffer.dtype, self.buffer.device):
+            self.buffer = torch.empty(self.buffer.shape, dtype=new.dtype, device=new.device)
         for n, part_BKTE in enumerate(parts_BKTE):
             self.buffer[n, :, :, self._length:stop] = part_BKTE
         self._length = stop
@@ -160,6 +194,12 @@ class BufferState(AttentionState):
 
     def truncate(self, length: int) -> None:
         self._length = min(length, self._length)
+
+    def grow(self, capacity: int) -> None:
+        N, B, K, _, E = self.buffer.shape
+        buffer = self.buffer.new_empty(N, B, K, capacity, E)
+        buffer[:, :, :, :self._length] = self.buffer[:, :, :, :self._length]
+        self.buffer = buffer
 
     def join(self, other: Self, columns: int, capacity: int) -> None:
         parts = [latest(state.buffer[:, :, :, :state.length], 3, columns) for state in (self, other)]

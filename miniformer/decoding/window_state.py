@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from miniformer.kernel.context import Context
@@ -41,6 +42,7 @@ class WindowState(AttentionState):
     """
 
     joins: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
     rewind_limit: ClassVar[int | None] = REWIND
 
     def __init__(self, buffer: Tensor, window: int, capacity: int) -> None:
@@ -63,12 +65,15 @@ class WindowState(AttentionState):
         if keys.shape[1] != length:
             raise StateError(f"the state has seen {length} columns with those of this call, and their layout has "
                              f"{keys.shape[1]}; give it the layout of all of them")
+        if before == 0:
+            self.columns = self.columns.to(parts_BKTE[0].device)
         count, slots = before + T, self.columns.shape[1]
         columns_BM = self._held_columns(length, T) if self.ragged or (count > slots and keys.padded) else None
         self._length = length
         if count > slots:
-            parts_BKME = tuple(torch.cat([held[:, :, :before], part], dim=2)
-                               for held, part in zip(self.slots.buffer, parts_BKTE, strict=True))
+            # without any held columns, the new ones alone decide the dtype
+            parts_BKME = parts_BKTE if before == 0 else tuple(
+                torch.cat([held[:, :, :before], part], dim=2) for held, part in zip(self.slots.buffer, parts_BKTE, strict=True))
             self._drop_oldest(keys, parts_BKME, columns_BM)
             return parts_BKME, columns_BM
         if columns_BM is not None:
@@ -125,6 +130,12 @@ class WindowState(AttentionState):
         if length < self._length:
             self.slots.truncate(self.slots.length - (self._length - length))
             self._length = length
+
+    def grow(self, capacity: int) -> None:
+        self.capacity, held = capacity, self.columns.shape[1]
+        if (slots := slots_needed(self.window, capacity)) > held:
+            self.slots.grow(slots)
+            self.columns = F.pad(self.columns, (0, slots - held))
 
     def join(self, other: Self, columns: int, capacity: int) -> None:
         states = (self, other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -47,7 +48,7 @@ class PromptQueue:
         if running and (free < max(1, self.size // 4) or not self._can_join):
             return None
         if not self._waiting:  # only then are more sorted in, so that no long prompt waits for ever
-            ahead = itertools.islice(self.prompts, BATCHES_AHEAD * self.size)
+            ahead = itertools.islice(self.prompts, min(BATCHES_AHEAD * self.size, sys.maxsize))
             self._waiting = sorted(ahead, key=lambda place_and_prompt: len(place_and_prompt[1].ids))
         joining: list[tuple[int, Prompt]] = []
         for place, prompt in self._waiting[:free]:

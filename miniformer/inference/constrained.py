@@ -26,19 +26,21 @@ class Constraint:
     """Forbids every token after which the text could not be completed to the form; and the end token, until it is complete.
 
     Args:
-        tokenizer: of the texts; it needs an end token.
+        tokenizer: of the texts.
         grammar: as `llguidance` takes it; `regex` and `json_schema` make one.
+        eos_id: the token that ends a text; None: the tokenizer's.
 
     Raises:
         UserError: the grammar is not valid, or `llguidance` is not installed or cannot use this tokenizer.
     """
 
-    def __init__(self, tokenizer: Tokenizer, grammar: str) -> None:
+    def __init__(self, tokenizer: Tokenizer, grammar: str, eos_id: int | None = None) -> None:
         llguidance = _library()
-        if tokenizer.eos_id is None:
+        eos_id = tokenizer.eos_id if eos_id is None else eos_id
+        if eos_id is None:
             raise UserError("a form ends with the tokenizer's end token, and this tokenizer has none")
         try:
-            tokens = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=tokenizer.vocab_size, eos_token=tokenizer.eos_id)
+            tokens = llguidance.LLTokenizer(tokenizer.to_json(), n_vocab=tokenizer.vocab_size, eos_token=eos_id)
         except ValueError as error:
             raise UserError(f"llguidance cannot use this tokenizer: {error}") from None
         start = llguidance.LLMatcher(tokens, grammar, log_level=0)
@@ -48,15 +50,16 @@ class Constraint:
         self._after: OrderedDict[tuple[int, ...], Any] = OrderedDict()
 
     @classmethod
-    def regex(cls, tokenizer: Tokenizer, pattern: str) -> Self:
+    def regex(cls, tokenizer: Tokenizer, pattern: str, eos_id: int | None = None) -> Self:
         """Texts that match a regular expression, in the syntax of Rust's `regex`, from beginning to end."""
-        return cls(tokenizer, _library().LLMatcher.grammar_from_regex(pattern))
+        return cls(tokenizer, _library().LLMatcher.grammar_from_regex(pattern), eos_id)
 
     @classmethod
-    def json_schema(cls, tokenizer: Tokenizer, schema: Mapping[str, Any]) -> Self:
+    def json_schema(cls, tokenizer: Tokenizer, schema: Mapping[str, Any], eos_id: int | None = None) -> Self:
         """Texts that are JSON of a schema, without line breaks and with at most one space between parts."""
         spaces = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
-        return cls(tokenizer, _library().LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), overrides=spaces))
+        grammar = _library().LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), overrides=spaces)
+        return cls(tokenizer, grammar, eos_id)
 
     def __call__(self, logits: Tensor, text: Text) -> Tensor:
         mask = torch.frombuffer(bytearray(self._matcher(tuple(text.new)).compute_logit_bias()), dtype=torch.uint8) != 0

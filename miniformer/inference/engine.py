@@ -23,12 +23,14 @@ from miniformer.kernel.task import Tokenizer
 from miniformer.model.assembly import BlockAssembly, evaluating
 from miniformer.ops.linear import pack
 from miniformer.ops.switch import is_plain
+from miniformer.tasks.collate import end_of
 
 from .answer import Answer as Answer
 from .answer import Stream as Stream
 from .answer import answer_of, empty_answer, in_order
 from .batching import Prompt, PromptQueue
-from .text import TextWriter
+from .lengths import LengthNotes
+from .text import TextWriter, text_after
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -42,7 +44,7 @@ class Engine:
 
     Args:
         model: a decoder, which continues its prompt, or an encoder-decoder, which answers it; it runs where its weights are.
-        tokenizer: its `eos_id` ends texts.
+        tokenizer: its `eos_id` ends texts where the model's config has none.
         batch_size: the most texts that are written at a time. When one ends, the next prompt takes its place.
         draft: a small model of the same tokens. In `generate` and `stream` it proposes tokens, which `model` checks; this is
             faster where both mostly agree. Texts have the same distribution as without it, but other draws, and prompts are
@@ -59,12 +61,13 @@ class Engine:
 
     def __init__(self, model: BlockAssembly, tokenizer: Tokenizer, *, batch_size: int = 16, draft: BlockAssembly | None = None,
                  encode: Callable[[str], list[int]] | None = None, use_state: bool = True, compile: bool = False) -> None:
-        if batch_size < 1:
+        if checked_count("batch_size", batch_size) < 1:
             raise UserError(f"batch_size: at least 1; found {batch_size}")
         if draft is not None and _kind(draft) != _kind(model):
             raise UserError(f"draft: expected a model like this one, {_kind(model)}; found {_kind(draft)}")
         self.model, self.tokenizer, self.batch_size, self.use_state = model, tokenizer, batch_size, use_state
         self.draft, self._encode = draft, encode or tokenizer.encode
+        self.eos_id, self.lengths = end_of(model, tokenizer), LengthNotes(model.config.max_seq_len)
         if compile and (draft is not None or not use_state):
             raise UserError(f"compile: not with {'a draft' if draft else 'use_state=False'}; expected one of the two")
         self._step = compiled_step() if compile else None
@@ -97,12 +100,15 @@ class Engine:
 
     def search(self, prompts: Iterable[str], beams: Beams = BEAMS, sampling: Sampling = SAMPLING, *,
                max_new_tokens: int = DEFAULTS.max_new_tokens, stop: str | Sequence[str] = (),
-               truncate: bool = False) -> Iterator[list[Answer]]:
+               truncate: bool = False, n_best: int = 1) -> Iterator[list[Answer]]:
         """For each prompt, in order, the best texts that a beam search finds, best first.
+
+        Once the best text ends at a stop string, the search ends there too, and gives what it has found.
 
         Args:
             beams: how to search.
             sampling: its edits count; nothing is drawn.
+            n_best: the fewest texts to find before a stop string ends the search.
             prompts, max_new_tokens, stop, truncate: as in `generate`, which also has the errors.
         """
         max_new_tokens, stop = checked_count("max_new_tokens", max_new_tokens), checked_strings("stop", stop)
@@ -110,7 +116,7 @@ class Engine:
         if max_new_tokens == 0:
             return ([empty_answer(prompt)] for prompt in encoded)
         queue = PromptQueue(encoded, max(1, self.batch_size // beams.width), self.model, self.start)
-        return in_order(self._in_eval_mode(self._searches(queue, beams, sampling, stop)))
+        return in_order(self._in_eval_mode(self._searches(queue, beams, sampling, stop, n_best)))
 
     def stream(self, prompt: str, sampling: Sampling = SAMPLING, *, max_new_tokens: int = DEFAULTS.max_new_tokens,
                stop: str | Sequence[str] = (), seed: int | None = None, truncate: bool = False) -> Stream:
@@ -135,11 +141,16 @@ class Engine:
         max_new_tokens = checked_count("max_new_tokens", max_new_tokens)
         if not isinstance(prompt, str):
             raise UserError(f"prompt: expected a text; found {prompt!r:.80}")
-        model, ids = self.model, self._encode(prompt)
+        try:
+            ids = self._encode(prompt)
+        except ValueError as error:
+            raise UserError(f"prompt: {error}") from None
+        model = self.model
         if not ids:
             raise UserError("the prompt has no tokens, and this tokenizer no token that marks a start; expected some text")
-        if truncate:
-            ids = self._without_start(ids, max_new_tokens)
+        if truncate and len(kept := self._without_start(ids, max_new_tokens)) < len(ids):
+            self.lengths.left_out(len(ids), len(kept))
+            ids = kept
         max_seq_len = model.config.max_seq_len
         if not model.endless and len(ids) > max_seq_len:
             raise UserError(f"the prompt has {len(ids)} tokens, and this model reads at most max_seq_len = {max_seq_len}; "
@@ -147,6 +158,9 @@ class Engine:
         room = max_new_tokens
         if not model.endless:  # the last new token is not read, so it needs no position
             room = min(room, max_seq_len if model.has_source else max_seq_len + 1 - len(ids))
+            self.lengths.shorter(max_new_tokens, room)
+        else:
+            self.lengths.beyond(len(ids), room if model.has_source else len(ids) + room - 1)
         return Prompt(prompt, ids, room)
 
     def _without_start(self, ids: list[int], max_new_tokens: int) -> list[int]:
@@ -177,18 +191,19 @@ class Engine:
         return TextWriter(self.tokenizer, () if self.model.has_source else prompt.ids, stop)
 
     @torch.inference_mode()
-    def _searches(self, queue: PromptQueue, beams: Beams, sampling: Sampling,
-                  stop: Sequence[str]) -> Iterator[tuple[int, list[Answer]]]:
+    def _searches(self, queue: PromptQueue, beams: Beams, sampling: Sampling, stop: Sequence[str],
+                  n_best: int) -> Iterator[tuple[int, list[Answer]]]:
         """The answers to each prompt of a queue, with the prompt's place in it."""
         def ending(text: Text) -> Finish | None:
-            if text.new[-1] == self.tokenizer.eos_id:
+            if text.new[-1] == self.eos_id:
                 return "eos"
-            written = self.tokenizer.decode(text.new) if stop else ""
+            before = () if self.model.has_source else text.prompt
+            written = text_after(self.tokenizer, before, text.new) if stop else ""
             return "stop" if any(string in written for string in stop) else None
 
         while (batch := queue([])) is not None:
             feed, texts = batch
-            results = search(feed, [text.limit for text in texts], beams, sampling, ending)
+            results = search(feed, [text.limit for text in texts], beams, sampling, ending, n_best)
             for text, hypotheses in zip(texts, results, strict=True):
                 place, prompt = queue.place_of.pop(id(text))
                 yield place, [self._searched(prompt, hypothesis, stop) for hypothesis in hypotheses]
@@ -224,7 +239,7 @@ class Engine:
 
     def _steps(self, queue: PromptQueue, sampling: Sampling) -> Iterator[list[RunningText]]:
         """The texts that each step has extended by a token."""
-        eos_id = self.tokenizer.eos_id
+        eos_id = self.eos_id
         while (batch := queue([])) is not None:
             feed, texts = batch
             if self.draft is None:

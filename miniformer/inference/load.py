@@ -16,6 +16,7 @@ from miniformer.kernel.spec import build
 from miniformer.kernel.task import Task
 from miniformer.model.assemblies import assembly_of
 from miniformer.model.assembly import BlockAssembly
+from miniformer.tasks.collate import end_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,11 @@ class Trained:
     tokenizer: Tokenizer
     task: Task
     notes: tuple[str, ...] = ()
+
+    @property
+    def eos_id(self) -> int | None:
+        """The token that ends what the model writes; None: only its length ends a text."""
+        return end_of(self.model, self.tokenizer)
 
     def prompt(self, text: str) -> list[int]:
         """A text as the token ids that the model reads: of a prompt where it writes, otherwise of a whole text."""

@@ -22,6 +22,7 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
 from miniformer.model.head import EmbeddingHead, pooled
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
+from miniformer.ops.room import empty_room
 
 from .engine import Engine, Stream
 from .load import Trained, load_on_best_device
@@ -129,9 +130,9 @@ class Pipeline:
         self._check_reads_texts()
         batch = [texts] if isinstance(texts, str) else list(texts)
         parts = [self._vectors(batch[i:i + self.batch_size]) for i in range(0, len(batch), self.batch_size)]
-        config, weight = self.model.config, next(self.model.parameters())
+        config = self.model.config
         width = config.n_outputs if isinstance(self.model.head, EmbeddingHead) else config.d_model
-        vectors = torch.cat(parts) if parts else weight.new_empty(0, width)
+        vectors = torch.cat(parts) if parts else empty_room(self.model, 0, width)
         return vectors[0] if isinstance(texts, str) else vectors
 
     @torch.inference_mode()
@@ -182,6 +183,7 @@ class Pipeline:
                 raise UserError(f"{text!r:.60} has no tokens; expected some text")
             if not cut and len(row) > most:
                 raise UserError(f"{text!r:.60} has {len(row)} tokens, and max_seq_len is {most}; shorten it")
+        self.engine.lengths.cut(sum(len(row) > most for row in rows), len(rows), max(map(len, rows)))
         rows = [row[:most] for row in rows]
         device = next(self.model.parameters()).device
         return (pad_sequence([torch.tensor(row) for row in rows], batch_first=True).to(device),

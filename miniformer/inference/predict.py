@@ -17,7 +17,8 @@ from miniformer.data.jsonl import validated
 from miniformer.data.notes import Cuts
 from miniformer.data.packing import PackedRows
 from miniformer.data.prepare import n_tokens
-from miniformer.kernel.errors import DataError
+from miniformer.decoding.arguments import checked_count
+from miniformer.kernel.errors import DataError, UserError
 from miniformer.kernel.task import Example, Task, shortened
 
 from .load import Trained
@@ -53,14 +54,39 @@ def input_schema(task: Task) -> type[BaseModel]:
 def predictions(trained: Trained, located: Iterable[tuple[str, Any]], *, batch_size: int = 32) -> Iterator[dict[str, Any]]:
     """The prediction for each record, in order. Each record comes with its place, such as file and line, for error messages.
 
-    At the end it is logged how many texts were cut.
+    Raises:
+        DataError: nothing can be predicted from a record.
     """
+    for outcome in outcomes(trained, located, batch_size=batch_size):
+        if isinstance(outcome, DataError):
+            raise outcome
+        yield outcome
+
+
+def outcomes(trained: Trained, located: Iterable[tuple[str, Any]], *,
+             batch_size: int = 32) -> Iterator[dict[str, Any] | DataError]:
+    """What comes of each record, in order: its prediction, or the error that says why there is none.
+
+    At the end it is logged how many texts were cut.
+
+    Args:
+        trained: the model, with its task and tokenizer.
+        located: records with their places; a record that could not be read is the error that says so.
+        batch_size: rows that go through the model together.
+    """
+    if checked_count("batch_size", batch_size) < 1:
+        raise UserError(f"batch_size: at least 1; found {batch_size}")
     remaining, cuts = iter(located), Cuts(trained.model.config.max_seq_len, texts=trained.task.input_dim is None)
     while chunk := list(itertools.islice(remaining, CHUNK)):
-        examples = [_example(trained, where, record) for where, record in chunk]
-        cuts.add(examples)
-        order = sorted(range(len(chunk)), key=lambda i: n_tokens(examples[i]))
-        by_place: dict[int, dict[str, Any]] = {}
+        by_place: dict[int, dict[str, Any] | DataError] = {}
+        examples: dict[int, Example] = {}
+        for i, (where, record) in enumerate(chunk):
+            try:
+                examples[i] = example_of(trained, where, record)
+            except DataError as error:
+                by_place[i] = error
+        cuts.add(examples.values())
+        order = sorted(examples, key=lambda i: n_tokens(examples[i]))
         for start in range(0, len(order), batch_size):
             places = order[start:start + batch_size]
             by_place.update(zip(places, _batch(trained, [examples[i] for i in places], batch_size), strict=True))
@@ -77,7 +103,14 @@ def _checked(number: int, record: Any, schema: type[BaseModel]) -> BaseModel:
     return validated(f"record {number}", dict(record), schema)
 
 
-def _example(trained: Trained, where: str, record: Any) -> Example:
+def example_of(trained: Trained, where: str, record: Any) -> Example:
+    """The example that a prediction of a record is made from.
+
+    Raises:
+        DataError: nothing can be predicted from it, or it is an error itself.
+    """
+    if isinstance(record, DataError):
+        raise record
     try:
         example = trained.task.question(record, trained.tokenizer)
     except ValueError as error:

@@ -22,11 +22,13 @@ class State(KeepsOldNames, ABC):
         truncates: can forget its latest columns.
         rewind_limit: if it truncates, how many columns it can always go back from the longest length it has had; None: all.
         joins: can take in the rows of another state of its class.
+        grows: can make room for more columns than it was made for.
     """
 
     truncates: ClassVar[bool] = True
     rewind_limit: ClassVar[int | None] = None
     joins: ClassVar[bool] = False
+    grows: ClassVar[bool] = False
 
     @property
     @abstractmethod
@@ -73,6 +75,14 @@ class State(KeepsOldNames, ABC):
     def advance_static(self) -> None:
         """Note that a step on the view of `as_static` has filled a column; override both together."""
         raise StateError(f"{type(self).__name__} changes its shapes from step to step")
+
+    def grow(self, capacity: int) -> None:
+        """Make room for `capacity` columns, more than there is room for now. What it remembers stays as it is.
+
+        Raises:
+            StateError: unless overridden, together with `grows`.
+        """
+        raise StateError(f"{type(self).__name__} has room for the columns that it was made for")
 
     def join(self, other: Self, columns: int, capacity: int) -> None:
         """Take in the rows of `other` after its own, so that new requests join a running batch (continuous batching).

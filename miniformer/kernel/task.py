@@ -33,7 +33,7 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Number of tokens."""
+        """The highest id and one: the number of tokens, if no ids are left out."""
 
     def encode(self, text: str) -> list[int]:
         """Token ids of `text`, starting with the start token if there is one."""
@@ -46,6 +46,9 @@ class Tokenizer(Protocol):
 
     def byte_lengths(self) -> Sequence[int]:
         """For each of the `vocab_size` tokens, how many UTF-8 bytes it stands for; 0 for special tokens."""
+
+    def byte_counts(self, text: str) -> Sequence[int] | None:
+        """For each token of `encode(text)`, how many bytes of `text` it stands for; None: `byte_lengths` says it of each."""
 
 
 class LossTerm(NamedTuple):
@@ -67,6 +70,8 @@ class Example:
         source: S token ids for the encoder of an encoder-decoder; `tokens` are then the decoder's.
         draw: seed of everything random about the example. In training it depends on seed, epoch and place; held out it is 0.
         uncut: length of its longest part that was cut, before that; 0: it is whole.
+        byte_counts: T numbers: how many bytes of the text each token stands for, or in packed rows the token that follows it;
+            None: it is not needed, or the tokenizer's `byte_lengths` say it.
     """
 
     tokens: Sequence[int] | Tensor
@@ -76,6 +81,7 @@ class Example:
     source: Sequence[int] | Tensor | None = None
     draw: int = 0
     uncut: int = field(default=0, compare=False)
+    byte_counts: Sequence[int] | Tensor | None = None
 
 
 class Split(NamedTuple):

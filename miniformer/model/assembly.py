@@ -22,7 +22,7 @@ from miniformer.decoding.arguments import checked_count, checked_seed
 from miniformer.decoding.defaults import DEFAULTS
 from miniformer.decoding.loop import Feed, decode, start_texts
 from miniformer.decoding.sampling import Sampling
-from miniformer.decoding.state import ModelState
+from miniformer.decoding.state import ROOM, ModelState
 from miniformer.kernel import assembly as kernel
 from miniformer.kernel.context import Context
 from miniformer.kernel.errors import SpecError, StateError, UserError
@@ -140,6 +140,27 @@ class BlockAssembly(kernel.Assembly):
         keys = context.layout if state is None else state.extend(context.layout)
         # masks start empty: they belong to one forward, and a compiled graph cannot hand rules back to its caller
         return replace(context, causal=causal, keys=keys, masks={})
+
+    def _growing(self, stack: Stack, make: Callable[[int], ModelState], read: int, capacity: int) -> ModelState:
+        """The state that `make` makes for so many columns: with room for few after `read` at first, if it can grow.
+
+        Raises:
+            StateError, SpecError: as `make` does.
+            UserError: it cannot grow, and there is no memory for all of it.
+        """
+        self._check_length(capacity, stack)
+        state = make(min(capacity, read + ROOM))
+        if state.capacity == capacity:
+            return state
+        if state.can_grow:
+            state.limit = capacity
+            return state
+        size = state.nbytes * capacity // state.capacity
+        try:
+            return make(capacity)
+        except (RuntimeError, MemoryError) as error:
+            raise UserError(f"max_new_tokens: a state for {capacity:,} tokens takes some {size / 1e9:,.1f} GB, which cannot be "
+                            f"had: {str(error).splitlines()[0]}") from None
 
     def _check_length(self, length: int, stack: Stack) -> None:
         if length > self.config.max_seq_len:

@@ -20,6 +20,7 @@ from miniformer.kernel.masks import MaskRule, Window
 from miniformer.kernel.spec import Slot, build
 from miniformer.kernel.state import State
 from miniformer.ops.attention_kernels import KernelName, choose
+from miniformer.ops.room import empty_room
 
 from .init import RESIDUAL, linear
 
@@ -101,7 +102,7 @@ class MultiHeadAttention(Attention):
     def init_state(self, batch: int, capacity: int) -> KeyValueState | WindowState:
         window = self.rule.size if isinstance(self.rule, Window) else None
         columns = capacity if window is None else slots_needed(window, capacity)
-        buffer = self.kv.weight.new_empty(2, batch, self.n_kv_heads, columns, self.d_head)
+        buffer = empty_room(self.kv, 2, batch, self.n_kv_heads, columns, self.d_head)
         return KeyValueState(buffer) if window is None else WindowState(buffer, window, capacity)
 
     def remember(self, memory: Memory) -> MemoryState:

@@ -19,6 +19,7 @@ from miniformer.kernel.spec import Slot, build
 from miniformer.kernel.state import State
 from miniformer.ops.attention_kernels import KernelName, choose
 from miniformer.ops.linear import is_just_a_matrix
+from miniformer.ops.room import empty_room
 
 from .init import RESIDUAL, linear
 
@@ -105,7 +106,7 @@ class LatentAttention(Attention):
         return self.kernel.compute(q, k, v, mask, bias, scale=(self.d_head + self.d_rotary) ** -0.5, **options)
 
     def init_state(self, batch: int, capacity: int) -> LatentState:
-        return LatentState(self.down.weight.new_empty(1, batch, 1, capacity, self.d_latent + self.d_rotary))
+        return LatentState(empty_room(self.down, 1, batch, 1, capacity, self.d_latent + self.d_rotary))
 
 
 class LatentState(BufferState):

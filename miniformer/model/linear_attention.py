@@ -16,6 +16,7 @@ from miniformer.kernel.context import Context
 from miniformer.kernel.errors import StateError
 from miniformer.kernel.interfaces import Attention
 from miniformer.kernel.state import State
+from miniformer.ops.room import empty_room
 
 from .init import RESIDUAL, linear
 
@@ -67,7 +68,7 @@ class LinearAttention(Attention):
         else:
             before = LinearState(q.new_zeros(*q.shape[:2], self.d_head, self.d_head + 1)) if state is None else state
             documents_BT = _filled(context.layout.documents, before.document)
-            starts = before.sums.tensor_split((self.d_head,), dim=-1)
+            starts = before.sums.to(q).tensor_split((self.d_head,), dim=-1)
             (values, sum_values), (weights, sum_weights) = (
                 cumulative(q, k, v, documents_BT, start, before.document) for (q, k, v), start in zip(summed, starts))
             if state is not None:
@@ -80,8 +81,8 @@ class LinearAttention(Attention):
         return values / weights.clamp(min=torch.finfo(weights.dtype).tiny)
 
     def init_state(self, batch: int, capacity: int) -> LinearState:
-        weight = self.qkv.weight
-        return LinearState(weight.new_zeros(batch, self.n_heads, self.d_head, self.d_head + 1, dtype=_wide(weight.dtype)))
+        room = empty_room(self.qkv, batch, self.n_heads, self.d_head, self.d_head + 1)
+        return LinearState(torch.zeros_like(room, dtype=_wide(room.dtype)))
 
 
 def cumulative(q_BHTE: Tensor, k_BHTE: Tensor, v_BHTF: Tensor, documents_BT: Tensor, sums_BHEF: Tensor, document_B: Tensor, *,
@@ -133,6 +134,7 @@ class LinearState(State):
 
     truncates: ClassVar[bool] = False
     joins: ClassVar[bool] = True
+    grows: ClassVar[bool] = True
 
     def __init__(self, sums_BHEF: Tensor) -> None:
         self.sums = sums_BHEF
@@ -158,6 +160,9 @@ class LinearState(State):
     def truncate(self, length: int) -> None:
         if length < self._length:
             raise StateError(f"sums cannot go back from {self._length} tokens to {length}; start again with an empty state")
+
+    def grow(self, capacity: int) -> None:
+        """Sums have room for any number of tokens."""
 
     def join(self, other: Self, columns: int, capacity: int) -> None:
         self.sums, self.document = torch.cat([self.sums, other.sums]), torch.cat([self.document, other.document])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar, cast
 
 import torch
@@ -20,6 +21,7 @@ from miniformer.kernel.layout import Layout
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch
 from miniformer.ops.linear import speed_up
+from miniformer.ops.room import empty_room, float_type
 
 from .assembly import BlockAssembly, state_or_none
 from .block import Stack
@@ -98,7 +100,7 @@ class Seq2SeqTransformer(BlockAssembly):
             context = replace(context, layout=layout)
         context = self._context(source, context, None, self.encoder, causal=False)
         if source.is_floating_point():
-            source = source.to(self.source_embedding.weight.dtype)
+            source = source.to(float_type(self.source_embedding))
         return Memory(self.encoder(self.dropout(self.source_embedding(source)), context), context.layout)
 
     def init_state(self, memory: Memory, capacity: int) -> EncoderDecoderState:
@@ -112,7 +114,7 @@ class Seq2SeqTransformer(BlockAssembly):
         return EncoderDecoderState(layers, self.decoder.remember(memory), memory, capacity)
 
     def empty_state(self, batch: int, capacity: int, source_length: int) -> EncoderDecoderState:
-        hidden = self.embedding.weight.new_empty(batch, source_length, self.config.d_model)
+        hidden = empty_room(self.embedding, batch, source_length, self.config.d_model)
         return self.init_state(Memory(hidden, Layout.full(batch, source_length, device=hidden.device)), capacity)
 
     def parts(self) -> Iterator[Part]:
@@ -140,7 +142,8 @@ class Seq2SeqTransformer(BlockAssembly):
             raise UserError(f"bos_id: expected one of the {self.config.vocab_size} tokens; found {bos_id}")
         layout = self._prompt_layout(input_ids, layout)
         memory, B = self.encode(input_ids.to(layout.positions.device), layout), len(input_ids)
-        state = state_or_none(lambda: self.init_state(memory, max(1, max_new_tokens)), use_state)
+        state = state_or_none(lambda: self._growing(self.decoder, partial(self.init_state, memory), 1, max(1, max_new_tokens)),
+                              use_state)
 
         def run(memory: Memory | None, target: Tensor, context: Context, state: ModelState | None,
                 readout: Readout) -> Tensor:

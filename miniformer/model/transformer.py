@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, ClassVar, cast
 
 from torch import Tensor, nn
@@ -18,6 +19,7 @@ from miniformer.kernel.layout import Layout
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Batch
 from miniformer.ops.linear import speed_up
+from miniformer.ops.room import float_type
 
 from .assembly import BlockAssembly, state_or_none
 from .block import Stack
@@ -62,7 +64,7 @@ class Transformer(BlockAssembly):
         """
         context = self._context(inputs, context, state, self.stack, self.config.causal)
         if inputs.is_floating_point():
-            inputs = inputs.to(self.embedding.weight.dtype)
+            inputs = inputs.to(float_type(self.embedding))
         x = self.dropout(self.embedding(inputs))
         x = self.stack(x, context, None if state is None else state.layers)
         return self.head(x) if readout is None else readout(x, self.head)
@@ -101,7 +103,8 @@ class Transformer(BlockAssembly):
             raise UserError("bos_id: this model goes on from its prompt; only an encoder-decoder starts from a token")
         layout = self._prompt_layout(input_ids, layout)
         B, T = layout.shape
-        state = state_or_none(lambda: self.init_state(B, T + max(0, max_new_tokens - 1)), use_state)  # none sees the last
+        columns = T + max(0, max_new_tokens - 1)  # none sees the last
+        state = state_or_none(lambda: self._growing(self.stack, partial(self.init_state, B), T, columns), use_state)
 
         def run(_: Memory | None, inputs: Tensor, context: Context, state: ModelState | None, readout: Readout) -> Tensor:
             logits: Tensor = self(inputs, context, state, readout)

@@ -99,7 +99,8 @@ def pack(model: nn.Module) -> None:
 def is_just_a_matrix(layer: nn.Module) -> bool:
     """Whether calling a layer only multiplies by its weight, so that a caller may use the weight in place of the call.
 
-    A bias, hooks, a subclass or another `forward` each forbid it. So does the switch: plain torch calls layers.
+    A bias, hooks, a subclass, a weight of another class or another `forward` each forbid it. So does the switch: plain torch
+    calls layers.
     """
     own_forward = vars(layer).get("forward")
     is_torchs_or_ours = own_forward is None or getattr(own_forward, "func", None) is _forward
@@ -107,7 +108,9 @@ def is_just_a_matrix(layer: nn.Module) -> bool:
         plain = is_plain_in_graph()
     else:
         plain = is_plain()
-    return not plain and type(layer) is nn.Linear and layer.bias is None and is_torchs_or_ours and not has_hooks(layer)
+    if plain or type(layer) is not nn.Linear or type(layer.weight) not in (Tensor, nn.Parameter):
+        return False
+    return layer.weight.is_floating_point() and layer.bias is None and is_torchs_or_ours and not has_hooks(layer)
 
 
 # --- products

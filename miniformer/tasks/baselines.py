@@ -19,7 +19,12 @@ def unigram(train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, fl
     train_counts, counts = (occurrences(split.examples, tokenizer.vocab_size, start=1) for split in (train, held_out))
     train_counts += 1  # a token that training never shows must not cost an infinite loss
     nats = -float((counts * np.log(train_counts / train_counts.sum())).sum())
-    n_bytes = max(1, int((counts * np.array(tokenizer.byte_lengths())).sum()))
+    said = [example.byte_counts for example in held_out.examples]
+    if said and None not in said:
+        n_bytes = sum(sum(row[1:]) for row in said if row is not None)
+    else:
+        n_bytes = int((counts * np.array(tokenizer.byte_lengths())).sum())
+    n_bytes = max(1, n_bytes)
     return {"loss": nats / max(1, int(counts.sum())), "bits_per_byte": nats / math.log(2) / n_bytes}
 
 

@@ -51,7 +51,7 @@ def nothing_to_write(examples: Sequence[Example]) -> str | None:
 def written(model: Any, batch: Batch, tokenizer: Tokenizer) -> list[str]:
     """The text that the model writes for each row's source, greedily, up to the end token or `max_seq_len` tokens."""
     assert batch.source is not None
-    eos_id = tokenizer.eos_id
+    eos_id = end_of(model, tokenizer)
     rows = model.generate(batch.source.inputs, model.config.max_seq_len, do_sample=False, eos_id=eos_id,
                           layout=batch.source.layout).tolist()
     return [tokenizer.decode(row[:row.index(eos_id)] if eos_id in row else row) for row in rows]
@@ -60,6 +60,18 @@ def written(model: Any, batch: Batch, tokenizer: Tokenizer) -> list[str]:
 def start_of(tokenizer: Tokenizer) -> int:
     """The token with which a decoder's text starts: the tokenizer's start token, or padding where it has none."""
     return tokenizer.pad_id if tokenizer.bos_id is None else tokenizer.bos_id
+
+
+def end_of(model: Any, tokenizer: Tokenizer) -> int | None:
+    """The token that ends what a model writes: the model's own, or the tokenizer's where the config names no token of it."""
+    eos_id: int | None = model.config.eos_id
+    return tokenizer.eos_id if eos_id is None or eos_id >= model.config.vocab_size else eos_id
+
+
+def bytes_of(counts: Sequence[Sequence[int] | Tensor | None]) -> dict[str, Tensor]:
+    """The target `bytes` `[B, T]`: how many bytes of text each predicted token stands for; none where a row does not say it."""
+    known = [torch.as_tensor(row) for row in counts if row is not None]
+    return {"bytes": pad_sequence(known, batch_first=True)} if known and len(known) == len(counts) else {}
 
 
 def packed(rows: Sequence[Example]) -> tuple[Tensor, Layout, Tensor]:

@@ -17,7 +17,7 @@ from miniformer.kernel.interfaces import Head
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task, Tokenizer
 
 from .baselines import unigram
-from .collate import packed
+from .collate import bytes_of, packed
 from .losses import next_tokens, row_losses
 from .metrics import BitsPerByte, Perplexity
 
@@ -47,15 +47,18 @@ class LanguageModeling(Task):
         return vocab_size
 
     def encode(self, record: TextRecord, tokenizer: Tokenizer) -> Example:
-        ids = tokenizer.encode(record.text)
-        return Example(ids if tokenizer.eos_id is None else [*ids, tokenizer.eos_id])
+        ids, counts = tokenizer.encode(record.text), tokenizer.byte_counts(record.text)
+        if counts is not None and len(counts) != len(ids):  # of a tokenizer with ids of its own
+            counts = None
+        end = [] if tokenizer.eos_id is None else [tokenizer.eos_id]
+        return Example([*ids, *end], byte_counts=None if counts is None else [*counts, *(0 for _ in end)])
 
     def unmeasurable(self, examples: Sequence[Example]) -> str | None:
         return None if max(token_lengths(examples), default=0) > 1 else "no text has a second token to predict"
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         tokens, layout, following = packed(examples)
-        return Batch(tokens, layout, {"following": following})
+        return Batch(tokens, layout, {"following": following, **bytes_of([row.byte_counts for row in examples])})
 
     def loss(self, hidden: Tensor, head: Head, batch: Batch) -> LossTerm:
         return next_tokens(hidden, head, batch.targets["following"])
@@ -66,7 +69,7 @@ class LanguageModeling(Task):
 
     def update(self, metrics: Mapping[str, Metric], hidden: Tensor, head: Head, batch: Batch, loss: LossTerm) -> None:
         metrics["perplexity"].update(loss.sum, loss.weight)
-        metrics["bits_per_byte"].update(loss.sum, batch.targets["following"])
+        metrics["bits_per_byte"].update(loss.sum, batch.targets["following"], batch.targets.get("bytes"))
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
         text = "\n".join(record.text for record in held_out.records).encode()
@@ -80,7 +83,7 @@ class LanguageModeling(Task):
 
 
 class CountingBytes(BitsPerByte):
-    """Bits per byte, computed from the predicted tokens `[B, T]`, whose bytes are counted here."""
+    """Bits per byte, computed from the predicted tokens `[B, T]`, whose bytes are counted here unless a batch says them."""
 
     lengths: Tensor
 
@@ -88,5 +91,5 @@ class CountingBytes(BitsPerByte):
         super().__init__()
         self.register_buffer("lengths", lengths, persistent=False)
 
-    def update(self, nats: Tensor, following: Tensor) -> None:
-        super().update(nats, self.lengths[following[following >= 0]].sum())
+    def update(self, nats: Tensor, following: Tensor, byte_counts: Tensor | None = None) -> None:
+        super().update(nats, (self.lengths[following[following >= 0]] if byte_counts is None else byte_counts).sum())

@@ -19,7 +19,7 @@ from miniformer.kernel.task import Batch, Example, LossTerm, Split, Tokenizer
 
 from .baselines import occurrences
 from .collate import packed
-from .language_modeling import LanguageModeling
+from .language_modeling import LanguageModeling, TextRecord
 from .losses import full_precision
 from .metrics import Perplexity
 
@@ -58,6 +58,10 @@ class MaskedLanguageModeling(LanguageModeling):
     def unmeasurable(self, examples: Sequence[Example]) -> str | None:
         hidden = (self._may_hide(torch.as_tensor(example.tokens)).any() for example in examples if len(example.tokens))
         return None if any(hidden) else "no text has a token that may be hidden"
+
+    def encode(self, record: TextRecord, tokenizer: Tokenizer) -> Example:
+        ids = tokenizer.encode(record.text)  # nothing is measured by the byte
+        return Example(ids if tokenizer.eos_id is None else [*ids, tokenizer.eos_id])
 
     def collate(self, examples: Sequence[Example]) -> Batch:
         tokens, layout, _ = packed(examples)

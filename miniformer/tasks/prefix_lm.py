@@ -10,7 +10,7 @@ from pydantic import Field
 from miniformer.kernel.task import Batch, Example, Split, Tokenizer
 
 from .baselines import unigram
-from .collate import nothing_to_write, start_of, with_source, written
+from .collate import bytes_of, nothing_to_write, start_of, with_source, written
 from .language_modeling import LanguageModeling, TextRecord
 
 
@@ -39,12 +39,19 @@ class PrefixLanguageModeling(LanguageModeling):
     def examples(self, record: TextRecord, tokenizer: Tokenizer, limit: int | None) -> Sequence[Example]:
         if limit == 1:
             raise ValueError("max_seq_len 1 leaves nothing to write after a source; expected at least 2")
-        ids = list(super().encode(record, tokenizer).tokens)
-        pieces = [ids[i:i + (limit or len(ids))] for i in range(0, len(ids), limit or len(ids) or 1)]
+        whole = super().encode(record, tokenizer)
+        ids, counts = list(whole.tokens), whole.byte_counts
+        size = limit or len(ids) or 1
+        pieces = [ids[i:i + size] for i in range(0, len(ids), size)]
         sources = [piece[:max(1, int(self.part * len(piece)))] for piece in pieces]
-        # a last piece of one token is all source, and no example
-        return [Example([start_of(tokenizer), *piece[len(source):]], source=source)
-                for i, (piece, source) in enumerate(zip(pieces, sources, strict=True)) if i == 0 or len(piece) > 1]
+        examples = []
+        for i, (piece, source) in enumerate(zip(pieces, sources, strict=True)):
+            if i and len(piece) == 1:  # a last piece of one token is all source, and no example
+                continue
+            start = i * size + len(source)
+            examples.append(Example([start_of(tokenizer), *piece[len(source):]], source=source, byte_counts=(
+                None if counts is None else [0, *counts[start:i * size + len(piece)]])))
+        return examples
 
     def question(self, record: Any, tokenizer: Tokenizer) -> Example:
         """The example of a text to continue: all of it is the source."""
@@ -53,13 +60,19 @@ class PrefixLanguageModeling(LanguageModeling):
     def cut(self, example: Example, length: int) -> Example:
         """Keep the last `length` tokens of the source, which the target continues, and the first ones of the target."""
         assert example.source is not None
-        return Example(example.tokens[:length + 1], source=example.source[-length:])
+        counts = example.byte_counts
+        return Example(example.tokens[:length + 1], source=example.source[-length:],
+                       byte_counts=None if counts is None else counts[:length + 1])
 
     def unmeasurable(self, examples: Sequence[Example]) -> str | None:
         return nothing_to_write(examples)
 
     def collate(self, examples: Sequence[Example]) -> Batch:
-        return with_source(examples)
+        batch = with_source(examples)
+        # a target of its start token alone has nothing to predict, and a column all the same
+        counts = [None if (row := example.byte_counts) is None else row[1:] if len(row) > 1 else [0] for example in examples]
+        batch.targets = {**batch.targets, **bytes_of(counts)}
+        return batch
 
     def baselines(self, train: Split, held_out: Split, tokenizer: Tokenizer) -> dict[str, dict[str, float]]:
         return {"unigram": unigram(train, held_out, tokenizer)}

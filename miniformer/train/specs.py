@@ -69,7 +69,8 @@ def with_data_decisions(config: TrainConfig, data: PreparedData) -> TrainConfig:
         raise SpecError(f"model_config.input_dim is {fields['input_dim']}, and the inputs are {there}")
     size = data.tokenizer.vocab_size
     if data.task.input_dim is None and fields.setdefault("vocab_size", size) < size:
-        raise SpecError(f"model_config.vocab_size is {fields['vocab_size']}, and the tokenizer has {size} tokens")
+        raise SpecError(f"model_config.vocab_size is {fields['vocab_size']}, and the tokenizer has {size} tokens, counted up "
+                        "to its highest id")
     n_outputs = data.task.n_outputs(fields.get("vocab_size", size))
     if fields.get("output_dim") not in (None, n_outputs):
         raise SpecError(f"model_config.output_dim is {fields['output_dim']}, and task {data.task_spec.name!r} has "

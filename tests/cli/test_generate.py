@@ -100,7 +100,15 @@ def test_a_text_on_standard_input_is_a_prompt(trained):
 def test_standard_input_that_is_no_text_is_told(trained):
     with pytest.raises(UserError, match="standard input: not UTF-8: byte 0xe9 at byte 4"):
         written(trained, input=b"caf\xe9\n")
-    assert written(trained, *FOX, input=b"the quick\r\n") == written(trained, "--prompt", "the quick", *FOX)
+    for prompt in (b"the quick\r\n", b"\xef\xbb\xbfthe quick\n"):
+        assert written(trained, *FOX, input=prompt) == written(trained, "--prompt", "the quick", *FOX)
+
+
+def test_numbers_beyond_all_bounds_are_told_or_do_no_harm(trained):
+    args = (trained, "--prompt", "the quick", "--greedy", "--stop", "jumps", "--max-new-tokens", 10**12)
+    assert written(*args, "--batch-size", 10**20) == "the quick brown fox \n"
+    with pytest.raises(UserError, match="beams: width: expected at most 10,000; found 1000000000"):
+        written(trained, "--prompt", "the quick", "--beams", 10**9)
 
 
 def test_beams_give_the_best_texts(answering):

@@ -51,6 +51,18 @@ def test_ctrl_c_leaves_whole_lines_to_go_on_with(cli, trained, tmp_path):
     assert [row["text"] for row in rows] == [json.loads(line)["text"] for line in source.read_text().splitlines()]
 
 
+def test_a_record_that_cannot_be_predicted_is_reported_and_left_out(cli, trained, inputs, tmp_path):
+    lines = inputs.read_text().splitlines()
+    inputs.write_text("\n".join([*lines[:3], '{"text": 5}', *lines[3:6], "{"]) + "\n")
+    for output in (("--output", "out.jsonl"), ()):
+        done = cli("predict", str(trained), "--input", "in.jsonl", *output, code=2)
+        written = (tmp_path / "out.jsonl").read_text() if output else done.stdout
+        assert [json.loads(line)["id"] for line in written.splitlines()] == [0, 1, 2, 3, 4, 5]
+        assert "left out: in.jsonl:4: field 'text': input should be a valid string; found 5\n" in done.stderr
+        assert "left out: in.jsonl:8: not JSON: " in done.stderr
+        assert "error: records that were not predicted: 2; predictions written: 6" in done.stderr
+
+
 @pytest.mark.parametrize(("args", "told"), [
     (("--input", "nowhere.jsonl"), "nowhere.jsonl: no such file"),
     (("--input", "in.jsonl", "--resume"), "--resume continues a file; give --output too"),

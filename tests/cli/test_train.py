@@ -8,6 +8,7 @@ import sys
 
 import pytest
 from depth import thorough
+from small_tokenizers import byte_fallback, with_gaps, word_piece
 
 from miniformer.cli.train import merged
 from miniformer.kernel import Entry, Registry, UserError, discover, use_registry
@@ -231,6 +232,16 @@ def test_a_run_of_few_positions_and_a_size_of_vocabulary_ends_with_its_sample(cl
     said = cli("train", "--train-path", str(texts), *tiny, "--max-steps", "1", "--position", "learned", "--max-seq-len", "16",
                "--vocab-size", "350").stdout
     assert "\nsample:\n" in said and "\nnext: " in said
+
+
+@pytest.mark.parametrize("make", [with_gaps, lambda: word_piece().backend, lambda: byte_fallback().backend],
+                         ids=["ids with gaps", "WordPiece", "byte fallback"])
+def test_a_tokenizer_of_any_kind_can_be_trained_with_and_written_with(cli, texts, tiny, tmp_path, make):
+    make().save(str(tmp_path / "own.json"))
+    cli("train", "--train-path", str(texts), "--tokenizer", "own.json", "--max-steps", "2", *tiny[:-2])
+    done = cli("evaluate", "runs/texts-language-modeling-1", "--data", str(texts), "--json")
+    assert 0 < json.loads(done.stdout)["bits_per_byte"] < 20
+    assert cli("generate", "runs/texts-language-modeling-1", "--prompt", "abc", "--max-new-tokens", "4").stdout
 
 
 def test_underscores_and_dashes_are_the_same(cli, texts, tiny):

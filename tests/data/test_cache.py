@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 from depth import thorough
+from small_tokenizers import unigram
 
 from miniformer.data import cache as module
 from miniformer.data.cache import Cache, RecordsOfFile, Settings, key_of
@@ -75,6 +76,14 @@ def test_what_was_kept_is_what_was_prepared(path, root, tmp_path, task, others, 
     data, found = kept(root, given), Cache(root, given).load()
     assert told(found) == told(data)
     assert all(isinstance(split.records, RecordsOfFile) for split in found.splits.values()), "read when they are asked for"
+
+
+def test_the_bytes_of_tokens_are_kept_where_a_tokenizer_does_not_say_them(path, root):
+    given = settings(path, tokenizer=unigram())
+    assert kept(root, given).val.examples[0].byte_counts is not None
+    found, expected = Cache(root, given).load(), prepared(given)
+    assert [example.byte_counts for example in found.train.examples] == [
+        example.byte_counts for example in expected.train.examples]
 
 
 def test_large_vocabularies_are_kept(path, root):

@@ -46,7 +46,8 @@ def embedded(name):
 
 def told(example):
     return [value.tolist() if hasattr(value, "tolist") else value
-            for value in (example.tokens, example.target, example.documents, example.following, example.source, example.draw)]
+            for value in (example.tokens, example.target, example.documents, example.following, example.source, example.draw,
+                          example.byte_counts)]
 
 
 @pytest.fixture(autouse=True)
@@ -103,6 +104,13 @@ def test_a_record_that_is_refused_is_told_with_its_line():
     next(found)
     with pytest.raises(DataError, match="f:2: this one is bad"):
         next(found)
+
+
+def test_a_text_that_cannot_be_encoded_is_told_with_its_line():
+    strict = Tokenizer.of(tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="?")))
+    found = examples_of(LanguageModeling(), located([TextRecord(text=text) for text in ("a", "b")]), strict, None)
+    with pytest.raises(DataError, match="f:2: the tokenizer cannot encode 'b'"):
+        list(found)
 
 
 def test_a_record_whose_texts_are_refused_is_encoded_all_the_same():

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from miniformer.data.packing import PackedRows
+from miniformer.data.packing import PackedRows, gathered
 from miniformer.kernel.task import Example
 
 texts = st.lists(st.lists(st.integers(0, 99), min_size=1, max_size=9), min_size=1, max_size=8)
@@ -67,6 +67,16 @@ def test_documents_of_no_tokens_take_no_place():
     packed = rows([[], [1, 2], [], [3]], 4)
     assert packed[0].tokens.tolist() == [1, 2, 3, 0]
     assert packed[0].following.tolist() == [2, -1, -1, -1]
+
+
+def test_a_column_has_the_bytes_of_the_token_that_follows_it():
+    examples = [Example([1, 2, 3], byte_counts=[0, 5, 6]), Example([4, 5], byte_counts=[7, 8])]
+    for those in (examples, gathered(examples)):
+        packed = PackedRows(those, 4)
+        assert [row.byte_counts.tolist() for row in packed] == [[5, 6, 0, 8], [0, 0, 0, 0]]
+    assert PackedRows([examples[0], Example([4, 5])], 4)[0].byte_counts is None, "one does not say it"
+    assert list(gathered(examples)) == examples
+    assert list(gathered([*examples, Example([4])])) == [*examples, Example([4])]
 
 
 def test_ids_of_the_largest_vocabularies_are_kept():

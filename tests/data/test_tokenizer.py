@@ -6,6 +6,7 @@ import tokenizers
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_tokenizers import KINDS, with_gaps, word_piece
 from tokenizers import models, pre_tokenizers, processors
 
 from miniformer.data.tokenizer import NoTokenizer, Tokenizer
@@ -44,6 +45,78 @@ def test_any_text_can_be_trained_on(texts):
 def test_byte_lengths_add_up_to_the_bytes_of_the_text(text):
     lengths = TRAINED.byte_lengths()
     assert sum(lengths[i] for i in TRAINED.encode(text)) == len(text.encode())
+
+
+@pytest.mark.parametrize("make", KINDS)
+@settings(max_examples=depth.examples(30), deadline=None)
+@given(any_text)
+def test_the_bytes_of_a_text_are_shared_out_among_its_tokens(make, text):
+    tokenizer = make()
+    ids, counts = tokenizer.encode(text), tokenizer.byte_counts(text)
+    if counts is None:  # each token has bytes of its own
+        counts = [tokenizer.byte_lengths()[i] for i in ids]
+    assert len(counts) == len(ids) and min(counts, default=0) >= 0
+    assert sum(counts) == (len(text.encode()) if ids else 0)
+
+
+def test_a_token_s_bytes_are_those_that_it_adds_to_a_text():
+    """Neither the mark of a part of a word nor that of a space is text, and a space before a word is."""
+    for make, known in ((KINDS[1], {"##e": 1, "the": 4, "[SEP]": 0}), (KINDS[2], {"▁the": 4, "a": 1, "</s>": 0}),
+                        (KINDS[3], {"<0xE2>": 1, "<0x0A>": 1, "▁the": 4, "h": 1, "\ufffd": 3, "<s>": 0})):
+        lengths, ids = make().byte_lengths(), make().backend.get_vocab()
+        assert {token: lengths[ids[token]] for token in known if token in ids} == {
+            token: count for token, count in known.items() if token in ids}
+        assert len(known.keys() & ids.keys()) >= 2
+
+
+def test_a_part_of_a_text_has_the_bytes_up_to_its_end():
+    assert word_piece().byte_counts("the  cat.") == [0, 3, 5, 1], "[CLS], the, cat with the spaces before it, and the end"
+
+
+def test_the_size_of_a_vocabulary_is_its_highest_id_and_one():
+    """Ids may leave others out, and what stands around a text may have an id of its own."""
+    tokenizer = Tokenizer.of(with_gaps(last=77))
+    assert tokenizer.vocab_size == len(tokenizer.byte_lengths()) == 78
+    assert [tokenizer.byte_lengths()[i] for i in (3, 6, 19, 20, 77)] == [0, 1, 0, 1, 1]
+    backend = with_gaps()
+    backend.post_processor = processors.TemplateProcessing("[X] $A", special_tokens=[("[X]", 90)])
+    assert Tokenizer.of(backend).vocab_size == 91
+    tokenizer.backend.add_special_tokens(["<later>"])
+    assert tokenizer.vocab_size > tokenizer.backend.token_to_id("<later>")
+
+
+def test_ids_that_leave_nearly_all_out_are_refused(tmp_path):
+    with_gaps(last=2**21).save(str(tmp_path / "tokenizer.json"))
+    with pytest.raises(DataError, match=r"tokenizer\.json: its ids go up to 2,097,152, and it has 7 tokens; expected ids"):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_byte_order_mark_before_a_tokenizer_is_no_part_of_it(tmp_path):
+    (tmp_path / "tokenizer.json").write_text(TRAINED.to_json(), encoding="utf-8-sig")
+    assert Tokenizer.load(tmp_path).to_json() == TRAINED.to_json()
+
+
+def test_a_start_and_an_end_token_of_any_name_are_known_by_their_place():
+    backend = words("cat", "{", "}")
+    backend.add_special_tokens(["{", "}"])
+    backend.post_processor = processors.TemplateProcessing("{ $A }", special_tokens=[("{", 5), ("}", 6)])
+    tokenizer = Tokenizer.of(backend)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2), "usual names come first"
+    assert (tokenizer.encode("cat"), tokenizer.encode_whole("cat")) == ([5, 4], [5, 4, 6])
+    backend = tokenizers.Tokenizer(models.WordLevel({"cat": 0, "{": 1, "}": 2}))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.add_special_tokens(["{", "}"])
+    backend.post_processor = processors.TemplateProcessing("{ $A }", special_tokens=[("{", 1), ("}", 2)])
+    tokenizer = Tokenizer.of(backend)
+    assert (tokenizer.bos_id, tokenizer.eos_id) == (1, 2)
+    assert (tokenizer.encode("cat"), tokenizer.encode_whole("cat")) == ([1, 0], [1, 0, 2])
+
+
+def test_a_text_that_has_no_tokens_for_it_is_refused():
+    tokenizer = Tokenizer.of(tokenizers.Tokenizer(models.WordLevel({"a": 0}, unk_token="?")))
+    assert tokenizer.encode("a") == [0]
+    with pytest.raises(ValueError, match="the tokenizer cannot encode 'b': WordLevel error"):
+        tokenizer.encode("b")
 
 
 @pytest.mark.parametrize("word", ["<pad>", "<bos>", "<eos>", "<mask>", "<sep>"])

@@ -153,7 +153,9 @@ def test_nothing_is_found_where_nothing_may_be_written(model):
 
 
 @pytest.mark.parametrize(("given", "told"), [
-    ({"width": 0}, "width: expected at least 1; found 0"), ({"length_penalty": float("nan")}, "length_penalty"),
+    ({"width": 0}, "width: expected at least 1; found 0"), ({"width": 2.5}, "width: expected a whole number"),
+    ({"width": 10**9}, "width: expected at most 10,000; found 1000000000"),
+    ({"length_penalty": float("nan")}, "length_penalty"),
     ({"early_stop": "soon"}, "early_stop: expected True, False or 'never'; found 'soon'"),
     ({"width": 4, "groups": 3}, "groups: expected a divisor of width 4; found 3"), ({"diversity": -1.0}, "diversity")])
 def test_settings_that_mean_nothing_are_refused(given, told):

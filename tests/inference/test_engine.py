@@ -153,6 +153,12 @@ def test_positions_are_used_to_the_last_and_not_beyond(has_source):
         one(engine, "abcdabcda")
 
 
+class NoEndBytes:
+    """The tokens of any text, none of which ends a text."""
+
+    eos_id, bos_id, pad_id, encode, decode = None, 1, 0, BYTES.encode, BYTES.decode
+
+
 class NoEnd:
     """The letters, none of which ends a text."""
 
@@ -193,6 +199,61 @@ def test_an_empty_prompt_is_the_start_token_or_nothing_to_go_on():
         one(Engine(writing(tokenizer=letters()), NoEnd()), "")
 
 
+@pytest.mark.parametrize("has_source", [False, True])
+def test_the_end_token_is_the_model_s_own_whatever_the_tokenizer_calls_it(has_source):
+    tokens = ("<pad>", "<bos>", "<|im_end|>", *"abcde")
+    tokenizer = letters(tokens)
+    assert tokenizer.eos_id is None
+    push = Sampling(temperature=0, processors=(lambda logits, text: Allowed(
+        lambda text: [2] if len(text.new) >= 3 else [4])(logits, text),))
+    for eos_id, expected in ((2, ("eos", 3)), (None, ("length", 9))):
+        engine = Engine(writing(has_source, tokenizer, eos_id=eos_id), tokenizer)
+        answer = one(engine, "ab", push, max_new_tokens=9)
+        assert (answer.finish_reason, len(answer.tokens)) == expected
+        [[best]] = engine.search(["ab"], Beams(1), push, max_new_tokens=9)
+        assert (best.finish_reason, len(best.tokens)) == expected
+    named = letters()
+    assert Engine(writing(has_source, named, eos_id=None), named).eos_id == named.eos_id, "where the model has none"
+    assert Engine(writing(has_source, named, eos_id=5), named).eos_id == 5
+
+
+def told(caplog, *texts, has_source=False, truncate=False, **fields):
+    """What is said of prompts, each asked for twice."""
+    caplog.clear()
+    engine = Engine(writing(has_source, letters(), max_seq_len=8, **fields), NoEnd())
+    for text in texts * 2:
+        one(engine, text, GREEDY, max_new_tokens=5, truncate=truncate)
+    return [record.message for record in caplog.records]
+
+
+def test_lengths_beyond_training_and_what_is_cut_are_told_once(caplog):
+    assert told(caplog, "abc") == [] and told(caplog, "abcd", has_source=True) == []
+    [prompt, text] = told(caplog, "abcdabcda", "abcdabc")
+    assert prompt.startswith("the prompt has 9 tokens, and the model was trained on at most max_seq_len = 8;")
+    assert text.startswith("the text may go on after 11 tokens, and the model was trained on at most max_seq_len = 8;")
+    [source] = told(caplog, "abcdabcda", has_source=True)
+    assert source.startswith("the prompt has 9 tokens, and the model was trained on at most max_seq_len = 8;")
+    assert told(caplog, "abcdab", position="learned") == [
+        "at most 3 new tokens instead of 5: the model's positions end at max_seq_len = 8, prompt included where it continues "
+        "one"]
+    [cut] = told(caplog, "abcdabcdabc", truncate=True)
+    assert cut.startswith("the prompt has 11 tokens, and the model reads at most max_seq_len = 8, new tokens included")
+    assert cut.endswith("only its last 4 are read")
+
+
+@pytest.mark.parametrize("fields", [{}, {"attention": "mla"}, {"attention": {"name": "mha", "window": 5}},
+                                    {"attention": "linear"}])
+@pytest.mark.parametrize("has_source", [False, True])
+def test_a_text_may_be_asked_to_be_longer_than_any_memory(has_source, fields):
+    """Room for it is made as it grows."""
+    if has_source and "attention" in fields:
+        fields = {**fields, "cross_attention": "mha"}
+    model = writing(has_source, eos_id=None, **fields)
+    engine = Engine(model, NoEndBytes())
+    stream = engine.stream("some text", GREEDY, max_new_tokens=10**15)
+    assert len([next(stream) for _ in range(5)]) == 5
+
+
 def test_a_constraint_that_leaves_nothing_is_told():
     with pytest.raises(UserError, match="no token is allowed after 1 new tokens"):
         one(ENGINES["decoder"], "some", Sampling(processors=(Allowed(lambda text: [] if text.new else [40]),)))
@@ -218,6 +279,18 @@ def test_settings_that_mean_nothing_are_refused(given, told):
         list(ENGINES["decoder"].stream("some", **given))
     with pytest.raises(UserError, match="batch_size: at least 1"):
         Engine(ENGINES["decoder"].model, BYTES, batch_size=0)
+    with pytest.raises(UserError, match=r"batch_size: expected a whole number, not negative; found 2\.5"):
+        Engine(ENGINES["decoder"].model, BYTES, batch_size=2.5)
+
+
+def test_a_batch_may_be_larger_than_any_number_of_prompts():
+    answers = Engine(ENGINES["decoder"].model, BYTES, batch_size=10**30).generate(PROMPTS, GREEDY, max_new_tokens=2)
+    assert [answer.prompt for answer in answers] == PROMPTS
+
+
+def test_a_prompt_that_cannot_be_encoded_is_refused():
+    with pytest.raises(UserError, match=r"prompt: .*'\\udce9' in position 3: surrogates not allowed"):
+        one(ENGINES["decoder"], "caf\udce9")
 
 
 def test_a_model_that_sees_later_tokens_cannot_write():
@@ -248,6 +321,37 @@ def test_a_search_gives_the_best_first_and_ends_at_stop_strings(engine):
     stop = whole[0].text[1]
     [found] = engine.search(["some text"], Beams(4, early_stop=True), max_new_tokens=10, stop=[stop])
     assert any(answer.finish_reason == "stop" for answer in found) and not any(stop in answer.text for answer in found)
+
+
+@engines
+def test_after_a_stop_string_nothing_more_is_computed(engine):
+    whole = one(engine, "some text", GREEDY, max_new_tokens=20)
+    stop, calls = whole.text[5:8], []
+    hook = engine.model.head.register_forward_hook(lambda *_: calls.append(1))
+    try:
+        stopped = one(engine, "some text", GREEDY, max_new_tokens=20, stop=stop)
+        assert len(calls) == len(stopped.tokens) < 20
+    finally:
+        hook.remove()
+
+
+@pytest.mark.parametrize("early_stop", [True, False])
+def test_a_search_ends_where_its_best_text_does_at_a_stop_string(trained, early_stop):
+    fox, calls = load(trained), []
+    fox.model.register_forward_hook(lambda *_: calls.append(1))
+    for width in (1, 2, 4):
+        calls.clear()
+        [[best, *others]] = Engine(fox.model, fox.tokenizer).search(
+            ["the quick"], Beams(width, early_stop=early_stop), max_new_tokens=60, stop=".")
+        assert (best.text, best.finish_reason) == (" brown fox jumps over the lazy dog", "stop")
+        assert len(calls) == len(best.tokens) and not any("." in answer.text for answer in others)
+
+
+def test_as_many_texts_are_found_as_are_asked_for_though_the_best_has_stopped():
+    [whole] = ENGINES["decoder"].search(["some text"], Beams(4), max_new_tokens=10)
+    for n_best in (1, 3, 4):
+        [found] = ENGINES["decoder"].search(["some text"], Beams(4), max_new_tokens=10, stop=whole[0].text[1], n_best=n_best)
+        assert len(found) >= n_best and found[0].finish_reason == "stop"
 
 
 def test_a_search_without_new_tokens_is_no_text():

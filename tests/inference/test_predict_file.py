@@ -112,17 +112,52 @@ def test_a_field_of_that_name_is_not_written_twice(source, output, tmp_path):
         write(output, tmp_path / "again.jsonl")
 
 
-def test_a_line_that_is_wrong_is_told_and_what_is_before_it_stays(source, output, tmp_path, monkeypatch):
-    monkeypatch.setattr("miniformer.inference.predict.CHUNK", 2)
-    good = source.read_bytes()
-    source.write_bytes(good.replace(LINES[3], b'{"input": 5}'))
+BAD = [b'{"input": 5}', b'{"input": "x"', b'[1]', b'{"other": "x"}', b'{"input": [[1], [2, 3]]}']
+
+
+def among(good, *bad):
+    """The good lines, with a bad one after each as far as they go."""
+    return b"".join(line + b"\n" for n, line in enumerate(good) for line in (line, *bad[n:n + 1]))
+
+
+@pytest.mark.parametrize("chunk", [1, 2, 1000])
+def test_a_record_that_cannot_be_predicted_is_reported_and_the_others_are_written(source, output, tmp_path, monkeypatch, chunk):
+    expected = whole(source, tmp_path)
+    monkeypatch.setattr("miniformer.inference.predict.CHUNK", chunk)
+    source.write_bytes(among(LINES, *BAD[:4]))
     with pytest.raises(DataError) as caught:
         write(source, output)
-    assert f"{source}:7: field 'input': expected a text" in str(caught.value)
-    assert f"predictions written before that: 2; {output} is whole up to there, and --resume continues it" in str(caught.value)
-    source.write_bytes(good)
-    write(source, output, resume=True)
-    assert output.read_bytes() == whole(source, tmp_path)
+    told = str(caught.value).splitlines()
+    assert [line.split(":")[1] for line in told[:4]] == ["2", "4", "6", "8"], "the line of each"
+    assert told[0].startswith(f"{source}:2: field 'input': expected a text")
+    assert told[4] == "  records that were not predicted: 4; predictions written: 4"
+    assert output.read_bytes() == expected
+
+
+def test_records_that_are_not_predicted_are_told_as_they_come_to_whoever_asks(source, output):
+    source.write_bytes(among(LINES, *BAD[:2]))
+    found = []
+    with pytest.raises(DataError, match=r"^records that were not predicted: 2; predictions written: 4$"):
+        write(source, output, refused=found.append)
+    assert [str(error).split(": ")[0] for error in found] == [f"{source}:2", f"{source}:4"]
+
+
+def test_an_error_lists_the_first_records_that_are_not_predicted(source, output):
+    source.write_bytes(LINES[0] + b"\n" + BAD[0] + (b"\n" + BAD[0]) * 19)
+    with pytest.raises(DataError) as caught:
+        write(source, output)
+    assert len(str(caught.value).splitlines()) == 11
+    assert "not predicted: 20; predictions written: 1" in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [0, 60, 130, 10**6])
+def test_an_output_without_the_bad_records_is_gone_on_with(source, output, tmp_path, cut):
+    expected = whole(source, tmp_path)
+    source.write_bytes(among(LINES, *BAD[:4]))
+    output.write_bytes(expected[:cut])
+    with pytest.raises(DataError, match="not predicted: 4"):
+        write(source, output, resume=True)
+    assert output.read_bytes() == expected
 
 
 def test_ctrl_c_leaves_whole_lines_and_says_how_to_go_on(source, output, tmp_path, monkeypatch):

@@ -3,6 +3,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_tokenizers import KINDS, byte_fallback
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers
 from writing_models import BYTES
@@ -34,6 +35,42 @@ def test_pieces_add_up_to_the_text_and_hold_whole_characters(text):
 @given(st.lists(st.integers(0, BYTES.vocab_size - 1), max_size=80))
 def test_any_tokens_give_the_text_that_they_decode_to(tokens):
     assert pieces(tokens)[1].text == BYTES.decode(tokens)
+
+
+bytes_and_pieces = st.sampled_from([*(3 + byte for byte in b"\xe2\x82\xac\xf0\nA"), 259, 260, 1, 2, 273, 300])
+
+
+@pytest.mark.parametrize("make", KINDS)
+@given(st.data())
+def test_of_any_tokenizer_pieces_add_up_to_what_the_tokens_decode_to(make, data):
+    """Bytes that are no character, tokens without text, and ids that no token has among them."""
+    ids = st.integers(0, make().vocab_size + 1)
+    tokens = data.draw(st.lists(ids | bytes_and_pieces if make is byte_fallback else ids, max_size=50))
+    found, writer = pieces(tokens, make())
+    assert "".join(found) == writer.text == make().decode(tokens)
+
+
+@given(st.lists(st.text(st.sampled_from("ab é東🙂,\n\ufffd"), max_size=9), max_size=3).map(" ".join),
+       st.lists(st.text(st.sampled_from("ab é東🙂,\n"), min_size=1, max_size=3), max_size=2))
+def test_with_byte_fallback_a_text_comes_whole_and_ends_at_a_stop_string(text, stop):
+    tokens = byte_fallback().encode(text)[1:]
+    found, writer = pieces(tokens, byte_fallback(), stop=stop)
+    decoded = byte_fallback().decode(tokens)
+    ends = [(decoded.find(one) + len(one), decoded.find(one)) for one in stop if one in decoded]
+    assert "".join(found) == writer.text == decoded[:min(ends)[1] if ends else None]
+    assert decoded == text
+
+
+def test_a_stop_string_of_bytes_ends_a_text_at_once():
+    """Though bytes that follow could change what was made of them."""
+    found, writer = pieces([*byte_fallback().encode("the\n")[1:], *byte_fallback().encode("the")[1:]], byte_fallback(),
+                           stop=["\n"])
+    assert (found, writer.text, writer.stopped) == (["the", ""], "the", True)
+
+
+def test_bytes_of_a_text_complete_no_character_of_the_prompt():
+    before, tokens = byte_fallback().encode("the 🙂"), byte_fallback().encode("🙂 the")[2:]
+    assert pieces(tokens, byte_fallback(), before=before)[1].text == "🙂 the"
 
 
 def test_a_piece_comes_as_soon_as_no_token_can_change_it():

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_tokenizers import KINDS, unigram
+from small_tokenizers import TEXTS as VARIED
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.packing import PackedRows
@@ -147,6 +149,35 @@ def test_metrics_are_those_of_the_whole_pass():
     tokens, n_bytes = sum(len(e.tokens) - 1 for e in examples), sum(len(text.encode()) for text in TEXTS)
     assert float(metrics["perplexity"].compute()) == pytest.approx(math.exp(nats / tokens), rel=1e-9)
     assert float(metrics["bits_per_byte"].compute()) == pytest.approx(float(nats) / math.log(2) / n_bytes, rel=1e-9)
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_bits_per_byte_are_those_of_the_bytes_of_the_text_whatever_the_tokenizer_makes_of_it(make):
+    """Spaces that it drops, letters that it changes and what it does not know are text that was to be predicted."""
+    tokenizer = make()
+    examples = [TASK.encode(TextRecord(text=text), tokenizer) for text in VARIED]
+    unscored = 0  # without a start token, the first token of a text is not predicted
+    if tokenizer.bos_id is None:
+        unscored = sum(example.byte_counts[0] for example in examples)
+        assert 0 < unscored < 10
+    small, metrics = model(tokenizer.vocab_size), TASK.metrics(tokenizer)
+    batch = TASK.collate(list(PackedRows(examples, 7)))
+    term = loss_of(batch, small)
+    run(batch, lambda hidden, head: TASK.update(metrics, hidden, head, batch, term), small)
+    n_bytes = sum(len(text.encode()) for text in VARIED) - unscored
+    assert float(metrics["bits_per_byte"].compute()) == pytest.approx(float(term.sum) / math.log(2) / n_bytes, rel=1e-9)
+    split = Split([TextRecord(text=text) for text in VARIED], examples)
+    found = TASK.baselines(split, split, tokenizer)["unigram"]
+    tokens = sum(len(example.tokens) - 1 for example in examples)
+    assert found["bits_per_byte"] == pytest.approx(found["loss"] * tokens / math.log(2) / n_bytes)
+
+
+def test_the_bytes_of_a_tokenizer_with_ids_of_its_own_are_those_of_its_tokens():
+    class Doubled(Tokenizer):
+        def encode_whole(self, text):
+            return [i for i in super().encode_whole(text) for _ in range(2)]
+
+    assert TASK.encode(TextRecord(text="a b"), Doubled(unigram().backend)).byte_counts is None
 
 
 def test_the_unigram_baseline_is_that_of_counted_tokens():

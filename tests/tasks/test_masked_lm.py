@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from small_tokenizers import with_gaps
 from task_models import loss_of, measured, model_for, predictions_of
 
 from miniformer.data.packing import PackedRows
@@ -30,6 +31,14 @@ def examples(texts=TEXTS):
 def rows(texts=TEXTS, length=64, draw=0):
     packed = PackedRows(examples(texts), length)
     return [replace(packed[i], draw=draw) for i in range(len(packed))]
+
+
+def test_ids_that_no_token_has_are_never_shown():
+    tokenizer = Tokenizer.of(with_gaps())
+    task = MaskedLanguageModeling(**MaskedLanguageModeling(mask_rate=1.0).fit_tokenizer(tokenizer), mask_rate=1.0)
+    row = PackedRows([task.encode(TextRecord(text="abc" * 400), tokenizer)], 1200)[0]
+    batch = task.collate([row])
+    assert {*batch.inputs[0].tolist()} == {2, 6, 20, 30}, "the mask and the letters"
 
 
 def long_row(draw=0, length=20_000):

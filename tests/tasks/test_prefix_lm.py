@@ -8,6 +8,8 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small_tokenizers import KINDS, byte_level
+from small_tokenizers import TEXTS as VARIED
 
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.tokenizer import Tokenizer
@@ -90,6 +92,27 @@ def test_bits_per_byte_count_the_bytes_of_targets_alone():
     nats = sum(map(naive_nats, found))
     assert n_bytes < sum(len(text.encode()) for text in TEXTS)
     assert float(metrics["bits_per_byte"].compute()) == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-9)
+
+
+@pytest.mark.parametrize("make", KINDS)
+def test_the_bytes_of_targets_are_those_of_the_text_from_source_to_end(make):
+    tokenizer = make()
+    lengths, whole = tokenizer.byte_lengths(), 0
+    for text in VARIED:
+        ids, counts = tokenizer.encode(text), tokenizer.byte_counts(text) or [lengths[i] for i in tokenizer.encode(text)]
+        parts = TASK.examples(TextRecord(text=text), tokenizer, 6)
+        assert parts and sum(len(part.source) + len(part.tokens) - 1 for part in parts) >= len(ids)
+        batch, end = TASK.collate(parts), 0
+        for n, part in enumerate(parts):
+            start = end + len(part.source)
+            end = start + len(part.tokens) - 1
+            if make is byte_level:
+                assert "bytes" not in batch.targets, "the metric knows the bytes of each token"
+            else:
+                assert int(batch.targets["bytes"][n].sum()) == sum(counts[start:end])
+        whole += sum(counts)
+        assert TASK.cut(parts[0], 1).byte_counts == (None if make is byte_level else parts[0].byte_counts[:2])
+    assert whole == sum(len(text.encode()) for text in VARIED)
 
 
 def test_a_document_without_text_has_a_row_and_nothing_to_say():

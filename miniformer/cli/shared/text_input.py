@@ -14,13 +14,13 @@ SEED = click.IntRange(0, 2**63 - 1)
 
 
 def decoded(where: str, content: bytes) -> str:
-    """The text that bytes encode, with \\n as the only line end.
+    """The text that bytes encode, with \\n as the only line end, and without a byte order mark before it.
 
     Raises:
         UserError: they are not UTF-8; the error has `where`, the wrong byte and its position.
     """
     try:
-        return content.decode().replace("\r\n", "\n")
+        return content.decode().removeprefix("\ufeff").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
         raise UserError(f"{where}: not UTF-8: byte 0x{content[error.start]:02x} at byte {error.start + 1}") from None
 

@@ -129,7 +129,8 @@ def cut_states_go_on(case: Case) -> None:
 
 @contract("attention", skip=_stateless, examples=0.2)
 def long_texts_go_on(case: Case) -> None:
-    """A text of hundreds of columns that is fed in pieces, with cuts in between, has the outputs of one whole pass.
+    """A text of hundreds of columns that is fed in pieces, with cuts in between, has the outputs of one whole pass. So it has
+    if a state that declares `grows` is made for fewer columns and grows as they come.
 
     In training: nothing shows; in use a text goes wrong once it is longer than a buffer, a window or a chunk.
 
@@ -146,7 +147,11 @@ def long_texts_go_on(case: Case) -> None:
     x, ends = case.tensor(2, T, harness.module.d_model), case.draw("pieces", drawing.cuts(T))
     with torch.no_grad():
         state, start, outputs = _init_state(harness, 2, T), 0, []
+        if state.grows:
+            state = _init_state(harness, 2, ends[0])
         for end in ends:
+            if state.grows and end > ends[0]:
+                state.grow(end)
             outputs.append(harness.steps(x, layout, [end], state, start=start))
             if state.truncates:
                 keep = max(start, end - 8 if state.rewind_limit is None else _earliest_length(state, end))

@@ -65,9 +65,10 @@ def import_folder(folder: str | Path, out: str | Path) -> BlockAssembly:
         logger.warning("%s: no %s (save the fast tokenizer there); the model is written without a tokenizer", folder,
                        files.TOKENIZER)
     else:
-        text, tokenizer = path.read_text(encoding="utf-8"), Tokenizer.load(path)
+        text, tokenizer = path.read_text(encoding="utf-8-sig"), Tokenizer.load(path)
         if tokenizer.vocab_size > model.config.vocab_size:
-            raise UserError(f"{path}: {tokenizer.vocab_size} tokens, and the model has {model.config.vocab_size}")
+            raise UserError(f"{path}: counted up to its highest id, {tokenizer.vocab_size} tokens, and the model has "
+                            f"{model.config.vocab_size}")
         spec = _task(architecture, checkpoint.config, folder / files.CONFIG)
         learnt = dict(build(Task, spec).fit_tokenizer(tokenizer))
         config["task"] = resolve("task", {**spec, **learnt}).model_dump(mode="json")

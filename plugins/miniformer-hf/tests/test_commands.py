@@ -24,6 +24,7 @@ from tokenizers import Tokenizer as Backend
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from miniformer.cli import main
+from miniformer.inference.engine import Engine
 from miniformer.inference.load import Trained, load
 from miniformer.kernel import UserError
 from miniformer.model.transformer import Transformer
@@ -136,6 +137,20 @@ def test_of_t5_the_source_is_a_whole_text(tmp_path: Path) -> None:
     expected = tokenizer.decode(model.generate(ids, do_sample=False, max_new_tokens=8)[0], skip_special_tokens=True)
     text = run("generate", "here", "--prompt", "a cat", "--greedy", "--max-new-tokens", "8", cwd=tmp_path)
     assert text.split() == expected.split() != []
+
+
+def test_an_end_token_of_any_name_is_the_model_s(tmp_path: Path) -> None:
+    """There and back: config.json says which token it is, whatever the tokenizer calls it."""
+    backend = bpe()
+    backend.add_special_tokens(["<|im_end|>"])
+    end = backend.token_to_id("<|im_end|>")
+    saved(MAKERS["llama"](vocab_size=310, eos_token_id=end, tie_word_embeddings=False), tmp_path / "there")
+    backend.save(str(tmp_path / "there" / "tokenizer.json"))
+    import_folder(tmp_path / "there", tmp_path / "here")
+    trained = load(tmp_path / "here")
+    assert trained.eos_id == Engine(trained.model, trained.tokenizer).eos_id == end
+    export_folder(tmp_path / "here", tmp_path / "back")
+    assert json.loads((tmp_path / "back" / "tokenizer_config.json").read_text())["eos_token"] == "<|im_end|>"
 
 
 def test_a_checkpoint_without_a_tokenizer_is_told_and_still_a_model(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

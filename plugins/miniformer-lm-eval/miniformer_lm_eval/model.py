@@ -102,14 +102,12 @@ class MiniformerLM(TemplateLM):
     @property
     def eot_token_id(self) -> int:
         """The end token, or the start token where there is no end token."""
-        tokenizer = self.pipeline.tokenizer
-        return self._marker(tokenizer.eos_id, tokenizer.bos_id)
+        return self._marker(self.engine.eos_id, self.pipeline.tokenizer.bos_id)
 
     @property
     def prefix_token_id(self) -> int:
         """The token before a text without context: the start token, or the end token where there is no start token."""
-        tokenizer = self.pipeline.tokenizer
-        return self._marker(tokenizer.bos_id, tokenizer.eos_id)
+        return self._marker(self.pipeline.tokenizer.bos_id, self.engine.eos_id)
 
     @property
     def tokenizer_name(self) -> str:
