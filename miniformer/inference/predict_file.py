@@ -14,6 +14,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from miniformer.checkpoint.atomic import reported
+from miniformer.checkpoint.file_names import check_length
 from miniformer.data.jsonl import Line, read_lines
 from miniformer.kernel.errors import DataError, Interrupted, RunError, UserError
 
@@ -38,7 +40,8 @@ def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resum
 
     Raises:
         UserError: a line of the input is wrong, the output cannot be written there, or it exists and belongs to another input.
-        RunError: the output cannot be written, or a prediction is not finite.
+        WriteError: the output cannot be written.
+        RunError: a prediction is not finite.
         Interrupted: by Ctrl-C; all lines written so far are whole.
     """
     lines = _without_predictions(read_lines(source, input_schema(trained.task)))
@@ -46,13 +49,10 @@ def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resum
     if output == STDOUT:
         return _write(trained, lines, sys.stdout.buffer, "", batch_size, written)
     size = _pass_over(lines, output, source) if output.exists() else 0
-    try:
-        with output.open("ab") as file:
-            file.truncate(size)
-            how_to_continue = f"; {output} is whole up to there, and --resume continues it"
-            return _write(trained, lines, file, how_to_continue, batch_size, written)
-    except OSError as error:
-        raise RunError(f"{output}: cannot be written: {error.strerror or error}") from error
+    with reported(output), output.open("ab") as file:
+        file.truncate(size)
+        how_to_continue = f"; {output} is whole up to there, and --resume continues it"
+        return _write(trained, lines, file, how_to_continue, batch_size, written)
 
 
 def check_output(output: Path, *, resume: bool = False) -> None:
@@ -65,6 +65,7 @@ def check_output(output: Path, *, resume: bool = False) -> None:
         if resume:
             raise UserError("--resume continues a file; give --output too")
         return
+    check_length(output, "--output")
     try:
         if output.exists() and not output.is_file():
             what = "a directory" if output.is_dir() else "a device or a pipe"

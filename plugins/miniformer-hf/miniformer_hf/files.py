@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from miniformer.checkpoint.atomic import write_folder, write_json
+from miniformer.checkpoint.atomic import reported, write_folder, write_json
+from miniformer.checkpoint.file_names import check_length
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import UserError
 
@@ -66,8 +67,9 @@ def write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]
         RunError: the folder cannot be written.
     """
     def put(target: Path) -> None:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, target / WEIGHTS,
-                  metadata={"format": "pt"})
+        with reported(target / WEIGHTS):
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, target / WEIGHTS,
+                      metadata={"format": "pt"})
         write_json(target / CONFIG, dict(config))
         if tokenizer is not None:
             (target / TOKENIZER).write_bytes(tokenizer.read_bytes())
@@ -86,8 +88,9 @@ def free(folder: Path) -> Path:
     """Return `folder` if it can be written: it does not exist, or it is empty.
 
     Raises:
-        UserError: it exists and is not an empty folder.
+        UserError: it exists and is not an empty folder, or its name is too long.
     """
+    check_length(folder, "the new folder")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: exists already; name a new folder")
     return folder
