@@ -16,7 +16,7 @@ from typing import Any
 
 from miniformer.kernel.errors import WriteError
 
-from .file_names import name_limit, shortened
+from .file_names import is_folder, name_limit, shortened
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}
 """Errors of a disk, a quota or a file that is full. Writers that say no number, such as numpy's, have few other reasons."""
@@ -91,7 +91,7 @@ def make_folder(path: Path) -> bool:
 
 def settled(path: Path) -> Path:
     """Where folder `path` is now: in place, or set aside while it is being replaced. Nothing is moved."""
-    return _previous(path) if not path.exists() and _previous(path).is_dir() else path
+    return _previous(path) if is_folder(_previous(path)) and not path.exists() else path
 
 
 @contextmanager

@@ -25,10 +25,22 @@ def check_length(path: Path, what: str, below: int = 0) -> None:
     whole, name_bytes = path.absolute(), name_limit(path)
     for name in whole.parts:
         if (size := len(os.fsencode(name))) > name_bytes:
-            raise UserError(f"{what}: the name {name[:20]}... has {size} bytes; a name may have {name_bytes}")
+            raise UserError(f"{what} {name[:20]}...: cannot be written: File name too long: it has {size} bytes; expected at "
+                            f"most {name_bytes}")
     path_bytes = _limit(path, "PC_PATH_MAX", PATH_BYTES) - 1 - below
     if (size := len(os.fsencode(whole))) > path_bytes:
-        raise UserError(f"{what}: the path .../{path.name[:20]} has {size} bytes; it may have {path_bytes}")
+        raise UserError(f"{what} {path.name[:20]}...: cannot be written: File name too long: its whole path has {size} bytes; "
+                        f"expected at most {path_bytes}")
+
+
+def is_file(path: Path) -> bool:
+    """Whether a file is there. Unlike `Path.is_file`, it answers for a name too long and for a closed folder too."""
+    return os.path.isfile(path)
+
+
+def is_folder(path: Path) -> bool:
+    """Whether a folder is there, for any path that a user may write."""
+    return os.path.isdir(path)
 
 
 def name_limit(path: Path) -> int:

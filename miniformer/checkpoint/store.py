@@ -16,6 +16,7 @@ from miniformer.kernel.errors import UserError, did_you_mean
 from miniformer.kernel.hooks import activate
 
 from .atomic import reported, settled, write_folder, write_json
+from .file_names import is_file, is_folder
 from .provenance import provenance
 
 if TYPE_CHECKING:
@@ -70,16 +71,16 @@ def read_model(path: Path) -> SavedModel:
         UserError: no saved model is there, or a file is missing or damaged.
     """
     best = path / BEST
-    folder = settled(best if best.parent.is_dir() else path)
-    if not (folder / CONFIG).is_file():
+    folder = settled(best if is_folder(best.parent) else path)
+    if not is_file(folder / CONFIG):
         raise UserError(f"{path}: {_why_no_model(path)}")
-    if missing := [name for name in (MANIFEST, WEIGHTS) if not (folder / name).is_file()]:
+    if missing := [name for name in (MANIFEST, WEIGHTS) if not is_file(folder / name)]:
         raise UserError(f"{folder}: cannot be read as a saved model: there is no {' and no '.join(missing)} in it")
     manifest, config = read_object(folder / MANIFEST), read_object(folder / CONFIG)
     try:
         for name, expected in manifest.items():
             file = folder / Path(name).name
-            if not file.is_file():
+            if not is_file(file):
                 raise UserError(f"{folder}: cannot be read as a saved model: there is no {name} in it, which {MANIFEST} names")
             if digest(file) != expected:
                 raise UserError(f"{folder / name}: damaged: its SHA-256 is not the one in {MANIFEST}")
@@ -95,32 +96,35 @@ def read_model(path: Path) -> SavedModel:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file that a run or a model has written.
+    """The object in a JSON file of a saved model or of its run.
 
     Raises:
         UserError: the file cannot be read, or holds something else.
     """
     try:
         data = json.loads(path.read_bytes())
+        if not isinstance(data, dict):
+            raise ValueError(f"expected a JSON object; found {json.dumps(data)[:80]}")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: damaged: not UTF-8: {error.reason} at byte {error.start + 1}") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: damaged: not JSON: {error}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path}: damaged: expected a JSON object; found {json.dumps(data)[:80]}")
+        reason = str(error) if type(error) is ValueError else f"not JSON: {error}"
+        raise UserError(f"{path}: cannot be read as a saved model: {reason}") from None
     return data
 
 
 def _why_no_model(path: Path) -> str:
     """Why there is no saved model at `path`, and what is near."""
-    if path.is_file():
+    if is_file(path):
         return "a file; expected a run folder"
-    if not path.exists():
+    try:
+        there = path.exists()
+        runs = sorted(best.parents[1].name for best in path.glob(f"*/{BEST}"))
+    except OSError as error:  # too long a name, a folder that may not be looked into
+        return f"cannot be read: {error.strerror or error}"
+    if not there:
         siblings = [folder.name for folder in path.absolute().parent.glob("*") if folder.is_dir()]
         return f"no such folder{did_you_mean(path.name, siblings)}"
-    runs = sorted(best.parents[1].name for best in path.glob(f"*/{BEST}"))
     if runs:
         shown = ", ".join(runs[:8]) + (f" and {len(runs) - 8} more" if len(runs) > 8 else "")
         return f"a folder of runs; expected one of them: {shown}"

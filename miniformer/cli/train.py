@@ -144,7 +144,7 @@ def merged(config_file: str | None, model_config: str | None, values: Mapping[st
         UserError: naming the file, the flag or the field that is wrong.
     """
     fields: dict[str, Any] = {}
-    file_fields = _read_file(config_file) if config_file else {}
+    file_fields: Mapping[str, Any] = _read_file(config_file) if config_file else {}
     for name, value in file_fields.items():
         put(fields, (name,), value, f"{config_file}: {name}")
     if model_config is not None:
@@ -173,7 +173,7 @@ def _blame(config_file: str, file_fields: Mapping[str, Any]) -> None:
         raise type(error)(f"{config_file}: {error}") from None
 
 
-def _read_file(path: str) -> dict[str, Any]:
+def _read_file(path: str) -> Mapping[str, Any]:
     """The fields of a run in a file, or in the folder of a run that is to be made again."""
     return run_fields(read_spec(Path(path)))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
@@ -72,8 +73,8 @@ class Tokenizer:
         from tokenizers import Tokenizer as Backend
 
         path = Path(path)
-        path = path / "tokenizer.json" if path.is_dir() else path
-        if not path.is_file():
+        path = path / "tokenizer.json" if os.path.isdir(path) else path
+        if not os.path.isfile(path):
             raise DataError(f"{path}: no such tokenizer file")
         try:
             return cls(Backend.from_file(str(path)))

@@ -8,10 +8,9 @@ Lightning's format). It is made only once the data is read and the model is buil
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,7 +22,6 @@ from miniformer.checkpoint.record import Record
 from miniformer.checkpoint.store import BEST, load_weights, read_model
 from miniformer.data.prepare import PreparedData
 from miniformer.kernel.errors import RunError, SpecError
-from miniformer.tasks.metrics import finite
 
 from .callbacks import BestModel, callbacks_for, smaller_is_better
 from .datamodule import MiniFormerDataModule
@@ -36,27 +34,9 @@ from .progress import RunProgress, say_data, say_model
 from .random_state import RandomState
 from .run_folder import describe, errors_name, new_folder, removed
 from .run_name import free_folder
+from .run_result import RunResult, baselines_of
 from .specs import check_model, with_data_decisions
 from .train_config import TrainConfig
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """What a run reached.
-
-    Attributes:
-        folder: the run folder.
-        metrics: what the best model reached on the held-out records (`val_`) and the test file (`test_`), and its `step`.
-        baselines: what trivial predictors reach on the same records.
-        module: the best model, in eval mode.
-        data: what it was trained on.
-    """
-
-    folder: Path
-    metrics: dict[str, float]
-    baselines: dict[str, dict[str, float]]
-    module: MiniFormerLitModule
-    data: PreparedData
 
 
 class Run:
@@ -237,18 +217,9 @@ class Run:
         metrics = dict(self._best.best)
         if self.data.test is not None:
             metrics |= self._measured(trainer, "test")
-        baselines = self._baselines()
-        results = {"best": finite(metrics), "baselines": {name: finite(values) for name, values in baselines.items()}}
-        self._record.write("finished", self.step, results=results)
-        return RunResult(self.folder, metrics, baselines, self.module, self.data)
-
-    def _baselines(self) -> dict[str, dict[str, float]]:
-        """What trivial predictors reach. They are there to compare with, so that a run does not fail with them."""
-        try:
-            return dict(self.data.task.baselines(self.data.train, self.data.val, self.data.tokenizer))
-        except Exception as error:
-            warnings.warn(f"the baselines could not be measured: {type(error).__name__}: {error}", stacklevel=2)
-            return {}
+        result = RunResult(self.folder, metrics, baselines_of(self.data), self.module, self.data)
+        self._record.write("finished", self.step, results=result.to_data())
+        return result
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the model's tensors by name, on the CPU; a tensor that two layers share is there under both names."""

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from miniformer.checkpoint.file_names import is_file, is_folder
 from miniformer.checkpoint.record import RECORD
 from miniformer.checkpoint.store import BEST, CONFIG
 from miniformer.kernel.errors import SpecError, UserError
@@ -26,8 +27,8 @@ def read_spec(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the path leads to none of these, or the file cannot be read.
     """
-    if path.is_dir():
-        files = [file for file in (path / RECORD, path / BEST / CONFIG, path / CONFIG) if file.is_file()]
+    if is_folder(path):
+        files = [file for file in (path / RECORD, path / BEST / CONFIG, path / CONFIG) if is_file(file)]
         if not files:
             raise UserError(f"{path}: no run and no saved model here; expected {RECORD} or {CONFIG}")
         path = files[0]
@@ -36,7 +37,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     return read_fields(path)
 
 
-def run_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+def run_fields(data: Mapping[str, Any]) -> Mapping[str, Any]:
     """The fields of a run in a spec file, for a new run. Of what training has written, only what decides a run is taken.
 
     A run folder's name is its own, so that a run that is made again gets another one.
@@ -47,7 +48,7 @@ def run_fields(data: Mapping[str, Any]) -> dict[str, Any]:
     if isinstance(data.get("model"), Mapping):  # the config.json of a saved model
         task = {"task": data["task"]} if "task" in data else {}
         return {**task, "model": data.get("assembly"), "extensions": data.get("extensions"), "model_config": data["model"]}
-    return dict(data)
+    return data
 
 
 def model_of(data: Mapping[str, Any]) -> tuple[TransformerConfig, str]:

@@ -38,7 +38,7 @@ FAULTS = (
           "the test figures are those of another model than is saved"),
     Fault("a-seed-decides-nothing", "miniformer/train/run.py", "pl.seed_everything(self.config.seed,", "pl.seed_everything(42,",
           f"{TRAINER}::test_a_seed_decides_the_first_weights", "another --seed is the same run"),
-    Fault("a-run-overwrites-another", "miniformer/train/run_folder.py", "        if folder.exists():",
+    Fault("a-run-overwrites-another", "miniformer/train/run_name.py", "        if os.path.lexists(folder):",
           '        if folder.exists() and __import__("shutil").rmtree(folder):',
           f"{TRAINER}::test_a_named_run_never_overwrites_another", "a run of that name is lost"),
     Fault("run-json-lacks-providers", "miniformer/train/run_folder.py", "**provenance([spec, fields]), ", "",
