@@ -12,7 +12,7 @@ from miniformer.checkpoint.record import note_on_run
 from miniformer.checkpoint.store import CONFIG, TOKENIZER, SavedModel, read_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.tokenizer import NoTokenizer, Tokenizer
-from miniformer.kernel.errors import UserError
+from miniformer.kernel.errors import SpecError, UserError
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Task
 from miniformer.model.assemblies import assembly_of
@@ -51,13 +51,16 @@ def load(path: str | Path | SavedModel) -> Trained:
         UserError: there is no model, it is damaged, a package of it is missing, or it does not fit what is installed.
     """
     saved = path if isinstance(path, SavedModel) else read_model(Path(path))
-    with migrating(saved.config):
-        config = TransformerConfig.model_validate(saved.config["model"])
-        if config.input_dim is None and not (saved.folder / TOKENIZER).is_file():
-            raise UserError(f"{saved.folder}: no {TOKENIZER}; this model was not saved by a training run")
-        if "task" not in saved.config:
-            raise UserError(f"{saved.folder}: no 'task' in {CONFIG}; this model was not saved by a training run")
-        task = build(Task, saved.config["task"])
+    try:
+        with migrating(saved.config):
+            config = TransformerConfig.model_validate(saved.config["model"])
+            if config.input_dim is None and not (saved.folder / TOKENIZER).is_file():
+                raise UserError(f"{saved.folder}: no {TOKENIZER}; this model was not saved by a training run")
+            if "task" not in saved.config:
+                raise UserError(f"{saved.folder}: no 'task' in {CONFIG}; this model was not saved by a training run")
+            task = build(Task, saved.config["task"])
+    except SpecError as error:
+        raise SpecError(f"{saved.folder / CONFIG}: {error}") from error
     model = assembly_of(saved.config.get("assembly", "transformer")).from_saved(saved)
     versions = [f"compatible: trained with {name} {then}; this is {now}" for name, then, now in other_versions(saved.config)]
     notes = tuple(filter(None, [note_on_run(saved.folder), *versions]))

@@ -19,7 +19,7 @@ from rich.console import Console
 from torch import Tensor
 
 from miniformer.checkpoint.record import Record
-from miniformer.checkpoint.store import BEST, load_weights, read_model
+from miniformer.checkpoint.store import BEST, TOKENIZER, load_weights, read_model
 from miniformer.data.prepare import PreparedData
 from miniformer.kernel.errors import RunError, SpecError
 
@@ -70,7 +70,7 @@ class Run:
     module: MiniFormerLitModule
 
     def __init__(self, config: TrainConfig, tokenizer: Any = None, console: Console | None = None) -> None:
-        self.config, self.ended = config, False
+        self.config, self.ended, self._tokenizer_given = config, False, tokenizer is not None
         self._first = is_first()
         self._console = console if console is not None and self._first else Console(quiet=True)
         self._datamodule = MiniFormerDataModule(config, tokenizer)
@@ -128,7 +128,10 @@ class Run:
         loggers = guarded(loggers_for(self.config, folder))
         model, task = self.module.model, self.config.to_data()["task"]
         spec = {"model": model.config.model_dump(mode="json"), "task": task}
-        self._record = Record(folder, describe(spec, self.config, self.data), self._first)
+        config = self.config
+        if self._tokenizer_given:  # to make the run again, the one that is saved with its model
+            config = config.with_fields(tokenizer=folder / BEST / TOKENIZER)
+        self._record = Record(folder, describe(spec, config, self.data), self._first)
         self._record.write("running", 0)
         saved = {"assembly": model.assembly, "extensions": self.config.extensions, **spec}
         tokenizer = self.data.tokenizer.to_json() if self.data.task.input_dim is None else None
