@@ -90,7 +90,7 @@ def read_model(path: Path) -> SavedModel:
         raise UserError(f"{folder}: cannot be read as a saved model: {MANIFEST} names no {WEIGHTS}, or {CONFIG} no model")
     for name, kinds in KINDS.items():
         if not isinstance(config.get(name, kinds[0]()), kinds):
-            expected = " or ".join({dict: "an object", str: "a name"}[kind] for kind in kinds)
+            expected = " or ".join("an object" if kind is dict else "a name" for kind in kinds)
             raise UserError(f"{folder / CONFIG}: field {name!r}: expected {expected}; found {json.dumps(config[name])[:80]}")
     return SavedModel(folder, config)
 

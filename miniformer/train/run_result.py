@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +36,10 @@ class RunResult:
         return {"best": finite(self.metrics), "baselines": {name: finite(values) for name, values in self.baselines.items()}}
 
 
-def baselines_of(data: PreparedData) -> Mapping[str, dict[str, float]]:
+def baselines_of(data: PreparedData) -> dict[str, dict[str, float]]:
     """What trivial predictors reach on the held-out records. A run that is trained does not fail for want of a comparison."""
     try:
-        return data.task.baselines(data.train, data.val, data.tokenizer)
+        return dict(data.task.baselines(data.train, data.val, data.tokenizer))
     except Exception as error:
         warnings.warn(f"the baselines could not be measured: {type(error).__name__}: {error}", stacklevel=2)
         return {}

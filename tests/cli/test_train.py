@@ -235,8 +235,8 @@ def test_a_run_that_is_made_again_has_a_folder_of_its_own_and_the_same_weights(c
 
 # --- what comes after a run that is finished
 
-@pytest.mark.parametrize("error", [RuntimeError("no sample"), UserError("no prompt"), KeyboardInterrupt(),
-                                   OSError(28, "No space left on device"), BrokenPipeError(), UnicodeError("no such character")])
+@pytest.mark.parametrize("error", [RuntimeError("no sample"), UserError("no prompt"), UnicodeError("no such character"),
+                                   OSError(28, "No space left on device"), BrokenPipeError(), KeyboardInterrupt()])
 def test_a_report_that_cannot_be_shown_is_a_note_and_changes_no_exit_code(tmp_path, monkeypatch, capsys, error):
     def fail(*args):
         raise error
