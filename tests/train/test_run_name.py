@@ -69,3 +69,14 @@ def test_a_name_that_a_broken_link_has_is_taken(config, tmp_path):
     (tmp_path / "runs" / "mine").symlink_to("nowhere")
     with pytest.raises(UserError, match="mine exists already"):
         new_folder(config(experiment_name="mine"))
+
+
+def test_a_place_for_runs_that_is_none_is_told(config, tmp_path, monkeypatch):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"work_dir .*file: a file; expected a folder"):
+        free_folder(config(work_dir=tmp_path / "file"))
+    with pytest.raises(UserError, match=r"work_dir .*file/runs: .*file is a file; expected a folder"):
+        free_folder(config(work_dir=tmp_path / "file" / "runs"))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)  # whoever tests as root may write anywhere
+    with pytest.raises(UserError, match=rf"cannot be written: {tmp_path} is closed to this user"):
+        free_folder(config())

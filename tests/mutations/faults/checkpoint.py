@@ -23,7 +23,7 @@ FAULTS = (
           f"{STORE}::test_what_an_extension_adds_to_a_model_is_loaded_with_it",
           "what an extension does with loaded weights is left out"),
     Fault("a-best-model-is-looked-for-beside-the-run", "miniformer/checkpoint/store.py",
-          "best if best.parent.is_dir() else path", "path", STORE, "a run folder is not a model any more"),
+          "best if is_folder(best.parent) else path", "path", STORE, "a run folder is not a model any more"),
     Fault("the-old-folder-is-removed-first", "miniformer/checkpoint/atomic.py", "os.rename(path, _previous(path))",
           "shutil.rmtree(path)", ATOMIC, "a run that is killed while it saves has lost its best model"),
     Fault("files-are-for-their-owner", "miniformer/checkpoint/atomic.py", "& 0o666", "& 0o600",
