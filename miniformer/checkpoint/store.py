@@ -149,7 +149,7 @@ def load_weights(module: nn.Module, saved: SavedModel) -> None:
     Raises:
         UserError: the file is damaged, or names, shapes or kinds of numbers differ; the text lists them in both directions.
     """
-    weights = _read_weights(saved.folder / WEIGHTS)
+    weights = read_weights(saved.folder / WEIGHTS)
     expected = unshared(module.state_dict())
     problems = [f"missing in the file: {name}" for name in expected if name not in weights]
     problems += [f"unknown to the model: {name}" for name in weights if name not in expected]
@@ -167,8 +167,12 @@ def load_weights(module: nn.Module, saved: SavedModel) -> None:
     module.load_state_dict(weights, strict=False)
 
 
-def _read_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a file of safetensors."""
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of safetensors.
+
+    Raises:
+        UserError: the file cannot be read, or is no such file.
+    """
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 

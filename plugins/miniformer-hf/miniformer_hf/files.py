@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from miniformer.checkpoint.atomic import reported, write_folder, write_json
 from miniformer.checkpoint.file_names import check_length
+from miniformer.checkpoint.store import read_weights
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import UserError
 
@@ -51,10 +51,7 @@ def read(folder: Path) -> Checkpoint:
         path = folder / Path(str(file)).name
         if not path.is_file():
             raise UserError(f"{path}: no such file; only safetensors are read (save_pretrained of transformers writes them)")
-        try:
-            weights.update(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: cannot be read as safetensors: {error}") from None
+        weights.update(read_weights(path))
     if index and (odd := sorted(set(index) ^ set(weights))):
         raise UserError(f"{folder / INDEX}: its names are not those in its files: {', '.join(odd[:8])}")
     return Checkpoint(config, weights)
