@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from miniformer.kernel.errors import UserError, did_you_mean
 from miniformer.kernel.hooks import activate
 
-from .atomic import settled, write_folder, write_json
+from .atomic import reported, settled, write_folder, write_json
+from .file_names import is_file, is_folder
 from .provenance import provenance
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 
 CONFIG, WEIGHTS, TOKENIZER, MANIFEST = "config.json", "model.safetensors", "tokenizer.json", "manifest.json"
 BEST = Path("checkpoints") / "best_model"
+KINDS: dict[str, tuple[type, ...]] = {"model": (dict,), "task": (str, dict), "assembly": (str,), "extensions": (dict,),
+                                      "providers": (dict,)}
+"""The fields of `config.json`, with the types that they may have. All but the model may be missing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,16 +47,18 @@ def write_model(folder: Path, weights: Mapping[str, Tensor], config: dict[str, A
         tokenizer: the text of `tokenizer.json`.
 
     Raises:
-        RunError: the folder cannot be written.
+        WriteError: the folder cannot be written.
     """
     from safetensors.torch import save_file
 
     def write(target: Path) -> None:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in unshared(weights).items()},
-                  target / WEIGHTS, metadata={"format": "pt"})
+        with reported(target / WEIGHTS):
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in unshared(weights).items()},
+                      target / WEIGHTS, metadata={"format": "pt"})
         write_json(target / CONFIG, {**config, **provenance(config)})
         if tokenizer is not None:
-            (target / TOKENIZER).write_text(tokenizer, encoding="utf-8")
+            with reported(target / TOKENIZER):
+                (target / TOKENIZER).write_text(tokenizer, encoding="utf-8")
         write_json(target / MANIFEST, {file.name: digest(file) for file in sorted(target.iterdir())})
 
     write_folder(folder, write)
@@ -65,35 +71,60 @@ def read_model(path: Path) -> SavedModel:
         UserError: no saved model is there, or a file is missing or damaged.
     """
     best = path / BEST
-    folder = settled(best if best.parent.is_dir() else path)
-    if not (folder / CONFIG).is_file():
+    folder = settled(best if is_folder(best.parent) else path)
+    if not is_file(folder / CONFIG):
         raise UserError(f"{path}: {_why_no_model(path)}")
-    if missing := [name for name in (MANIFEST, WEIGHTS) if not (folder / name).is_file()]:
+    if missing := [name for name in (MANIFEST, WEIGHTS) if not is_file(folder / name)]:
         raise UserError(f"{folder}: cannot be read as a saved model: there is no {' and no '.join(missing)} in it")
+    manifest, config = read_object(folder / MANIFEST), read_object(folder / CONFIG)
     try:
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
         for name, expected in manifest.items():
             file = folder / Path(name).name
-            if not file.is_file():
+            if not is_file(file):
                 raise UserError(f"{folder}: cannot be read as a saved model: there is no {name} in it, which {MANIFEST} names")
             if digest(file) != expected:
                 raise UserError(f"{folder / name}: damaged: its SHA-256 is not the one in {MANIFEST}")
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-        if WEIGHTS not in manifest or "model" not in config:
-            raise ValueError(f"{MANIFEST} names no {WEIGHTS}, or {CONFIG} no model")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"{folder}: cannot be read as a saved model: {error}") from error
+    if WEIGHTS not in manifest or "model" not in config:
+        raise UserError(f"{folder}: cannot be read as a saved model: {MANIFEST} names no {WEIGHTS}, or {CONFIG} no model")
+    for name, kinds in KINDS.items():
+        if not isinstance(config.get(name, kinds[0]()), kinds):
+            expected = " or ".join("an object" if kind is dict else "a name" for kind in kinds)
+            raise UserError(f"{folder / CONFIG}: field {name!r}: expected {expected}; found {json.dumps(config[name])[:80]}")
     return SavedModel(folder, config)
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """The object in a JSON file of a saved model or of its run.
+
+    Raises:
+        UserError: the file cannot be read, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_bytes())
+        if not isinstance(data, dict):
+            raise ValueError(f"expected a JSON object; found {json.dumps(data)[:80]}")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        reason = str(error) if type(error) is ValueError else f"not JSON: {error}"
+        raise UserError(f"{path}: cannot be read as a saved model: {reason}") from None
+    return data
 
 
 def _why_no_model(path: Path) -> str:
     """Why there is no saved model at `path`, and what is near."""
-    if path.is_file():
+    if is_file(path):
         return "a file; expected a run folder"
-    if not path.exists():
+    try:
+        there = path.exists()
+        runs = sorted(best.parents[1].name for best in path.glob(f"*/{BEST}"))
+    except OSError as error:  # too long a name, a folder that may not be looked into
+        return f"cannot be read: {error.strerror or error}"
+    if not there:
         siblings = [folder.name for folder in path.absolute().parent.glob("*") if folder.is_dir()]
         return f"no such folder{did_you_mean(path.name, siblings)}"
-    runs = sorted(best.parents[1].name for best in path.glob(f"*/{BEST}"))
     if runs:
         shown = ", ".join(runs[:8]) + (f" and {len(runs) - 8} more" if len(runs) > 8 else "")
         return f"a folder of runs; expected one of them: {shown}"
@@ -116,16 +147,17 @@ def load_weights(module: nn.Module, saved: SavedModel) -> None:
     """Load the saved weights into `module`, which is first converted to the file's float type, if the file has only one.
 
     Raises:
-        UserError: names or shapes differ; the text lists them in both directions.
+        UserError: the file is damaged, or names, shapes or kinds of numbers differ; the text lists them in both directions.
     """
-    from safetensors.torch import load_file
-
-    weights = load_file(saved.folder / WEIGHTS)
+    weights = read_weights(saved.folder / WEIGHTS)
     expected = unshared(module.state_dict())
     problems = [f"missing in the file: {name}" for name in expected if name not in weights]
     problems += [f"unknown to the model: {name}" for name in weights if name not in expected]
-    problems += [f"{name}: {list(weights[name].shape)} in the file, {list(tensor.shape)} in the model"
-                 for name, tensor in expected.items() if name in weights and weights[name].shape != tensor.shape]
+    both = [(name, weights[name], tensor) for name, tensor in expected.items() if name in weights]
+    problems += [f"{name}: {list(read.shape)} in the file, {list(tensor.shape)} in the model"
+                 for name, read, tensor in both if read.shape != tensor.shape]
+    problems += [f"{name}: {_dtype(read)} in the file, {_dtype(tensor)} in the model"
+                 for name, read, tensor in both if not _holds(tensor, read)]
     if problems:
         more = [f"and {len(problems) - 8} more"] if len(problems) > 8 else []
         raise UserError("\n  ".join([f"{saved.folder / WEIGHTS} does not fit the model:", *problems[:8], *more]))
@@ -133,6 +165,32 @@ def load_weights(module: nn.Module, saved: SavedModel) -> None:
     if len(dtypes) == 1:
         module.to(dtype=dtypes.pop())
     module.load_state_dict(weights, strict=False)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a file of safetensors.
+
+    Raises:
+        UserError: the file cannot be read, or is no such file.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
+        # what is no such file, or says sizes and types that there cannot be, is refused by one library or another
+        raise UserError(f"{path}: cannot be read as safetensors: {' '.join(str(error).split())[:200]}") from error
+
+
+def _holds(tensor: Tensor, read: Tensor) -> bool:
+    """Whether a tensor of the model can hold numbers of the file's type: each kind its own, but floats of any usual width."""
+    wide = read.dtype.is_floating_point and read.element_size() > 1
+    return read.dtype == tensor.dtype or (wide and tensor.dtype.is_floating_point and tensor.element_size() > 1)
+
+
+def _dtype(tensor: Tensor) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
 
 
 def unshared(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -6,9 +6,12 @@ overrule the file. Among flags, those of single fields overrule `--model-config`
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 from click.core import ParameterSource
@@ -23,7 +26,14 @@ from miniformer.data.stdlib import NAME
 from miniformer.kernel.errors import UserError
 from miniformer.kernel.registry import canonical
 from miniformer.train.processes import is_first, launched
+from miniformer.train.run_name import free_folder
+from miniformer.train.spec_file import read_spec, run_fields
 from miniformer.train.train_config import TrainConfig
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from miniformer.train.trainer import RunResult
 
 NOT_FLAGS = {"architecture", "extensions", "layers", "bos_id", "eos_id"}
 """Fields without a flag of their own: `--model-config`, `--with` and `--set` set them."""
@@ -63,7 +73,8 @@ def _option(owner: str, name: str, field: FieldInfo) -> Callable[..., Any]:
 
 @click.command("train", context_settings={"token_normalize_func": lambda token: token.replace("_", "-"),
                                           "max_content_width": 120})
-@click.option("--config", "config_file", type=click.Path(), help="YAML or JSON file with fields of TrainConfig.")
+@click.option("--config", "config_file", type=click.Path(), help="YAML or JSON file with fields of TrainConfig; or a run "
+              "folder or its run.json, to make that run again.")
 @click.option("--model-config", metavar="JSON", help="Fields of TransformerConfig, as a JSON object.")
 @click.option("--set", "settings", multiple=True, metavar="PATH=VALUE",
               help="Any field or option, such as attention.n_kv_heads=2 or scheduler.floor=0; may be repeated.")
@@ -83,17 +94,39 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
     _check_files(config)
     first = is_first()
     if first:
-        click.echo(f"reading {named(config.train_path)}")  # before imports that take seconds
+        free_folder(config)
+        click.echo(f"reading {click.format_filename(named(config.train_path))}")  # before imports that take seconds
 
     from rich.console import Console
 
-    from miniformer.cli.shared.run_report import report
     from miniformer.train.trainer import train
 
     console = Console(soft_wrap=True)
     result = train(config, console=console)
     if first:
+        _report(console, result)
+
+
+def _report(console: Console, result: RunResult) -> None:
+    """Print the report of a run that is finished: whatever fails from here on is told, and the exit code is that of the run."""
+    from miniformer.cli.shared.run_report import report
+
+    try:
         report(console, result)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of our output has seen enough
+        _discard_output()
+    except (Exception, KeyboardInterrupt) as error:
+        reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
+        click.echo(f"note: the run is finished, and in {result.folder}; its report could not be shown: {reason}", err=True)
+        if isinstance(error, OSError):
+            _discard_output()
+
+
+def _discard_output() -> None:
+    """Write nothing more to standard output, not even what Python would write at the end of the process."""
+    with suppress(OSError, ValueError):  # a stream that is no file has nothing to write at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def merged(config_file: str | None, model_config: str | None, values: Mapping[str, Any], settings: tuple[str, ...] = (),
@@ -111,7 +144,7 @@ def merged(config_file: str | None, model_config: str | None, values: Mapping[st
         UserError: naming the file, the flag or the field that is wrong.
     """
     fields: dict[str, Any] = {}
-    file_fields = _read_file(config_file) if config_file else {}
+    file_fields: Mapping[str, Any] = _read_file(config_file) if config_file else {}
     for name, value in file_fields.items():
         put(fields, (name,), value, f"{config_file}: {name}")
     if model_config is not None:
@@ -140,10 +173,9 @@ def _blame(config_file: str, file_fields: Mapping[str, Any]) -> None:
         raise type(error)(f"{config_file}: {error}") from None
 
 
-def _read_file(path: str) -> dict[str, Any]:
-    from miniformer.data.yaml_file import read_fields  # it imports yaml, which most runs do without
-
-    return read_fields(path)
+def _read_file(path: str) -> Mapping[str, Any]:
+    """The fields of a run in a file, or in the folder of a run that is to be made again."""
+    return run_fields(read_spec(Path(path)))
 
 
 def _check_files(config: TrainConfig) -> None:

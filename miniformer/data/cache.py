@@ -107,7 +107,7 @@ class Cache:
 def key_of(settings: Settings) -> str | None:
     """The digest of everything that decides the prepared data; None if it is not known, or a cache would save no time."""
     paths = [Path(path) for path in settings.paths if path is not None]
-    if stdlib.NAME in settings.paths or STDIN in paths or not all(path.is_file() for path in paths):
+    if stdlib.NAME in settings.paths or STDIN in paths or not all(os.path.isfile(path) for path in paths):
         return None
     files = [path.stat() for path in paths]
     settled = time.time() - SETTLED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
@@ -93,8 +94,8 @@ class Tokenizer:
         from tokenizers import Tokenizer as Backend
 
         path = Path(path)
-        path = path / "tokenizer.json" if path.is_dir() else path
-        if not path.is_file():
+        path = path / "tokenizer.json" if os.path.isdir(path) else path
+        if not os.path.isfile(path):
             raise DataError(f"{path}: no such tokenizer file")
         try:
             backend = Backend.from_str(path.read_text(encoding="utf-8-sig"))

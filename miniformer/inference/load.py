@@ -8,10 +8,11 @@ from pathlib import Path
 import torch
 
 from miniformer.checkpoint.provenance import migrating, other_versions
+from miniformer.checkpoint.record import note_on_run
 from miniformer.checkpoint.store import CONFIG, TOKENIZER, SavedModel, read_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.tokenizer import NoTokenizer, Tokenizer
-from miniformer.kernel.errors import UserError
+from miniformer.kernel.errors import SpecError, UserError
 from miniformer.kernel.spec import build
 from miniformer.kernel.task import Task
 from miniformer.model.assemblies import assembly_of
@@ -45,8 +46,9 @@ class Trained:
 def load(path: str | Path | SavedModel) -> Trained:
     """Load the best model of a run folder, or the model of a folder that holds one.
 
-    The notes of the result name the packages that are installed in another version than the model was trained with, where the
-    model fits all the same. No notes: everything is installed in the version of its training.
+    The notes of the result say if the run is not finished, and name the packages that are installed in another version than the
+    model was trained with, where the model fits all the same. No notes: it is the best model of a finished run, and everything
+    is installed in the version of its training.
 
     Args:
         path: the folder, or what `read_model` has read of it.
@@ -55,15 +57,19 @@ def load(path: str | Path | SavedModel) -> Trained:
         UserError: there is no model, it is damaged, a package of it is missing, or it does not fit what is installed.
     """
     saved = path if isinstance(path, SavedModel) else read_model(Path(path))
-    with migrating(saved.config):
-        config = TransformerConfig.model_validate(saved.config["model"])
-        if config.input_dim is None and not (saved.folder / TOKENIZER).is_file():
-            raise UserError(f"{saved.folder}: no {TOKENIZER}; this model was not saved by a training run")
-        if "task" not in saved.config:
-            raise UserError(f"{saved.folder}: no 'task' in {CONFIG}; this model was not saved by a training run")
-        task = build(Task, saved.config["task"])
+    try:
+        with migrating(saved.config):
+            config = TransformerConfig.model_validate(saved.config["model"])
+            if config.input_dim is None and not (saved.folder / TOKENIZER).is_file():
+                raise UserError(f"{saved.folder}: no {TOKENIZER}; this model was not saved by a training run")
+            if "task" not in saved.config:
+                raise UserError(f"{saved.folder}: no 'task' in {CONFIG}; this model was not saved by a training run")
+            task = build(Task, saved.config["task"])
+    except SpecError as error:
+        raise SpecError(f"{saved.folder / CONFIG}: {error}") from error
     model = assembly_of(saved.config.get("assembly", "transformer")).from_saved(saved)
-    notes = tuple(f"compatible: trained with {name} {then}; this is {now}" for name, then, now in other_versions(saved.config))
+    versions = [f"compatible: trained with {name} {then}; this is {now}" for name, then, now in other_versions(saved.config)]
+    notes = tuple(filter(None, [note_on_run(saved.folder), *versions]))
     tokenizer = Tokenizer.load(saved.folder) if config.input_dim is None else NoTokenizer()
     return Trained(model, tokenizer, task, notes)
 

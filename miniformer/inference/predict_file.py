@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import BinaryIO
 
+from miniformer.checkpoint.atomic import reported
+from miniformer.checkpoint.file_names import check_length
 from miniformer.data.jsonl import Line, read_each
 from miniformer.kernel.errors import DataError, Interrupted, RunError, UserError
 
@@ -45,7 +47,8 @@ def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resum
     Raises:
         DataError: at the end, if records were not predicted; all the others are written.
         UserError: the output cannot be written there, or it exists and belongs to another input.
-        RunError: the output cannot be written, or a prediction is not finite.
+        WriteError: the output cannot be written.
+        RunError: a prediction is not finite.
         Interrupted: by Ctrl-C; all lines written so far are whole.
     """
     lines = _without_predictions(read_each(source, input_schema(trained.task)))
@@ -54,13 +57,10 @@ def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resum
     if output == STDOUT:
         return without.checked(_write(trained, lines, sys.stdout.buffer, "", batch_size, written, without))
     size = _pass_over(lines, output, source, partial(_fault, trained), without) if output.exists() else 0
-    try:
-        with output.open("ab") as file:
-            file.truncate(size)
-            how_to_continue = f"; {output} is whole up to there, and --resume continues it"
-            return without.checked(_write(trained, lines, file, how_to_continue, batch_size, written, without))
-    except OSError as error:
-        raise RunError(f"{output}: cannot be written: {error.strerror or error}") from error
+    with reported(output), output.open("ab") as file:
+        file.truncate(size)
+        how_to_continue = f"; {output} is whole up to there, and --resume continues it"
+        return without.checked(_write(trained, lines, file, how_to_continue, batch_size, written, without))
 
 
 class _Refused:
@@ -99,6 +99,7 @@ def check_output(output: Path, *, resume: bool = False) -> None:
         if resume:
             raise UserError("--resume continues a file; give --output too")
         return
+    check_length(output, "--output")
     try:
         if output.exists() and not output.is_file():
             what = "a directory" if output.is_dir() else "a device or a pipe"

@@ -16,6 +16,7 @@ from .errors import StateError as StateError
 from .errors import UnavailableComponent as UnavailableComponent
 from .errors import UnknownComponent as UnknownComponent
 from .errors import UserError as UserError
+from .errors import WriteError as WriteError
 from .hooks import activate as activate
 from .hooks import hookimpl as hookimpl
 from .interfaces import Attention as Attention

@@ -1,7 +1,8 @@
 """Every error that miniformer raises on purpose, with the exit code that the command line gives it.
 
 `UserError` (exit 2) is a mistake that the user can correct: a name, an option, a line of data. `RunError` (exit 1) is a run
-that failed. `Interrupted` (128 + signal) is a run that a signal stopped. Any other exception that escapes is a bug.
+that failed; a `WriteError` among them is a place that cannot be written, which the user can correct too (exit 2).
+`Interrupted` (128 + signal) is a run that a signal stopped. Any other exception that escapes is a bug.
 """
 
 from __future__ import annotations
@@ -47,7 +48,13 @@ class StateError(MiniformerError):
 
 
 class RunError(MiniformerError):
-    """A run cannot continue: its loss is not finite, or its folder cannot be written."""
+    """A run cannot continue, for example because its loss is not finite."""
+
+
+class WriteError(RunError):
+    """A file cannot be written; the text names it, and the room that is left. A user can make room, or name another place."""
+
+    exit_code = UserError.exit_code
 
 
 class Interrupted(MiniformerError):

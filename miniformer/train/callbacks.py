@@ -15,6 +15,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from miniformer.checkpoint.atomic import write_file
+from miniformer.checkpoint.record import Record
 from miniformer.checkpoint.store import BEST, write_model
 from miniformer.kernel.errors import Interrupted, RunError, SpecError, did_you_mean
 
@@ -88,14 +89,27 @@ class LastState(RunCallback):
 
     It is a checkpoint of Lightning: weights, optimizer, scheduler, counters, states of callbacks. `load_from_checkpoint` of
     `MiniFormerLitModule` reads it. No command continues a run from it.
+
+    Args:
+        run: the run folder.
+        record: its `run.json`, which says of which step the checkpoint is.
     """
+
+    def __init__(self, run: Path, record: Record) -> None:
+        super().__init__(run)
+        self.record = record
 
     def on_validation_end(self, trainer: pl.Trainer, module: Any) -> None:
         if not trainer.sanity_checking and trainer.state.fn == "fit":
-            trainer.save_checkpoint(self.run / LAST)
+            self._save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, module: Any) -> None:
+        self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.run / LAST)
+        if self.record.step != trainer.global_step:
+            self.record.write("running", trainer.global_step)
 
 
 class StopOnSignal(RunCallback):
@@ -181,7 +195,7 @@ def smaller_is_better(config: TrainConfig, module: MiniFormerLitModule) -> bool:
     return metric is not None and metric.higher_is_better is False
 
 
-def callbacks_for(config: TrainConfig, module: MiniFormerLitModule, best: BestModel) -> list[Any]:
+def callbacks_for(config: TrainConfig, module: MiniFormerLitModule, best: BestModel, record: Record) -> list[Any]:
     """Early stopping, then extensions' callbacks, then what saves the run's state, so that it has all that those did."""
     callbacks: list[Any] = []
     if config.early_stopping_patience is not None:
@@ -189,4 +203,4 @@ def callbacks_for(config: TrainConfig, module: MiniFormerLitModule, best: BestMo
                                        mode="min" if best.smaller else "max"))
     for added in module.hooks.hook.callbacks():
         callbacks += added
-    return [*callbacks, LastState(best.run), StopOnSignal(best.run, best)]
+    return [*callbacks, LastState(best.run, record), StopOnSignal(best.run, best)]

@@ -18,7 +18,7 @@ from torchmetrics import Metric
 from miniformer.config.model_config import TransformerConfig
 from miniformer.data.prepare import PreparedData
 from miniformer.kernel.context import Context
-from miniformer.kernel.errors import RunError, SpecError
+from miniformer.kernel.errors import MiniformerError, RunError, SpecError, UserError
 from miniformer.kernel.hooks import activate
 from miniformer.kernel.recipes import OptimizerRecipe, SchedulerRecipe, trainable
 from miniformer.kernel.spec import build, resolve
@@ -66,6 +66,21 @@ class MiniFormerLitModule(pl.LightningModule):
         module = cls(config, data.tokenizer)
         module.task, module._data = data.task, data
         return module
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **options: Any) -> Any:
+        """The module of a checkpoint, as Lightning loads it.
+
+        Raises:
+            UserError: the file is no checkpoint of a run, or damaged.
+        """
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **options)
+        except MiniformerError:
+            raise
+        except Exception as error:  # each way in which a file can be damaged has its own
+            raise UserError(f"{checkpoint_path}: cannot be read as a checkpoint of a run: "
+                            f"{' '.join(str(error).split())[:200] or type(error).__name__}") from error
 
     def setup(self, stage: str) -> None:
         """Take what the data decide from our data module, if the trainer has one and the module was not made for its data.

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,44 +18,25 @@ import pytorch_lightning as pl
 from rich.console import Console
 from torch import Tensor
 
-from miniformer.checkpoint.atomic import write_json
-from miniformer.checkpoint.store import BEST, load_weights, read_model
+from miniformer.checkpoint.record import Record
+from miniformer.checkpoint.store import BEST, TOKENIZER, load_weights, read_model
 from miniformer.data.prepare import PreparedData
 from miniformer.kernel.errors import RunError, SpecError
-from miniformer.tasks.metrics import finite
 
 from .callbacks import BestModel, callbacks_for, smaller_is_better
 from .datamodule import MiniFormerDataModule
 from .lightning_setup import devices_for, lightning_trainer, loggers_for, quiet_lightning
+from .loggers import guarded
 from .module import MiniFormerLitModule
 from .pausing import PausableFitLoop
 from .processes import is_first
 from .progress import RunProgress, say_data, say_model, say_steps
 from .random_state import RandomState
-from .run_folder import RECORD, describe, errors_name, free_folder, new_folder
+from .run_folder import describe, errors_name, new_folder, removed
+from .run_name import free_folder
+from .run_result import RunResult, baselines_of
 from .specs import check_model, with_data_decisions
 from .train_config import TrainConfig
-
-
-@dataclass(frozen=True, slots=True)
-class RunResult:
-    """What a run reached.
-
-    Attributes:
-        folder: the run folder.
-        metrics: what the best model reached on the held-out records (`val_`) and the test file (`test_`), and its `step`.
-        baselines: what trivial predictors reach on the held-out records.
-        module: the best model, in eval mode.
-        data: what it was trained on.
-        test_baselines: what trivial predictors reach on the test file; empty without one.
-    """
-
-    folder: Path
-    metrics: dict[str, float]
-    baselines: dict[str, dict[str, float]]
-    module: MiniFormerLitModule
-    data: PreparedData
-    test_baselines: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
 class Run:
@@ -88,7 +70,7 @@ class Run:
     module: MiniFormerLitModule
 
     def __init__(self, config: TrainConfig, tokenizer: Any = None, console: Console | None = None) -> None:
-        self.config, self.ended = config, False
+        self.config, self.ended, self._tokenizer_given = config, False, tokenizer is not None
         self._first = is_first()
         self._console = console if console is not None and self._first else Console(quiet=True)
         self._datamodule = MiniFormerDataModule(config, tokenizer)
@@ -135,16 +117,27 @@ class Run:
         batches = self._datamodule.batches_per_epoch(devices["devices"] * devices["num_nodes"])
         # the other processes learn the folder's name once they are connected
         folder = new_folder(self.config) if self._first else Path(self.config.work_dir)
-        loggers = loggers_for(self.config, folder)
+        try:
+            return self._trainer_in(folder, batches, smaller, devices)
+        except BaseException:
+            if self._first:
+                removed(folder)
+            raise
+
+    def _trainer_in(self, folder: Path, batches: int, smaller: bool, devices: Mapping[str, Any]) -> pl.Trainer:
+        """Lightning's trainer, which writes into a new folder, and the first `run.json`."""
+        loggers = guarded(loggers_for(self.config, folder))
         model, task = self.module.model, self.config.to_data()["task"]
         spec = {"model": model.config.model_dump(mode="json"), "task": task}
-        self._record = describe(spec, self.config, self.data)
-        if self._first:
-            write_json(folder / RECORD, self._record)
+        config = self.config
+        if self._tokenizer_given:  # to make the run again, the one that is saved with its model
+            config = config.with_fields(tokenizer=folder / BEST / TOKENIZER)
+        self._record = Record(folder, describe(spec, config, self.data), self._first)
+        self._record.write("running", 0)
         saved = {"assembly": model.assembly, "extensions": self.config.extensions, **spec}
         tokenizer = self.data.tokenizer.to_json() if self.data.task.input_dim is None else None
         self._best = BestModel(folder, self.config.checkpoint_metric, smaller, saved, tokenizer)
-        callbacks = [self._best, RunProgress(self._console), *callbacks_for(self.config, self.module, self._best)]
+        callbacks = [self._best, RunProgress(self._console), *callbacks_for(self.config, self.module, self._best, self._record)]
         return lightning_trainer(self.config, folder, batches, callbacks, logger=loggers, **devices)
 
     def fit(self, steps: int | None = None) -> None:
@@ -170,7 +163,7 @@ class Run:
         self._datamodule.start = self._loop.position
         self.module.train()
         self._random.restore()
-        with quiet_lightning(), errors_name(self._best.run, self._first):
+        with quiet_lightning(), self._errors_named():
             trainer.fit(self.module, datamodule=self._datamodule)
             self.ended = self._loop.ended  # Lightning's answer comes with a note on why, which is kept quiet too
         self._random = RandomState.now()
@@ -191,10 +184,17 @@ class Run:
         trainer = self._prepared()
         if records == "test" and self.data.test is None:
             raise SpecError("test_path is none, so there are no test records to measure on; expected a JSONL file")
+        with self._errors_named():
+            return self._measured(trainer, records)
+
+    def _measured(self, trainer: pl.Trainer, records: str) -> dict[str, float]:
         measure = trainer.validate if records == "val" else trainer.test
-        with quiet_lightning(), errors_name(self._best.run, self._first):
+        with quiet_lightning():
             measure(self.module, datamodule=self._datamodule, verbose=False)
         return {name: float(value) for name, value in trainer.callback_metrics.items() if name.startswith(f"{records}_")}
+
+    def _errors_named(self) -> AbstractContextManager[None]:
+        return errors_name(self._record, lambda: self.step)
 
     def finish(self) -> RunResult:
         """Take the best model, measure it on the test records, and write what it reached to `run.json`.
@@ -204,28 +204,27 @@ class Run:
         """
         if self._result is not None:
             return self._result
-        self._prepared()
+        trainer = self._prepared()
+        with self._errors_named():
+            self._result = self._finished(trainer)
+        return self._result
+
+    def _finished(self, trainer: pl.Trainer) -> RunResult:
         if self._best.measured_at != self.step:  # training ended between two measurements
-            self.measure()
-        with errors_name(self._best.run, self._first):
-            if not self._best.best:
-                raise RunError(f"{self.config.checkpoint_metric} was no finite number in any measurement, so no model was "
-                               "kept; a smaller lr helps where a run diverges")
+            self._measured(trainer, "val")
+        if not self._best.best:
+            raise RunError(f"{self.config.checkpoint_metric} was no finite number in any measurement, so no model was "
+                           "kept; a smaller lr helps where a run diverges")
         load_weights(self.module.model, read_model(self.folder))
         self.module.hooks.hook.checkpoint_loaded(folder=self.folder / BEST, model=self.module.model)
         self.module.eval()
         metrics = dict(self._best.best)
         if self.data.test is not None:
-            metrics |= self.measure("test")
-        splits = {"baselines": self.data.val, "test_baselines": self.data.test}
-        baselines = {name: self.data.task.baselines(self.data.train, split, self.data.tokenizer)
-                     for name, split in splits.items() if split is not None}
-        if self._first:
-            finite_baselines = {name: {predictor: finite(values) for predictor, values in reached.items()}
-                                for name, reached in baselines.items()}
-            write_json(self.folder / RECORD, {**self._record, "results": {"best": finite(metrics), **finite_baselines}})
-        self._result = RunResult(self.folder, metrics, module=self.module, data=self.data, **baselines)
-        return self._result
+            metrics |= self._measured(trainer, "test")
+        test_baselines = {} if self.data.test is None else baselines_of(self.data, self.data.test)
+        result = RunResult(self.folder, metrics, baselines_of(self.data, self.data.val), self.module, self.data, test_baselines)
+        self._record.write("finished", self.step, results=result.to_data())
+        return result
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the model's tensors by name, on the CPU; a tensor that two layers share is there under both names."""

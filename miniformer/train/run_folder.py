@@ -1,59 +1,38 @@
-"""The folder of a run: its name, its making, and what becomes of it when the run fails."""
+"""The folder of a run: its making, what is written down of it, and what becomes of it when the run fails."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from miniformer import __version__
 from miniformer.checkpoint.atomic import make_folder
 from miniformer.checkpoint.provenance import environment, provenance
-from miniformer.data.jsonl import STDIN
+from miniformer.checkpoint.record import RECORD, Record
 from miniformer.data.prepare import PreparedData, token_counts
-from miniformer.kernel.errors import RunError, UserError
+from miniformer.kernel.errors import Interrupted, RunError, UserError, WriteError
 
+from .run_name import free_folder
 from .train_config import TrainConfig
-
-RECORD = "run.json"
-
-
-def free_folder(config: TrainConfig) -> Path:
-    """The folder that the run would have now. It does not exist yet, and is not made here.
-
-    Raises:
-        UserError: a folder of the run's name is there, or `work_dir` is a file.
-    """
-    root = Path(config.work_dir)
-    if root.exists() and not root.is_dir():
-        raise UserError(f"work_dir {root}: a file; expected a folder")
-    if config.experiment_name is not None:
-        folder = root / config.experiment_name
-        if folder.exists():
-            raise UserError(f"{folder} exists already; choose another --experiment-name, or remove it")
-        return folder
-    data = "stdin" if config.train_path == str(STDIN) else Path(config.train_path).stem
-    name = f"{data}-{config.task.name.rpartition(':')[2]}"
-    numbers = [path.name.removeprefix(f"{name}-") for path in root.glob(f"{name}-*")]
-    taken = [int(number) for number in numbers if number.isdecimal()]
-    return root / f"{name}-{max(taken, default=0) + 1}"
 
 
 def new_folder(config: TrainConfig) -> Path:
     """Make the run's folder.
 
     Raises:
-        UserError: a folder of the run's name is there, or `work_dir` is a file.
+        UserError: a folder of the run's name is there, the name is too long, or `work_dir` is a file.
     """
-    while True:
-        folder = free_folder(config)
-        if make_folder(folder):  # False where another run took the name in between
-            return folder
+    while not make_folder(folder := free_folder(config)):  # another run took the name in between
+        if folder == free_folder(config):
+            raise UserError(f"{folder}: something is in the way that is not listed in its folder; choose another work_dir")
+    return folder
 
 
 def describe(spec: Mapping[str, Any], config: TrainConfig, data: PreparedData) -> dict[str, Any]:
-    """The content of `run.json`: everything that decides the run.
+    """What decides a run, for its `run.json`.
 
     Args:
         spec: the model and the task, as JSON data.
@@ -66,21 +45,43 @@ def describe(spec: Mapping[str, Any], config: TrainConfig, data: PreparedData) -
 
 
 @contextmanager
-def errors_name(folder: Path, first: bool) -> Iterator[None]:
-    """Add the run folder to the message of a `RunError`, and remove the folder if nothing but `run.json` is in it.
+def errors_name(record: Record, step: Callable[[], int]) -> Iterator[None]:
+    """Note in `run.json` how a run ends before its time, and add the run folder to the message of a `RunError`.
+
+    The folder is removed if nothing was saved in it.
 
     Args:
-        folder: the run folder.
-        first: this process is the one of its run that writes files.
+        record: of the run.
+        step: gives the optimizer steps done.
     """
     try:
         yield
     except BaseException as error:
-        place = f"run folder: {folder}"
-        if first and [path.name for path in folder.iterdir()] == [RECORD]:
-            (folder / RECORD).unlink()
-            folder.rmdir()
-            place = f"nothing was saved, so the run folder {folder} was removed"
+        place = f"run folder: {record.folder}"
+        if record.writes and removed(record.folder):
+            place = f"nothing was saved, so the run folder {record.folder} was removed"
+        else:
+            with suppress(WriteError):  # such as on a full disk, of which the error tells already
+                _note_end(record, step(), error)
         if isinstance(error, RunError):
-            raise RunError(f"{error} ({place})") from error
+            raise type(error)(f"{error} ({place})") from error
         raise
+
+
+def _note_end(record: Record, step: int, error: BaseException) -> None:
+    """Write why the run ends: a signal, or an error."""
+    pressed = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
+    if isinstance(error, Interrupted) or pressed:
+        number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
+        record.write("stopped", step, signal=signal.Signals(number).name)
+    else:
+        record.write("failed", step, error=f"{error}".partition("\n")[0] or type(error).__name__)
+
+
+def removed(folder: Path) -> bool:
+    """Remove a run folder that holds nothing but `run.json`; whether it was one."""
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} - {RECORD}:
+        return False
+    (folder / RECORD).unlink(missing_ok=True)
+    folder.rmdir()
+    return True

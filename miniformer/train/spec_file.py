@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from miniformer.checkpoint.file_names import is_file, is_folder
+from miniformer.checkpoint.record import RECORD
 from miniformer.checkpoint.store import BEST, CONFIG
 from miniformer.kernel.errors import SpecError, UserError
 from miniformer.kernel.registry import Availability, current_registry
@@ -25,14 +27,28 @@ def read_spec(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the path leads to none of these, or the file cannot be read.
     """
-    if path.is_dir():
-        files = [file for file in (path / "run.json", path / BEST / CONFIG, path / CONFIG) if file.is_file()]
+    if is_folder(path):
+        files = [file for file in (path / RECORD, path / BEST / CONFIG, path / CONFIG) if is_file(file)]
         if not files:
-            raise UserError(f"{path}: no run and no saved model here; expected run.json or {CONFIG}")
+            raise UserError(f"{path}: no run and no saved model here; expected {RECORD} or {CONFIG}")
         path = files[0]
     from miniformer.data.yaml_file import read_fields
 
     return read_fields(path)
+
+
+def run_fields(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The fields of a run in a spec file, for a new run. Of what training has written, only what decides a run is taken.
+
+    A run folder's name is its own, so that a run that is made again gets another one.
+    """
+    trained = data.get("train")
+    if isinstance(trained, Mapping):
+        return {**trained, "experiment_name": None}
+    if isinstance(data.get("model"), Mapping):  # the config.json of a saved model
+        task = {"task": data["task"]} if "task" in data else {}
+        return {**task, "model": data.get("assembly"), "extensions": data.get("extensions"), "model_config": data["model"]}
+    return data
 
 
 def model_of(data: Mapping[str, Any]) -> tuple[TransformerConfig, str]:
@@ -70,11 +86,8 @@ def run_of(data: Mapping[str, Any]) -> TrainConfig:
     Raises:
         UserError: the run is not possible, or no task trains the model.
     """
-    trained = data.get("train")
-    if isinstance(trained, Mapping):
-        return TrainConfig.model_validate(trained)
-    if not isinstance(data.get("model"), Mapping) and _describes_run(data):
-        return TrainConfig.model_validate(data)
+    if isinstance(data.get("train"), Mapping) or (not isinstance(data.get("model"), Mapping) and _describes_run(data)):
+        return TrainConfig.model_validate(run_fields(data))
     config, assembly = model_of(data)
     task = data["task"] if "task" in data else _task_for(config, assembly)
     return TrainConfig.model_validate({"task": task, "model": assembly, "extensions": data.get("extensions", {}),

@@ -9,7 +9,8 @@ from rich.console import Console
 from .datamodule import MiniFormerDataModule
 from .lightning_setup import lightning_trainer, quiet_lightning
 from .module import MiniFormerLitModule
-from .run import Run, RunResult
+from .run import Run
+from .run_result import RunResult
 from .train_config import TrainConfig
 
 __all__ = ["MiniFormerDataModule", "MiniFormerLitModule", "Run", "RunResult", "TrainConfig", "lightning_trainer",

@@ -1,10 +1,16 @@
+import errno
 import json
 import os
+import resource
+import shutil
+from types import SimpleNamespace
 
 import pytest
+import torch
+from safetensors import SafetensorError
 
-from miniformer.checkpoint.atomic import settled, write_file, write_folder, write_json
-from miniformer.kernel import RunError
+from miniformer.checkpoint.atomic import reported, settled, write_file, write_folder, write_json
+from miniformer.kernel import RunError, WriteError
 
 
 class Stopped(Exception):
@@ -164,3 +170,84 @@ def test_a_number_that_json_has_not_is_refused(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "f.json", {"loss": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+# --- a disk that is full
+
+@pytest.fixture
+def small_files():
+    """Files may have 4,000 bytes, as under a quota: the system refuses to write more, and says so in its own words."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(("write", "reason"), [
+    (lambda path: write_json(path, "x" * 9000), "File too large"),
+    (lambda path: write_file(path, lambda file: torch.save(torch.zeros(9000), file)), "not all of it could be written"),
+    (lambda path: write_folder(path, lambda folder: (folder / "a").write_text("x" * 9000)), "File too large"),
+])
+def test_a_file_for_which_there_is_no_room_is_told_with_the_room_that_is_left(tmp_path, small_files, write, reason):
+    with pytest.raises(WriteError, match=rf"it: cannot be written: {reason}; [0-9,.]+ [GM]iB are free there$") as error:
+        write(tmp_path / "it")
+    assert error.value.exit_code == 2
+    assert list(tmp_path.iterdir()) == [], "nothing half-written is left"
+
+
+@pytest.mark.parametrize(("error", "told"), [
+    (OSError(errno.ENOSPC, "No space left on device"), "No space left on device; 0.0 MiB are free there"),
+    (OSError(errno.EDQUOT, "Disk quota exceeded"), "Disk quota exceeded; 0.0 MiB are free there"),
+    (OSError("9000 requested and 12 written"), "9000 requested and 12 written; 0.0 MiB are free there"),
+    (SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+     "No space left on device; 0.0 MiB are free there"),
+    (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
+     "not all of it could be written; 0.0 MiB are free there"),
+    (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
+])
+def test_each_library_says_in_its_own_way_that_a_file_cannot_be_written(tmp_path, monkeypatch, error, told):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=0))
+    with pytest.raises(WriteError) as caught, reported(tmp_path / "f"):
+        raise error
+    assert str(caught.value) == f"{tmp_path / 'f'}: cannot be written: {told}"
+
+
+def test_an_error_that_has_nothing_to_do_with_a_disk_stays_what_it_is(tmp_path):
+    with pytest.raises(RuntimeError, match="a bug"), reported(tmp_path / "f"):
+        raise RuntimeError("a bug")
+
+
+def test_of_a_folder_the_file_that_could_not_be_written_is_named(tmp_path):
+    def write(folder):
+        with reported(folder / "weights"):
+            raise OSError(errno.EFBIG, "File too large")
+
+    with pytest.raises(WriteError) as error:
+        write_folder(tmp_path / "model", write)
+    assert str(error.value).startswith(f"{tmp_path / 'model' / 'weights'}: cannot be written: File too large; ")
+
+
+# --- names
+
+def test_a_name_may_be_as_long_as_the_system_lets_it(tmp_path):
+    for name in ("n" * 255, "ü" * 125):
+        for text in ("old", "new"):
+            write_folder(tmp_path / name, lambda folder, text=text: (folder / "a").write_text(text))
+            write_file(tmp_path / f"{name[:-1]}f", lambda file, text=text: file.write_text(text))
+        assert contents(tmp_path / name) == {"a": "new"}
+    assert len(list(tmp_path.iterdir())) == 4, "nothing else is left"
+
+
+def test_two_long_names_that_begin_alike_are_set_aside_apart(tmp_path):
+    one, other = tmp_path / ("n" * 250 + "1"), tmp_path / ("n" * 250 + "2")
+    one.mkdir()
+    assert not settled(other).exists()
+    for folder in (one, other):
+        write_folder(folder, lambda folder: (folder / "a").write_text("a"))
+    assert contents(one) == contents(other) == {"a": "a"}
+
+
+def test_a_name_that_is_no_utf_8_is_read_from_json_as_it_was_written(tmp_path):
+    names = {"path": os.fsdecode(b"caf\xe9"), "text": "Größe \\udce9"}
+    write_json(tmp_path / "f.json", names)
+    assert json.loads((tmp_path / "f.json").read_text(encoding="utf-8")) == names

@@ -1,4 +1,5 @@
 import json
+import resource
 import shutil
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from miniformer.kernel import (
     RunError,
     UnknownComponent,
     UserError,
+    WriteError,
     discover,
     hookimpl,
     use_registry,
@@ -141,10 +143,74 @@ def test_files_are_as_readable_as_any_new_file(folder, tmp_path):
     assert {file.stat().st_mode for file in folder.iterdir()} == {(tmp_path / "new").stat().st_mode}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "\udcff"])
-def test_a_manifest_that_is_none_is_told(folder, text):
-    (folder / "manifest.json").write_bytes(text.encode("utf-8", "surrogateescape"))
-    assert "cannot be read as a saved model" in refused(folder)
+def fitted(folder, name, content):
+    """Give a file of the folder other content, and a manifest that fits it."""
+    (folder / name).write_bytes(content)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    (folder / "manifest.json").write_text(json.dumps({**manifest, name: digest(folder / name)}))
+
+
+def header(change, content):
+    """The content of a file of safetensors with another header."""
+    size = int.from_bytes(content[:8], "little")
+    fields = json.loads(content[8:8 + size])
+    fields["embedding.weight"].update(change)
+    text = json.dumps(fields).encode()
+    return len(text).to_bytes(8, "little") + text + content[8 + size:]
+
+
+@pytest.mark.parametrize("damage", [
+    lambda content: b"", lambda content: b"no tensors", lambda content: b"PK\3\4" + bytes(100), lambda content: content[:-7],
+    lambda content: content + b"more", lambda content: (2**63 - 1).to_bytes(8, "little") + b"{}",
+    lambda content: (90_000_000).to_bytes(8, "little") + b"{}",
+    lambda content: header({"shape": [2**40, 2**40]}, content), lambda content: header({"shape": [-1, 8]}, content),
+    lambda content: header({"shape": [0, 2**62]}, content), lambda content: header({"dtype": "Q4"}, content),
+    lambda content: header({"data_offsets": [2**62, 2**63]}, content),
+])
+def test_weights_that_are_none_are_one_line_though_the_manifest_fits(folder, damage):
+    fitted(folder, "model.safetensors", damage((folder / "model.safetensors").read_bytes()))
+    told = refused(folder)
+    assert told.startswith(f"{folder / 'model.safetensors'}: cannot be read as safetensors: ") and "\n" not in told
+
+
+@pytest.mark.parametrize(("dtype", "name"), [(torch.int32, "int32"), (torch.float8_e4m3fn, "float8_e4m3fn"),
+                                             (torch.complex64, "complex64"), (torch.bool, "bool")])
+def test_weights_of_another_kind_of_number_are_refused(folder, dtype, name):
+    rewrite(folder, lambda weights: weights.update({"stack.norm.weight": torch.ones(8).to(dtype)}))
+    assert f"stack.norm.weight: {name} in the file, float32 in the model" in refused(folder)
+
+
+@pytest.mark.parametrize(("field", "value", "expected"), [
+    ("model", [1], "an object; found [1]"), ("model", None, "an object; found null"), ("assembly", 5, "a name; found 5"),
+    ("assembly", {}, "a name; found {}"), ("extensions", [], "an object; found []"), ("providers", "x", 'an object; found "x"'),
+    ("task", 5, "a name or an object; found 5"),
+])
+def test_a_field_of_another_type_is_told_with_its_file(folder, field, value, expected):
+    config = json.loads((folder / "config.json").read_text())
+    fitted(folder, "config.json", json.dumps({**config, field: value}).encode())
+    assert refused(folder) == f"{folder / 'config.json'}: field {field!r}: expected {expected}"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"5", b"null", b'"x"', b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize("name", ["config.json", "manifest.json"])
+def test_a_file_that_is_no_json_object_is_told(folder, name, content):
+    (fitted if name == "config.json" else (lambda *_: (folder / name).write_bytes(content)))(folder, name, content)
+    assert refused(folder).startswith(f"{folder / name}: cannot be read as a saved model: ")
+
+
+def test_a_name_too_long_for_a_folder_is_no_folder(tmp_path):
+    assert "cannot be read: File name too long" in refused(tmp_path / ("n" * 300))
+
+
+def test_weights_for_which_there_is_no_room_are_told_by_their_file(model, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
+    try:
+        with pytest.raises(WriteError, match=r"new/model\.safetensors: cannot be written: File too large; .* are free there"):
+            model.save_pretrained(tmp_path / "new")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("change", "text"), [

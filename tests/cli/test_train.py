@@ -5,11 +5,13 @@ import os
 import shlex
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
 from depth import thorough
 from small_tokenizers import byte_fallback, with_gaps, word_piece
 
+from miniformer.cli.train import _report as show_report
 from miniformer.cli.train import merged
 from miniformer.kernel import Entry, Registry, UserError, discover, use_registry
 
@@ -150,6 +152,7 @@ def test_a_mistake_on_the_command_line_is_not_the_files(tmp_path):
     (["--train-path", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
     (["--train-path", "-", "--test-path", "-"], "standard input can be read once, and is given 2 times"),
     (["--with", "lora"], "there is no extension named 'lora'"),
+    (["--experiment-name", "e" * 256], "File name too long: it has 256 bytes; expected at most 255"),
 ])
 def test_a_typo_is_told_at_once_without_traceback(cli, args, text):
     done = cli("train", *args, code=2, PYTHONPROFILEIMPORTTIME="1")
@@ -184,7 +187,97 @@ def test_a_file_that_cannot_be_used_is_one_clear_line_and_no_run_folder(cli, tmp
     assert not (tmp_path / "runs").exists()
 
 
+# --- a run that is made again
+
+def written_run(tmp_path, **fields):
+    """A run.json as training writes it, of a run called `mine`."""
+    train = {**merged(None, '{"d_model": 64}', {"run_task": "classification", "run_lr": "1e-5"}).to_data(),
+             "experiment_name": "mine", **fields}
+    record = {"miniformer": "0.1.0", "model": {"d_model": 64, "vocab_size": 300}, "task": train["task"], "train": train,
+              "providers": {"miniformer": "0.1.0"}, "packages": {}, "data": {}, "status": "finished", "step": 9, "results": {}}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    return tmp_path / "run.json"
+
+
+def test_of_a_run_json_the_settings_are_taken_and_not_the_results(tmp_path):
+    file = written_run(tmp_path)
+    config = merged(str(file), None, {"run_seed": "7"}, ("attention.window=8",))
+    assert (config.lr, config.seed, config.task.name, config.experiment_name) == (1e-5, 7, "classification", None)
+    assert config.architecture == {"d_model": 64, "attention": {"name": "mha", "window": 8}}
+    assert merged(str(tmp_path), None, {"run_experiment_name": "other"}).experiment_name == "other", "its folder will do"
+
+
+def test_a_run_json_with_a_wrong_field_is_blamed(tmp_path):
+    with pytest.raises(UserError, match=r"run\.json: lr: input should be greater than 0; found -1"):
+        merged(str(written_run(tmp_path, lr=-1)), None, {})
+
+
+def test_the_config_of_a_saved_model_is_a_run_that_trains_such_a_model(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({
+        "assembly": "seq2seq", "extensions": {}, "model": {"d_model": 64}, "task": {"name": "prefix-lm"},
+        "providers": {"miniformer": "0.1.0"}}))
+    config = merged(str(tmp_path), None, {"run_lr": "0.5"})
+    assert (config.model, config.task.name, config.architecture, config.lr) == ("seq2seq", "prefix-lm", {"d_model": 64}, 0.5)
+
+
+def test_a_run_that_is_made_again_has_a_folder_of_its_own_and_the_same_weights(cli, labelled, tiny, tmp_path):
+    cli("train", "--task", "classification", "--train-path", str(labelled), *tiny, "--max-steps", "3", "--experiment-name",
+        "mine", "--lr", "1e-2", "--set", "optimizer.eps=1e-9", "--seed", "5")
+    again = cli("train", "--config", "runs/mine/run.json")
+    assert "run folder: runs/labelled-classification-1\n" in again.stdout
+    folders = [tmp_path / "runs" / name for name in ("mine", "labelled-classification-1")]
+    for file in ("model.safetensors", "tokenizer.json", "config.json"):
+        one, other = ((folder / "checkpoints" / "best_model" / file).read_bytes() for folder in folders)
+        assert one == other
+    one, other = (json.loads((folder / "run.json").read_text()) for folder in folders)
+    assert one["train"].pop("experiment_name") == "mine" and other["train"].pop("experiment_name") is None
+    assert one == other
+
+
+# --- what comes after a run that is finished
+
+@pytest.mark.parametrize("error", [RuntimeError("no sample"), UserError("no prompt"), UnicodeError("no such character"),
+                                   OSError(28, "No space left on device"), BrokenPipeError(), KeyboardInterrupt()])
+def test_a_report_that_cannot_be_shown_is_a_note_and_changes_no_exit_code(tmp_path, monkeypatch, capsys, error):
+    def fail(*args):
+        raise error
+
+    monkeypatch.setattr("miniformer.cli.shared.run_report.report", fail)
+    monkeypatch.setattr("miniformer.cli.train._discard_output", lambda: None)
+    show_report(None, SimpleNamespace(folder=tmp_path / "runs" / "mine"))
+    said = capsys.readouterr().err
+    reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
+    assert said == ("" if isinstance(error, BrokenPipeError) else
+                    f"note: the run is finished, and in {tmp_path}/runs/mine; its report could not be shown: {reason}\n")
+
+
+@pytest.mark.parametrize(("held_out", "prompt"), [(["", " ", "red green blue"], "red green"), (["", "hello"], "hello")])
+def test_a_sample_is_asked_for_with_the_first_held_out_text_that_has_words(cli, texts, tiny, tmp_path, held_out, prompt):
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held_out))
+    said = cli("train", "--train-path", str(texts), "--val-path", "held.jsonl", "--max-steps", "1", *tiny).stdout
+    assert f"\nsample:\n{prompt}" in said and f"--prompt {shlex.quote(prompt)}" in said
+
+
+def test_a_sample_that_cannot_be_made_leaves_the_rest_of_the_report(cli, texts, tiny, monkeypatch):
+    def fail(*args, **options):
+        raise UserError("the prompt is empty")
+
+    monkeypatch.setattr("miniformer.inference.engine.Engine.generate", fail)
+    said = cli("train", "--train-path", str(texts), "--max-steps", "1", *tiny).stdout
+    assert "(none could be made: the prompt is empty)" in said and "\nrun folder: " in said and "\nnext: " in said
+
+
 # --- real runs
+
+def test_a_file_whose_name_is_no_utf_8_is_trained_on_and_its_run_made_again(cli, texts, tiny, tmp_path):
+    name = os.fsdecode(b"caf\xe9[1].jsonl")
+    texts.rename(tmp_path / name)
+    cli("train", "--train-path", name, "--max-steps", "1", *tiny)
+    record = json.loads((tmp_path / "runs" / "caf_[1]-language-modeling-1" / "run.json").read_text(encoding="utf-8"))
+    assert record["train"]["train_path"] == name
+    cli("train", "--config", "runs/caf_[1]-language-modeling-1/run.json")
+    assert (tmp_path / "runs" / "caf_[1]-language-modeling-2" / "checkpoints" / "best_model").is_dir()
+
 
 def test_a_run_on_a_file_says_what_it_reached_and_what_to_type_next(cli, cli_process, texts, tiny, tmp_path):
     text = cli_process("train", "--attention", "rope-mha", "--ffn", "swiglu", "--train-path", str(texts), "--test-path",

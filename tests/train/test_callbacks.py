@@ -1,5 +1,6 @@
 """Signals and unwritable places, with real processes."""
 
+import json
 import os
 import signal
 import subprocess
@@ -42,6 +43,8 @@ def test_a_signal_saves_and_stops_with_its_exit_code(running, tmp_path, signum, 
     state = torch.load(tmp_path / "runs" / "long" / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["global_step"] == step > 0
     assert MiniFormerLitModule.load_from_checkpoint(tmp_path / "runs" / "long" / "checkpoints" / "last.ckpt").model
+    record = json.loads((tmp_path / "runs" / "long" / "run.json").read_text())
+    assert (record["status"], record["step"], record["signal"]) == ("stopped", step, signal.Signals(signum).name)
     assert "no model was measured before, so the one of this step is in" in errors
     assert type(miniformer.load(tmp_path / "runs" / "long").generate("the", max_new_tokens=2)) is str
 

@@ -11,13 +11,16 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import Callback
 from rich.console import Console
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 
-from miniformer.kernel import DataError, LossTerm, RunError, SpecError, UserError
+from miniformer.data.tokenizer import Tokenizer
+from miniformer.kernel import DataError, LossTerm, RunError, SpecError, UserError, WriteError
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 from miniformer.train.datamodule import MiniFormerDataModule
 from miniformer.train.run_folder import new_folder
+from miniformer.train.spec_file import run_fields
 from miniformer.train.train_config import TrainConfig
 from miniformer.train.trainer import train
 
@@ -49,6 +52,7 @@ def test_a_run_leaves_its_spec_its_metrics_and_its_checkpoints(tmp_path, texts):
     assert record["model"]["vocab_size"] == result.data.tokenizer.vocab_size
     assert record["data"]["train"]["records"] == 42
     assert record["providers"].keys() == {"miniformer"}
+    assert (record["status"], record["step"]) == ("finished", 6)
     assert record["results"]["best"]["val_loss"] == result.metrics["val_loss"]
     assert set(record["results"]["baselines"]) == {"unigram", "xz -9"}
     assert losses(result)[-1]["val_loss"] == str(result.metrics["val_loss"])
@@ -109,6 +113,7 @@ def test_the_model_is_rebuilt_from_run_json_alone_in_a_fresh_process(tmp_path, t
     result = run(tmp_path, texts)
     code = f"""
 import json
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from miniformer.config.model_config import TransformerConfig
 from miniformer.model.transformer import Transformer
@@ -271,7 +276,66 @@ def test_a_run_without_any_finite_measurement_says_so(tmp_path, texts, monkeypat
     with pytest.raises(RunError, match=r"val_loss was no finite number in any measurement, so no model was kept.*"
                        r"\(run folder: .*texts-language-modeling-1\)"):
         run(tmp_path, texts, max_steps=1)
-    assert (tmp_path / "runs" / "texts-language-modeling-1" / "checkpoints" / "last.ckpt").exists()
+    folder = tmp_path / "runs" / "texts-language-modeling-1"
+    assert (folder / "checkpoints" / "last.ckpt").exists()
+    record = json.loads((folder / "run.json").read_text())
+    assert (record["status"], record["step"]) == ("failed", 1)
+    assert record["error"].startswith("val_loss was no finite number") and "results" not in record
+
+
+@pytest.mark.filterwarnings("ignore:the baselines could not be measured")
+def test_what_comes_after_training_and_measuring_fails_no_run(tmp_path, texts, monkeypatch):
+    def fail(*args, **options):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("miniformer.tasks.language_modeling.LanguageModeling.baselines", fail)
+    monkeypatch.setattr("pytorch_lightning.loggers.CSVLogger.finalize", fail)
+    result = run(tmp_path, texts, max_steps=1)
+    record = json.loads((result.folder / "run.json").read_text())
+    assert (record["status"], record["results"]["baselines"]) == ("finished", {})
+
+
+def test_a_folder_in_which_nothing_can_be_written_is_removed(tmp_path, texts, monkeypatch):
+    def fail(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("miniformer.checkpoint.atomic._put", fail)
+    with pytest.raises(WriteError, match=r"texts-language-modeling-1/run\.json: cannot be written: No space left on device; "):
+        run(tmp_path, texts)
+    assert list((tmp_path / "runs").iterdir()) == []
+
+
+@pytest.mark.parametrize(("writer", "error", "file"), [
+    ("miniformer.train.callbacks.torch.save", RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed"),
+     "last.ckpt"),
+    ("safetensors.torch.save_file", SafetensorError("I/O error: No space left on device (os error 28)"), "model.safetensors"),
+    ("pytorch_lightning.loggers.CSVLogger.log_metrics", OSError(28, "No space left on device"), "metrics.csv"),
+])
+def test_a_disk_that_gets_full_ends_a_run_with_the_file_and_says_so_in_run_json(tmp_path, texts, monkeypatch, writer, error,
+                                                                                file):
+    def fail(*args, **options):
+        raise error
+
+    monkeypatch.setattr(writer, fail)
+    with pytest.raises(WriteError, match=rf"/{file}: cannot be written: .* are free there .*run folder") as caught:
+        run(tmp_path, texts, max_steps=20)
+    assert caught.value.exit_code == 2
+    files = {path.name for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    assert file not in files
+    if "run.json" in files:
+        record = json.loads((tmp_path / "runs" / "texts-language-modeling-1" / "run.json").read_text())
+        assert record["status"] == "failed" and file in record["error"]
+
+
+def test_a_run_with_a_tokenizer_of_its_own_can_be_made_again_from_run_json(tmp_path, texts):
+    tokenizer = Tokenizer.train(["1 2 3 of a number"], 300)
+    config = TrainConfig(train_path=str(texts), work_dir=str(tmp_path / "runs"), max_steps=1, batch_size=2, precision=32,
+                         model_config={"d_model": 16, "n_heads": 2, "n_layers": 1, "max_seq_len": 32})
+    first = train(config, tokenizer=tokenizer)
+    record = json.loads((first.folder / "run.json").read_text())
+    second = train(TrainConfig.model_validate(run_fields(record)))
+    assert second.folder.name == "texts-language-modeling-2"
+    assert (best(first) / "model.safetensors").read_bytes() == (best(second) / "model.safetensors").read_bytes()
 
 
 def test_a_run_that_fails_before_it_saved_anything_leaves_no_folder(tmp_path, texts, monkeypatch):

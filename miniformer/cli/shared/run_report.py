@@ -12,6 +12,7 @@ from rich.text import Text
 from miniformer.data.stdlib import NAME
 from miniformer.decoding.sampling import Sampling
 from miniformer.inference.engine import Engine
+from miniformer.kernel.errors import UserError
 from miniformer.train.trainer import RunResult
 
 SAMPLE = 60
@@ -25,7 +26,7 @@ def report(console: Any, result: RunResult) -> None:
         console.print(table)
     run = shlex.quote(str(result.folder))
     if result.module.model.generates:
-        prompt, text = _sample(result)
+        prompt, text = _sample_or_why_not(result)
         console.print("\nsample:", highlight=False)
         console.print(text, markup=False, highlight=False)
         next_command = f"miniformer generate {run} --prompt {shlex.quote(prompt)}"
@@ -68,6 +69,14 @@ def _number(value: float) -> str:
     return f"{value:.4g}"
 
 
+def _sample_or_why_not(result: RunResult) -> tuple[str, str]:
+    """A prompt to try, and a sample, or why there is none: what follows it in the report is shown all the same."""
+    try:
+        return _sample(result)
+    except Exception as error:
+        return "TEXT", f"(none could be made: {str(error) or type(error).__name__})"
+
+
 def _sample(result: RunResult) -> tuple[str, str]:
     """A prompt to try, and a text with what the model wrote: its continuation, or its answer to a held-out source."""
     tokenizer, model = result.data.tokenizer, result.module.model
@@ -78,8 +87,17 @@ def _sample(result: RunResult) -> tuple[str, str]:
         engine = Engine(model, tokenizer, encode=lambda _: list(source))  # the whole source, of which `question` is the end
         (answer,) = engine.generate([question], Sampling(0.0), max_new_tokens=SAMPLE)
         return question, f"{question}\n-> {answer.text}"
-    held_out = next(result.data.task.texts(result.data.val.records[0]))
-    prompt = "def " if result.module.config.train_path == NAME else " ".join(held_out.split()[:2])
+    prompt = "def " if result.module.config.train_path == NAME else _first_words(result)
     (answer,) = Engine(model, tokenizer).generate([prompt], Sampling(0.7, top_p=0.9), max_new_tokens=SAMPLE,
                                                   seed=result.module.config.seed, truncate=True)
     return prompt, prompt + answer.text
+
+
+def _first_words(result: RunResult) -> str:
+    """The first words of the first held-out text that has any, else of a training text; records may be without."""
+    for split in (result.data.val, result.data.train):
+        for record in split.records:
+            for text in result.data.task.texts(record):
+                if words := text.split()[:2]:
+                    return " ".join(words)
+    raise UserError("no text has a word in it")

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
-from miniformer.checkpoint.atomic import write_folder, write_json
+from miniformer.checkpoint.atomic import reported, write_folder, write_json
+from miniformer.checkpoint.file_names import check_length
+from miniformer.checkpoint.store import read_weights
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import UserError
 
@@ -50,10 +51,7 @@ def read(folder: Path) -> Checkpoint:
         path = folder / Path(str(file)).name
         if not path.is_file():
             raise UserError(f"{path}: no such file; only safetensors are read (save_pretrained of transformers writes them)")
-        try:
-            weights.update(load_file(path))
-        except (SafetensorError, OSError) as error:
-            raise UserError(f"{path}: cannot be read as safetensors: {error}") from None
+        weights.update(read_weights(path))
     if index and (odd := sorted(set(index) ^ set(weights))):
         raise UserError(f"{folder / INDEX}: its names are not those in its files: {', '.join(odd[:8])}")
     return Checkpoint(config, weights)
@@ -66,8 +64,9 @@ def write(folder: Path, config: Mapping[str, Any], weights: Mapping[str, Tensor]
         RunError: the folder cannot be written.
     """
     def put(target: Path) -> None:
-        save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, target / WEIGHTS,
-                  metadata={"format": "pt"})
+        with reported(target / WEIGHTS):
+            save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, target / WEIGHTS,
+                      metadata={"format": "pt"})
         write_json(target / CONFIG, dict(config))
         if tokenizer is not None:
             (target / TOKENIZER).write_bytes(tokenizer.read_bytes())
@@ -86,8 +85,9 @@ def free(folder: Path) -> Path:
     """Return `folder` if it can be written: it does not exist, or it is empty.
 
     Raises:
-        UserError: it exists and is not an empty folder.
+        UserError: it exists and is not an empty folder, or its name is too long.
     """
+    check_length(folder, "the new folder")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: exists already; name a new folder")
     return folder
