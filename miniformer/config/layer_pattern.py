@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -40,6 +41,12 @@ def pattern_of(value: Any) -> list[dict[str, Any]]:
     return pattern
 
 
-def unique(layers: Iterable[LayerSpec]) -> list[LayerSpec]:
-    """The layers without repetitions, in order."""
-    return list({json.dumps(layer.model_dump(), sort_keys=True): layer for layer in layers}.values())
+def unique(pattern: Iterable[tuple[LayerSpec, int]]) -> list[tuple[LayerSpec, int]]:
+    """The different layers of a pattern in order, each with how often it is there in all."""
+    layers: dict[str, LayerSpec] = {}
+    counts: Counter[str] = Counter()
+    for layer, repeat in pattern:
+        key = json.dumps(layer.model_dump(), sort_keys=True)
+        layers.setdefault(key, layer)
+        counts[key] += repeat
+    return [(layer, counts[key]) for key, layer in layers.items()]

@@ -139,6 +139,13 @@ class MiniFormerDataModule(pl.LightningDataModule):
         rows = len(self._rows(self.data.train))
         return len(EpochBatches(rows, self.config.batch_size, self.config.seed, world_size=world_size))
 
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a training batch, sources included: in packed rows as many as fit, in others on average."""
+        rows = self._rows(self.data.train)
+        size = min(self.config.batch_size, len(rows))
+        return size * (rows.length if isinstance(rows, PackedRows) else sum(token_lengths(rows)) // max(1, len(rows)))
+
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.data.train, shuffle=True)
 

@@ -24,6 +24,7 @@ from miniformer.kernel.errors import RunError, SpecError
 from miniformer.tasks.metrics import finite
 
 from .callbacks import BestModel, callbacks_for, smaller_is_better
+from .cost import check_room
 from .datamodule import MiniFormerDataModule
 from .lightning_setup import devices_for, lightning_trainer, loggers_for, quiet_lightning
 from .module import MiniFormerLitModule
@@ -32,7 +33,7 @@ from .processes import is_first
 from .progress import RunProgress, say_data, say_model
 from .random_state import RandomState
 from .run_folder import RECORD, describe, errors_name, free_folder, new_folder
-from .specs import check_model, with_data_decisions
+from .specs import check_model, model_class, model_spec, with_data_decisions
 from .train_config import TrainConfig
 
 
@@ -120,8 +121,12 @@ class Run:
             self.data = self._datamodule.data
             self.config = with_data_decisions(self.config, self.data)
             say_data(self._console, self.data, self._datamodule.from_cache)
+            note = check_room(self.config, model_class(self.data.task), model_spec(self.config, self.data.task),
+                              self._datamodule.batch_tokens)
             self.module = MiniFormerLitModule.for_data(self.config, self.data)
             say_model(self._console, self.module.model, self.config)
+            if note:
+                self._console.print(f"note: {note}", highlight=False)
             self._trainer = self._new_trainer(devices)
         self._loop = self._trainer.fit_loop = PausableFitLoop(self._trainer)
         self._random = RandomState.now()

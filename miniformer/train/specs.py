@@ -19,6 +19,7 @@ from miniformer.model.assembly import BlockAssembly
 from miniformer.ops.torch_private import has_fast_bf16
 from miniformer.tasks.collate import start_of
 
+from .cost import check_room
 from .train_config import TrainConfig
 
 
@@ -89,13 +90,17 @@ def with_data_decisions(config: TrainConfig, data: PreparedData) -> TrainConfig:
 
 
 def check_model(config: TrainConfig) -> None:
-    """Refuse a model that cannot be built before the data is read, which decides how many outputs there are."""
-    fields = config.architecture
-    if fields.get("input_dim") is not None:
-        config = config.with_fields(model_config={"output_dim": 1, **fields})
+    """Refuse a model that cannot be built or cannot fit into memory, before the data is read.
+
+    The data decide how many tokens and outputs there are, so that they count as one here.
+    """
+    unknown = {"vocab_size": 1} if config.architecture.get("input_dim") is None else {"output_dim": 1}
+    config = config.with_fields(model_config={**unknown, **config.architecture})
     task = build(Task, task_spec(config))
+    spec, assembly = model_spec(config, task), model_class(task)
+    check_room(config, assembly, spec, spec.max_seq_len if task.packs else 0)
     with torch.device("meta"):
-        model_class(task)(model_spec(config, task))
+        assembly(spec if spec.layers else spec.with_fields(n_layers=1))
 
 
 def best_precision() -> Any:
