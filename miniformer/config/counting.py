@@ -25,7 +25,6 @@ from miniformer.kernel.task import Batch, Source
 
 from .slots import SLOTS
 
-
 FEW = 8
 """Tokens of a short row."""
 

@@ -19,11 +19,12 @@ from pydantic import (
     PrivateAttr,
     ValidationError,
     ValidatorFunctionWrapHandler,
+    field_validator,
     model_validator,
 )
 
 from miniformer.kernel.errors import SpecError
-from miniformer.kernel.options import explain
+from miniformer.kernel.options import explain, refuse_truth_values
 from miniformer.kernel.registry import current_registry
 from miniformer.kernel.spec import ComponentSpec, build, resolve
 
@@ -49,7 +50,7 @@ UNNAMED = ComponentSpec(name="")
 class TransformerConfig(BaseModel):
     """The spec of a model. Sizes are in units of vector elements, lengths in tokens."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     vocab_size: int = Field(default=8192, ge=1, le=MOST_TOKENS, description="number of tokens in the vocabulary")
     d_model: int = Field(default=256, ge=1, le=WIDEST, description="width of the hidden states")
@@ -77,9 +78,9 @@ class TransformerConfig(BaseModel):
     output_dim: int | None = Field(default=None, ge=1, le=MOST_TOKENS, description="numbers in each output; none: vocab_size")
     cross_attention: ComponentSpec = Field(default=UNNAMED, description="how a decoder looks at its source (seq2seq)")
     share_embeddings: bool = Field(default=True, description="source and target share one token embedding (seq2seq)")
-    bos_id: int = Field(default=1, ge=0, description="token that a generated target starts from (seq2seq)")
-    eos_id: int | None = Field(default=None, ge=0, description="token that ends a generated text; none: only its length "
-                                                               "limit ends it")
+    bos_id: int = Field(default=1, ge=0, le=MOST_TOKENS, description="token that a generated target starts from (seq2seq)")
+    eos_id: int | None = Field(default=None, ge=0, le=MOST_TOKENS, description="token that ends a generated text; none: only "
+                                                                               "its length limit ends it")
     activation_checkpointing: bool = Field(default=False, description="recompute blocks in the backward pass, to save memory")
 
     _least_numbers: tuple[int, int] = PrivateAttr(default=(0, 0))
@@ -87,6 +88,8 @@ class TransformerConfig(BaseModel):
 
     if TYPE_CHECKING:  # a component may be given by name, and a shorthand in place of the field that it stands for
         def __init__(self, **fields: Any) -> None: ...
+
+    _numbers_are_numbers = field_validator("*", mode="before")(refuse_truth_values)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -248,7 +251,8 @@ def _fill_in(fields: dict[str, Any]) -> None:
         total = sum(entry.get("repeat", 1) for entry in pattern)
         if fields.setdefault("n_layers", total) != total:
             raise SpecError(f"n_layers is {fields['n_layers']}, but the pattern in layers has {total}")
-    if not fields.get("d_ff"):
+    d_ff = fields.get("d_ff")
+    if d_ff is None or (d_ff in (0, "0") and d_ff is not False):
         with suppress(TypeError, ValueError, OverflowError):  # a d_model that is no number is refused later, with its own error
             fields["d_ff"] = 4 * min(max(0, int(fields.get("d_model", 256))), WIDEST)
     if fields.get("head") is None:
@@ -259,7 +263,7 @@ def _resolved(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields with every slot in explicit form: the saved name, and all options filled in and checked."""
     fields = {**fields, **expand_components(fields)}
     for slot in MODEL_SLOTS:
-        fields[slot] = resolve(SLOTS[slot].kind, fields.get(slot) or SLOTS[slot].default)
+        fields[slot] = resolve(SLOTS[slot].kind, SLOTS[slot].default if fields.get(slot) is None else fields[slot])
     layers = []
     for entry in fields.get("layers") or ():
         own = {slot: resolve(SLOTS[slot].kind, value) for slot, value in expand_components(entry).items()}

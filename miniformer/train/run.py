@@ -21,6 +21,7 @@ from miniformer.checkpoint.atomic import write_json
 from miniformer.checkpoint.store import BEST, load_weights, read_model
 from miniformer.data.prepare import PreparedData
 from miniformer.kernel.errors import RunError, SpecError
+from miniformer.kernel.out_of_memory import memory_errors
 from miniformer.tasks.metrics import finite
 
 from .callbacks import BestModel, callbacks_for, smaller_is_better
@@ -32,7 +33,7 @@ from .pausing import PausableFitLoop
 from .processes import is_first
 from .progress import RunProgress, say_data, say_model
 from .random_state import RandomState
-from .run_folder import RECORD, describe, errors_name, free_folder, new_folder
+from .run_folder import LESS_MEMORY, RECORD, describe, errors_name, free_folder, new_folder
 from .specs import check_model, model_class, model_spec, with_data_decisions
 from .train_config import TrainConfig
 
@@ -114,7 +115,7 @@ class Run:
             return
         if self._first:
             free_folder(self.config)  # refuse a taken name before seconds of reading
-        with quiet_lightning():
+        with quiet_lightning(), memory_errors(LESS_MEMORY):
             devices = devices_for(self.config)
             check_model(self.config)
             pl.seed_everything(self.config.seed, verbose=False)

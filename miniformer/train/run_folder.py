@@ -12,11 +12,15 @@ from miniformer.checkpoint.atomic import make_folder
 from miniformer.checkpoint.provenance import environment, provenance
 from miniformer.data.jsonl import STDIN
 from miniformer.data.prepare import PreparedData, token_counts
-from miniformer.kernel.errors import RunError, UserError
+from miniformer.kernel.errors import OutOfMemory, RunError, UserError
+from miniformer.kernel.out_of_memory import memory_errors
 
 from .train_config import TrainConfig
 
 RECORD = "run.json"
+LESS_MEMORY = ("a smaller batch_size, max_seq_len, d_model or n_layers needs less, and so does activation_checkpointing; "
+               "accumulate_grad_batches keeps the size of a step")
+"""What to change where a run's memory runs out."""
 
 
 def free_folder(config: TrainConfig) -> Path:
@@ -67,20 +71,21 @@ def describe(spec: Mapping[str, Any], config: TrainConfig, data: PreparedData) -
 
 @contextmanager
 def errors_name(folder: Path, first: bool) -> Iterator[None]:
-    """Add the run folder to the message of a `RunError`, and remove the folder if nothing but `run.json` is in it.
+    """Add the run folder to the message of a run that failed, and remove the folder if nothing but `run.json` is in it.
 
     Args:
         folder: the run folder.
         first: this process is the one of its run that writes files.
     """
     try:
-        yield
+        with memory_errors(LESS_MEMORY):
+            yield
     except BaseException as error:
         place = f"run folder: {folder}"
         if first and [path.name for path in folder.iterdir()] == [RECORD]:
             (folder / RECORD).unlink()
             folder.rmdir()
             place = f"nothing was saved, so the run folder {folder} was removed"
-        if isinstance(error, RunError):
-            raise RunError(f"{error} ({place})") from error
+        if isinstance(error, (RunError, OutOfMemory)):
+            raise type(error)(f"{error} ({place})") from error
         raise
