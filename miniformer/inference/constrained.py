@@ -34,7 +34,7 @@ class Constraint:
     """
 
     def __init__(self, tokenizer: Tokenizer, grammar: str) -> None:
-        llguidance = _library()
+        llguidance = library()
         if tokenizer.eos_id is None:
             raise UserError("a form ends with the tokenizer's end token, and this tokenizer has none")
         try:
@@ -50,13 +50,13 @@ class Constraint:
     @classmethod
     def regex(cls, tokenizer: Tokenizer, pattern: str) -> Self:
         """Texts that match a regular expression, in the syntax of Rust's `regex`, from beginning to end."""
-        return cls(tokenizer, _library().LLMatcher.grammar_from_regex(pattern))
+        return cls(tokenizer, library().LLMatcher.grammar_from_regex(pattern))
 
     @classmethod
     def json_schema(cls, tokenizer: Tokenizer, schema: Mapping[str, Any]) -> Self:
         """Texts that are JSON of a schema, without line breaks and with at most one space between parts."""
         spaces = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
-        return cls(tokenizer, _library().LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), overrides=spaces))
+        return cls(tokenizer, library().LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), overrides=spaces))
 
     def __call__(self, logits: Tensor, text: Text) -> Tensor:
         mask = torch.frombuffer(bytearray(self._matcher(tuple(text.new)).compute_logit_bias()), dtype=torch.uint8) != 0
@@ -79,7 +79,12 @@ class Constraint:
         return self._after[new]
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The package `llguidance`, which is optional.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import llguidance
     except ModuleNotFoundError:

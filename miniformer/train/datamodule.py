@@ -67,6 +67,24 @@ class JSONLinesDataset(Dataset[Example]):
         return self.examples[index]
 
 
+class LateLoader(DataLoader[Batch]):
+    """A loader that begins when its first batch is asked for: `Trainer.fit(ckpt_path=...)` makes the iterator before it has
+    read the checkpoint. Then the batches go on after the last one of the checkpoint.
+
+    Attributes:
+        trainer: what trains on the batches; None: they are measured.
+    """
+
+    trainer: pl.Trainer | None = None
+
+    def __iter__(self) -> Any:
+        batches = self.batch_sampler
+        if self.trainer is not None and self.trainer.fit_loop.restarting and isinstance(batches, EpochBatches):
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            batches.start = batches.epoch, done
+        yield from super().__iter__()
+
+
 class MiniFormerDataModule(pl.LightningDataModule):
     """The loaders of a run, made from the files that its config names.
 
@@ -167,9 +185,11 @@ class MiniFormerDataModule(pl.LightningDataModule):
         data: Any = Drawn(rows, self.config.seed) if shuffle else rows
         # With a generator of its own, a loader draws its workers' seeds from that and not from the one that dropout uses, so
         # that neither pauses nor measurements change the weights.
-        return DataLoader(data, batch_sampler=self._batches(rows, shuffle=shuffle), collate_fn=self.data.task.collate,
-                          num_workers=self.config.num_workers, persistent_workers=self.config.num_workers > 0,
-                          generator=torch.Generator().manual_seed(self.config.seed))
+        loader = LateLoader(data, batch_sampler=self._batches(rows, shuffle=shuffle), collate_fn=self.data.task.collate,
+                            num_workers=self.config.num_workers, persistent_workers=self.config.num_workers > 0,
+                            generator=torch.Generator().manual_seed(self.config.seed))
+        loader.trainer = self.trainer if shuffle else None
+        return loader
 
     def _batches(self, rows: Any, *, shuffle: bool) -> EpochBatches:
         config, trainer = self.config, self.trainer

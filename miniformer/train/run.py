@@ -27,7 +27,7 @@ from miniformer.tasks.metrics import finite
 from .callbacks import BestModel, callbacks_for, smaller_is_better
 from .cost import check_room
 from .datamodule import MiniFormerDataModule
-from .lightning_setup import devices_for, lightning_trainer, loggers_for, quiet_lightning
+from .lightning_setup import check_machine, devices_for, lightning_trainer, loggers_for, quiet_lightning
 from .module import MiniFormerLitModule
 from .pausing import PausableFitLoop
 from .processes import is_first
@@ -117,6 +117,7 @@ class Run:
             free_folder(self.config)  # refuse a taken name before seconds of reading
         with quiet_lightning(), memory_errors(LESS_MEMORY):
             devices = devices_for(self.config)
+            check_machine(self.config)
             check_model(self.config)
             pl.seed_everything(self.config.seed, verbose=False)
             self.data = self._datamodule.data
