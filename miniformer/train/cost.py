@@ -36,7 +36,7 @@ def room_for(config: TrainConfig) -> Room:
     return machine_room().shared_by(1 if processes is None else processes[0])
 
 
-def check_room(config: TrainConfig, assembly: type[BlockAssembly], model: TransformerConfig, tokens: int) -> str:
+def check_room(config: TrainConfig, assembly: type[BlockAssembly], model: TransformerConfig, tokens: int) -> list[str]:
     """Refuse a run that cannot fit into memory.
 
     Args:
@@ -45,7 +45,7 @@ def check_room(config: TrainConfig, assembly: type[BlockAssembly], model: Transf
         tokens: in a batch, at least.
 
     Returns:
-        A note, where memory that is in use now may be missing; else "".
+        A note, where memory that is in use now may be missing; otherwise none.
 
     Raises:
         SpecError: with what training needs and what there is.
@@ -54,7 +54,7 @@ def check_room(config: TrainConfig, assembly: type[BlockAssembly], model: Transf
     activations = tokens * activations_per_token(config, assembly, model, tokens)
     least = sum(needs.values()) + int(SURE * activations)
     if least < WORTH:
-        return ""
+        return []
     room = room_for(config)
     if least > room.total:
         parts = [f"{gib(size)} for {name}" for name, size in needs.items() if size]
@@ -64,9 +64,9 @@ def check_room(config: TrainConfig, assembly: type[BlockAssembly], model: Transf
                         "n_layers, vocab_size, max_seq_len or batch_size needs less")
     full = sum(needs.values()) + activations
     if full <= room.free:
-        return ""
-    return (f"training needs about {gib(full)} of memory, and {gib(room.free)} is free now; a smaller batch_size or model, or "
-            "activation_checkpointing, needs less")
+        return []
+    return [f"training needs about {gib(full)} of memory, and {gib(room.free)} is free now; a smaller batch_size or model, or "
+            "activation_checkpointing, needs less"]
 
 
 def _of_weights(config: TrainConfig, assembly: type[BlockAssembly], model: TransformerConfig) -> dict[str, int]:

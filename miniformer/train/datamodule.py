@@ -154,8 +154,12 @@ class MiniFormerDataModule(pl.LightningDataModule):
                 raise SpecError(f"{'val' if split is self.data.val else 'test'} records make {batches} batches of batch_size = "
                                 f"{self.config.batch_size}, and the run has {world_size} processes; expected one for each, by "
                                 "more records or a smaller batch_size")
-        rows = len(self._rows(self.data.train))
-        return len(EpochBatches(rows, self.config.batch_size, self.config.seed, world_size=world_size))
+        return len(EpochBatches(self.train_rows, self.config.batch_size, self.config.seed, world_size=world_size))
+
+    @property
+    def train_rows(self) -> int:
+        """Rows of the training data: its examples, or what packing makes of them."""
+        return len(self._rows(self.data.train))
 
     @property
     def batch_tokens(self) -> int:

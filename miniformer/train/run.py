@@ -29,12 +29,13 @@ from .cost import check_room
 from .datamodule import MiniFormerDataModule
 from .lightning_setup import check_machine, devices_for, lightning_trainer, loggers_for, quiet_lightning
 from .module import MiniFormerLitModule
+from .notes import notes_on, say_notes
 from .pausing import PausableFitLoop
 from .processes import is_first
 from .progress import RunProgress, say_data, say_model
 from .random_state import RandomState
 from .run_folder import LESS_MEMORY, RECORD, describe, errors_name, free_folder, new_folder
-from .specs import check_model, model_class, model_spec, with_data_decisions
+from .specs import check_metric, check_model, model_class, model_spec, with_data_decisions
 from .train_config import TrainConfig
 
 
@@ -119,17 +120,19 @@ class Run:
             devices = devices_for(self.config)
             check_machine(self.config)
             check_model(self.config)
+            check_metric(self.config)
             pl.seed_everything(self.config.seed, verbose=False)
             self.data = self._datamodule.data
             self.config = with_data_decisions(self.config, self.data)
             say_data(self._console, self.data, self._datamodule.from_cache)
-            note = check_room(self.config, model_class(self.data.task), model_spec(self.config, self.data.task),
-                              self._datamodule.batch_tokens)
+            notes = check_room(self.config, model_class(self.data.task), model_spec(self.config, self.data.task),
+                               self._datamodule.batch_tokens)
             self.module = MiniFormerLitModule.for_data(self.config, self.data)
             say_model(self._console, self.module.model, self.config)
-            if note:
-                self._console.print(f"note: {note}", highlight=False)
             self._trainer = self._new_trainer(devices)
+            if self._first:
+                batches = self._datamodule.batches_per_epoch(devices["devices"] * devices["num_nodes"])
+                say_notes(self._console, [*notes, *notes_on(self.config, self._datamodule.train_rows, batches)])
         self._loop = self._trainer.fit_loop = PausableFitLoop(self._trainer)
         self._random = RandomState.now()
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.data.jsonl import read_lines
 from miniformer.data.prepare import PreparedData
-from miniformer.kernel.errors import SpecError
+from miniformer.data.tokenizer import Tokenizer
+from miniformer.kernel.errors import SpecError, did_you_mean
 from miniformer.kernel.hooks import resolve_extensions
 from miniformer.kernel.registry import Availability, current_registry
 from miniformer.kernel.renamed import old_attributes
@@ -21,6 +26,9 @@ from miniformer.tasks.collate import start_of
 
 from .cost import check_room
 from .train_config import TrainConfig
+
+RECORDS = 50
+"""First records from which a task learns what it needs to name its metrics."""
 
 
 def task_spec(config: TrainConfig) -> ComponentSpec:
@@ -101,6 +109,40 @@ def check_model(config: TrainConfig) -> None:
     check_room(config, assembly, spec, spec.max_seq_len if task.packs else 0)
     with torch.device("meta"):
         assembly(spec if spec.layers else spec.with_fields(n_layers=1))
+
+
+def check_metric(config: TrainConfig) -> None:
+    """Refuse a `checkpoint_metric` that the task does not have, before the data is read.
+
+    The task learns from the first records what it needs to name its metrics. Where they are too few for that, or an extension
+    is active that may add a metric, the name is looked at later.
+
+    Raises:
+        SpecError: with the metrics that there are.
+    """
+    if config.checkpoint_metric == "val_loss" or config.extensions:
+        return
+    spec, path = task_spec(config), Path(config.train_path)
+    try:
+        task = build(Task, spec)
+        lines = islice(read_lines(path, task.Record), RECORDS) if path.is_file() else ()
+        learnt = task.fit([line.record for line in lines])
+        task = build(Task, ComponentSpec(name=spec.name, options={**spec.options, **learnt}))
+        names = {"loss", *task.metrics(Tokenizer.train(["a"], 300))}
+    except Exception:  # it may need more than these records, and what is wrong with them is said when all are read
+        return
+    check_measured(config.checkpoint_metric, {f"val_{name}" for name in names})
+
+
+def check_measured(metric: str, measured: Collection[str]) -> None:
+    """Refuse a metric that is not among those that are measured.
+
+    Raises:
+        SpecError: it says what is near, and what is measured.
+    """
+    if metric not in measured:
+        raise SpecError(f"checkpoint_metric {metric!r} is not measured{did_you_mean(metric, measured)}; measured are "
+                        f"{', '.join(sorted(measured))}")
 
 
 def best_precision() -> Any:
