@@ -13,7 +13,7 @@ FAULTS = (
           '"post" if pre_norm else "pre"', CONFIG, "an old config means the opposite"),
     Fault("a-pattern-of-layers-is-ignored", "miniformer/config/model_config.py", "getattr(entry, slot) or ", "", CONFIG,
           "layers that a spec tells apart are all alike"),
-    Fault("a-layer-is-not-repeated", "miniformer/config/model_config.py", " * entry.repeat", "", CONFIG,
+    Fault("a-layer-is-not-repeated", "miniformer/config/model_config.py", " for _ in range(repeat)]", "]", CONFIG,
           "a pattern gives fewer layers than it says"),
     Fault("a-shorthand-wins-over-a-name", "miniformer/config/shorthands.py", "slots.setdefault(target, spec)",
           "slots.update({target: spec})", CONFIG, "rope-mha replaces the position that a user names"),
