@@ -12,7 +12,7 @@ from .errors import MiniformerError, OutOfMemory
 TOLD = re.compile(r"can't allocate memory|cannot allocate memory|out of memory|not enough memory|bad_alloc|"
                   r"unable to allocate|storage size calculation overflowed|invalid buffer size", re.IGNORECASE)
 """How libraries say it; torch raises a plain RuntimeError for the CPU."""
-ASKED = re.compile(r"(?:tried to allocate|unable to allocate) ([\d.]+) ?([KMGTP]?i?B|bytes)", re.IGNORECASE)
+ASKED = re.compile(r"(?:tried to allocate|unable to allocate) ([\d.]+) ?(bytes|[KMGTP]?i?B)", re.IGNORECASE)
 SMALLER = "a smaller model, batch or length needs less"
 
 

@@ -7,8 +7,6 @@ what is free now gets a note.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import torch
 
 from miniformer.config.layer_pattern import LayerSpec
@@ -83,12 +81,12 @@ def activations_per_token(config: TrainConfig, assembly: type[BlockAssembly], mo
     """Bytes of activations that each token of a batch adds; 0 where all of them together are small beside any memory."""
     if tokens * model.n_layers * (64 * model.d_model + 8 * model.d_ff) * 4 < WORTH:
         return 0
-    size = sum(repeat * one.skeleton(assembly.assembly).activation_bytes_per_token() for one, repeat in _single_layers(model))
+    outside, layers = 0, 0
+    for entry in model.layers or (LayerSpec(),):
+        pattern = entry.model_dump(exclude={"repeat"})
+        one, two = (model.with_fields(layers=[{**pattern, "repeat": count}], n_layers=count).skeleton(assembly.assembly)
+                    .activation_bytes_per_token() for count in (1, 2))
+        layers += (two - one) * (entry.repeat if model.layers else model.n_layers)
+        outside = max(outside, one - (two - one))
+    size = outside + layers
     return size if config.precision in (32, 64) else size // 2
-
-
-def _single_layers(model: TransformerConfig) -> Iterator[tuple[TransformerConfig, int]]:
-    """Models of one layer, one for each entry of a model's pattern, with how often that layer is there."""
-    for entry in model.layers or (LayerSpec(repeat=model.n_layers),):
-        layers = [{**entry.model_dump(), "repeat": 1}] if model.layers else []
-        yield model.with_fields(layers=layers, n_layers=1), entry.repeat

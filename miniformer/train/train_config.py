@@ -187,8 +187,9 @@ def _refuse_model_fields(unknown: Iterable[Any], names: list[str]) -> None:
     for name in map(str, unknown):
         if name in MODEL_FIELDS:
             raise SpecError(f"{name}: a field of the model; expected it in model_config, as in model_config={{{name!r}: ...}}")
-        if not nearest(name, names) and (near := did_you_mean(name, MODEL_FIELDS)):
-            raise SpecError(f"{name}: there is no {name!r} here{near} (in model_config)")
+        near = nearest(name, [*names, *MODEL_FIELDS])
+        if near and near[0] not in names:
+            raise SpecError(f"{name}: there is no {name!r} here{did_you_mean(name, MODEL_FIELDS)} (in model_config)")
 
 
 def _number(name: str, text: str) -> Any:
