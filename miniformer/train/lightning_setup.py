@@ -107,8 +107,9 @@ def loggers_for(config: TrainConfig, folder: Path) -> list[Logger]:
         if config.logger == "tensorboard":
             loggers.append(TensorBoardLogger(folder, name="", version="tensorboard", default_hp_metric=False))
         else:
-            loggers.append(WandbLogger(name=folder.name, project="miniformer", save_dir=folder))
-            _ = loggers[-1].experiment  # it starts now, since it may not reach its server
+            wandb_logger = WandbLogger(name=folder.name, project="miniformer", save_dir=folder)
+            _ = wandb_logger.experiment  # it starts now, since it may not reach its server
+            loggers.append(wandb_logger)
     except Exception as error:
         if is_first():
             shutil.rmtree(folder, ignore_errors=True)

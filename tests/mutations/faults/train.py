@@ -108,4 +108,13 @@ FAULTS = (
     Fault("weights-that-are-given-out-go-on-changing", "miniformer/train/run.py", ".cpu().clone()", ".cpu()",
           f"{RUN}::test_taken_weights_are_measured_and_become_the_runs_model_where_they_are_better",
           "an average of weights is that of the last step alone"),
+    Fault("a-resumed-epoch-starts-again", "miniformer/train/datamodule.py", "batches.start = batches.epoch, done",
+          "batches.start = batches.epoch, 0", f"{DATAMODULE}::test_a_checkpoint_goes_on_with_the_batches_that_are_left",
+          "a checkpoint trains on the same batches twice, and never on the last ones"),
+    Fault("the-optimizer-s-state-takes-nothing", "miniformer/train/cost.py", "states * weights}", "0}",
+          "tests/train/test_cost.py::test_weights_gradients_and_the_optimizers_state_are_counted",
+          "a run that cannot fit is killed without a word"),
+    Fault("a-model-that-fits-is-refused", "miniformer/train/cost.py", "if config.extensions:", "if False:",
+          "tests/train/test_cost.py::test_extensions_may_freeze_weights_so_only_they_are_counted",
+          "a model of which little is trained is refused, although it fits"),
 )
