@@ -183,3 +183,10 @@ def test_mistakes_are_told(trained, args, told):
     done = CliRunner().invoke(commands, ["generate", str(trained), *args])
     assert told in (" ".join(done.output.split()) if isinstance(done.exception, SystemExit) else str(done.exception))
     assert isinstance(done.exception, (SystemExit, UserError))
+
+
+def test_a_form_without_its_library_is_missed_before_the_model_is_loaded(cli, trained, monkeypatch):
+    monkeypatch.setitem(sys.modules, "llguidance", None)
+    monkeypatch.setattr("miniformer.cli.generate.load_for_use", lambda saved: pytest.fail("the model was loaded"))
+    done = cli("generate", str(trained), "--prompt", "x", "--regex", "a", code=2)
+    assert "pip install 'miniformer[constrained]'" in done.stderr
