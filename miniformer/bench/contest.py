@@ -12,9 +12,10 @@ from typing import Any, NamedTuple
 import torch
 
 from miniformer.kernel.errors import MiniformerError, RunError, UserError
+from miniformer.train.cost import check_room
 from miniformer.train.train_config import TrainConfig
 
-from .contestant import Account, Setting, account, completed
+from .contestant import Account, Setting, account, completed, trained_by
 from .rounds import Sample, figures, play, utilisation
 from .work import work
 
@@ -51,6 +52,8 @@ def compare(runs: Sequence[tuple[str, TrainConfig]], setting: Setting, *, rounds
         with _naming(name):
             config = completed(run, setting)
             contestants.append(Contestant(name, config, account(config, setting)))
+            if only != "decode":
+                check_room(config, *trained_by(config), setting.batch_size * setting.length)
     any_writes = any(contestant.account.writes for contestant in contestants)
     if only == "decode" and not any_writes:
         raise UserError("none of these models writes; one that does has causal: true and head lm, or is a seq2seq")

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 
 from miniformer.config.counting import Skeleton
+from miniformer.config.model_config import TransformerConfig
 from miniformer.data.packing import PackedRows
 from miniformer.kernel.errors import DataError, SpecError, UserError
 from miniformer.kernel.spec import ComponentSpec, build
@@ -103,10 +104,16 @@ def completed(run: TrainConfig, setting: Setting) -> TrainConfig:
                            batch_size=setting.batch_size, max_steps=ENDLESS, max_epochs=None)
 
 
+def trained_by(config: TrainConfig) -> tuple[type[BlockAssembly], TransformerConfig]:
+    """The assembly and the model of a completed run."""
+    task = build(Task, config.task)
+    return model_class(task), model_spec(config, task)
+
+
 def new_model(config: TrainConfig) -> BlockAssembly:
     """The model of a completed run, with new weights."""
-    task = build(Task, config.task)
-    return model_class(task)(model_spec(config, task))
+    assembly, spec = trained_by(config)
+    return assembly(spec)
 
 
 def batches(config: TrainConfig, setting: Setting) -> list[Batch]:
@@ -150,8 +157,7 @@ def account(config: TrainConfig, setting: Setting) -> Account:
     Raises:
         UserError: rows are longer than the model can read.
     """
-    task = build(Task, config.task)
-    spec, assembly = model_spec(config, task), model_class(task)
+    assembly, spec = trained_by(config)
     skeleton = Skeleton(spec, assembly.assembly)
     model = skeleton.model
     assert isinstance(model, BlockAssembly)

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 from miniformer.kernel.errors import MiniformerError
+from miniformer.kernel.out_of_memory import memory_errors
 from miniformer.train.train_config import TrainConfig
 
 from .contestant import ENDLESS, Setting, batches, new_model, tokens_of
@@ -41,7 +42,8 @@ def work(channel: Connection, measured: str, config: TrainConfig | None, setting
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the contest ends this one
     try:
-        WORK[measured](channel, config, setting)
+        with memory_errors("a smaller --batch-size or --length needs less"):
+            WORK[measured](channel, config, setting)
     except MiniformerError as error:
         channel.send((str(error), error.exit_code))
     except EOFError:  # the contest has closed the channel

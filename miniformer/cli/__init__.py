@@ -16,6 +16,10 @@ import click
 from .shared.own_commands import COMMANDS, module_of, summary
 from .shared.plugin_commands import broken_commands, dashed, load_command, plugin_commands
 
+LESS_MEMORY = {"generate": "a smaller --batch-size, --beams or --max-new-tokens needs less",
+               "predict": "a smaller --batch-size needs less", "evaluate": "a smaller --batch-size needs less"}
+"""What to lower where memory runs out in a command; `train` says so itself."""
+
 
 class Commands(click.Group):
     """Commands that are found by name and imported when they are called; plugins add theirs by entry points."""
@@ -81,10 +85,12 @@ def cli(strict_plugins: bool, debug: bool) -> None:
 def main(args: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> None:
     """Run the command line and end the process with the right exit code."""
     from miniformer.kernel.errors import MiniformerError
+    from miniformer.kernel.out_of_memory import SMALLER, memory_errors
 
     argv = [*prefix, *(sys.argv[1:] if args is None else args)]
     try:
-        code = cli.main(args=argv, prog_name="miniformer", standalone_mode=False)
+        with memory_errors(next((LESS_MEMORY[word] for word in argv if word in LESS_MEMORY), SMALLER)):
+            code = cli.main(args=argv, prog_name="miniformer", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:
         error.show()

@@ -105,6 +105,10 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
     from miniformer.decoding.sampling import Sampling
     from miniformer.inference.engine import Engine
 
+    if regex is not None or schema is not None:
+        from miniformer.inference.constrained import library
+
+        library()  # what is not installed is missed before the model is loaded
     trained = load_for_use(saved)
     drafting = None if saved_draft is None else _load_draft(saved_draft, trained, saved)
     engine = Engine(trained.model, trained.tokenizer, batch_size=batch_size, draft=drafting, encode=trained.prompt,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Mapping
 from contextlib import suppress
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from miniformer.config.memory import gib, machine_room
 from miniformer.kernel.errors import SpecError, StateError, UserError
 from miniformer.train.spec_file import model_of, read_spec
 
@@ -29,7 +29,7 @@ TRAINING_BYTES = 16
 @click.option("--length", type=click.IntRange(min=1), help="Tokens of a sequence.  [default: max_seq_len]")
 @click.option("--source-length", type=click.IntRange(min=1),
               help="Tokens of an encoder-decoder's source.  [default: as --length]")
-@click.option("--memory", metavar="SIZE", help="Memory that the model must fit into, such as 8GB.  [default: this machine's]")
+@click.option("--memory", metavar="SIZE", help="Memory that the model must fit into, such as 8GB.  [default: what there is]")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
 def command(spec: str, batch_size: int, length: int | None, source_length: int | None, memory: str | None,
             as_json: bool) -> None:
@@ -39,7 +39,7 @@ def command(spec: str, batch_size: int, length: int | None, source_length: int |
     among these, `model: seq2seq` means an encoder-decoder.
     """
     data = read_spec(Path(spec))
-    room = _memory_of_machine() if memory is None else _size(memory)
+    room = machine_room().total if memory is None else _size(memory)
     config, assembly = model_of(data)
     skeleton = config.skeleton(assembly)
     length = length or config.max_seq_len
@@ -73,17 +73,17 @@ def _print(skeleton: Skeleton, facts: Mapping[str, Any], lengths: str) -> None:
     widths = [max(len(row[i]) for row in rows) for i in range(3)]
     for name, made_of, count in rows:
         click.echo(f"{name.ljust(widths[0])}  {made_of.ljust(widths[1])}  {count.rjust(widths[2])}")
-    click.echo(f"\nparameters  {facts['parameters']:,}: {_gib(facts['weight_bytes'])} in fp32, "
-               f"{_gib(facts['weight_bytes'] // 2)} in bf16")
+    click.echo(f"\nparameters  {facts['parameters']:,}: {gib(facts['weight_bytes'])} in fp32, "
+               f"{gib(facts['weight_bytes'] // 2)} in bf16")
     if facts["unknown"]:
         click.echo(f"forward     {facts['unknown']}; activations are left out below")
     else:
         click.echo(f"forward     {facts['flops_per_token'] / 1e6:,.1f} MFLOP per token, in rows of {lengths}")
     state, room = facts["state_bytes"], facts["memory_bytes"]
-    decoding = "no state: the model is not causal, or a part of it keeps none" if state is None else f"{_gib(state)} of state"
+    decoding = "no state: the model is not causal, or a part of it keeps none" if state is None else f"{gib(state)} of state"
     click.echo(f"decoding    {decoding}; {facts['batch_size']} x {lengths} tokens, fp32")
     for name, size in (("inference", facts["inference_bytes"]), ("training", facts["training_bytes"])):
-        click.echo(f"{name.ljust(11)} {_gib(size)} of {_gib(room)}: {'fits' if size <= room else 'does not fit'}")
+        click.echo(f"{name.ljust(11)} {gib(size)} of {gib(room)}: {'fits' if size <= room else 'does not fit'}")
 
 
 def _size(text: str) -> int:
@@ -92,12 +92,3 @@ def _size(text: str) -> int:
     if parts is None:
         raise UserError(f"--memory {text}: expected a size such as 8GB or 512MB")
     return int(float(parts[1]) * UNITS[parts[2]])
-
-
-def _memory_of_machine() -> int:
-    """Bytes."""
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-
-
-def _gib(size: int) -> str:
-    return f"{size / 2**30:,.2f} GiB" if size >= 2**30 / 10 else f"{size / 2**20:,.2f} MiB"

@@ -25,6 +25,9 @@ from miniformer.kernel.task import Batch, Source
 
 from .slots import SLOTS
 
+FEW = 8
+"""Tokens of a short row."""
+
 
 class CountableConfig(Protocol):
     """A config from which an assembly can be built. `TransformerConfig` is one; it imports this module, so not the reverse."""
@@ -32,6 +35,10 @@ class CountableConfig(Protocol):
     @property
     def input_dim(self) -> int | None:
         """Numbers in each step of a feature input; None: the inputs are tokens."""
+
+    @property
+    def max_seq_len(self) -> int:
+        """Tokens of the longest sequence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,16 @@ class Skeleton:
         with _shapes_only(), _saved_for_backward() as saved:
             self.model.train().read(self._batch(batch, length, source_length))
         return sum(size for key, size in saved.items() if key not in own)
+
+    def activation_bytes_per_token(self) -> int:
+        """Bytes that each token of a batch adds to what training keeps, in fp32, whatever the attention's kernel: counted in
+        short rows, in which the scores of attention are next to nothing. 0 where it cannot be counted."""
+        length = min(FEW, self.config.max_seq_len)
+        tokens = 2 * length if self.model.has_source else length
+        try:
+            return self.activation_bytes(1, length) // tokens
+        except SpecError:
+            return 0
 
     def rows(self) -> Iterator[PartCount]:
         """The parts of the model from input to output: embeddings, each layer, last norms, head."""

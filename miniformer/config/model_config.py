@@ -12,10 +12,19 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    field_validator,
+    model_validator,
+)
 
 from miniformer.kernel.errors import SpecError
-from miniformer.kernel.options import explain
+from miniformer.kernel.options import explain, refuse_truth_values
 from miniformer.kernel.registry import current_registry
 from miniformer.kernel.spec import ComponentSpec, build, resolve
 
@@ -24,6 +33,8 @@ from .shorthands import SHORTHANDS, expand_components, expand_fields
 from .slots import LAYER_SLOTS, MODEL_SLOTS, SLOTS, find_components
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from miniformer.kernel.interfaces import Attention, PositionEncoding
 
     from .counting import Skeleton
@@ -39,7 +50,7 @@ UNNAMED = ComponentSpec(name="")
 class TransformerConfig(BaseModel):
     """The spec of a model. Sizes are in units of vector elements, lengths in tokens."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     vocab_size: int = Field(default=8192, ge=1, le=MOST_TOKENS, description="number of tokens in the vocabulary")
     d_model: int = Field(default=256, ge=1, le=WIDEST, description="width of the hidden states")
@@ -67,13 +78,18 @@ class TransformerConfig(BaseModel):
     output_dim: int | None = Field(default=None, ge=1, le=MOST_TOKENS, description="numbers in each output; none: vocab_size")
     cross_attention: ComponentSpec = Field(default=UNNAMED, description="how a decoder looks at its source (seq2seq)")
     share_embeddings: bool = Field(default=True, description="source and target share one token embedding (seq2seq)")
-    bos_id: int = Field(default=1, ge=0, description="token that a generated target starts from (seq2seq)")
-    eos_id: int | None = Field(default=None, ge=0, description="token that ends a generated text; none: only its length "
-                                                               "limit ends it")
+    bos_id: int = Field(default=1, ge=0, le=MOST_TOKENS, description="token that a generated target starts from (seq2seq)")
+    eos_id: int | None = Field(default=None, ge=0, le=MOST_TOKENS, description="token that ends a generated text; none: only "
+                                                                               "its length limit ends it")
     activation_checkpointing: bool = Field(default=False, description="recompute blocks in the backward pass, to save memory")
+
+    _least_numbers: tuple[int, int] = PrivateAttr(default=(0, 0))
+    """Least numbers of the weights outside of layers, and in one stack of them."""
 
     if TYPE_CHECKING:  # a component may be given by name, and a shorthand in place of the field that it stands for
         def __init__(self, **fields: Any) -> None: ...
+
+    _numbers_are_numbers = field_validator("*", mode="before")(refuse_truth_values)
 
     @model_validator(mode="wrap")
     @classmethod
@@ -93,12 +109,13 @@ class TransformerConfig(BaseModel):
 
     def layer_specs(self) -> list[LayerSpec]:
         """One spec for each of the `n_layers` layers, with every slot filled."""
+        return [layer for layer, repeat in self._patterned() for _ in range(repeat)]
+
+    def _patterned(self) -> list[tuple[LayerSpec, int]]:
+        """The entries of the pattern with every slot filled, and how many such layers follow each other."""
         pattern = self.layers or (LayerSpec(repeat=self.n_layers),)
-        layers = []
-        for entry in pattern:
-            slots = {slot: getattr(entry, slot) or getattr(self, slot) for slot in LAYER_SLOTS}
-            layers += [LayerSpec(**slots)] * entry.repeat
-        return layers
+        return [(LayerSpec(**{slot: getattr(entry, slot) or getattr(self, slot) for slot in LAYER_SLOTS}), entry.repeat)
+                for entry in pattern]
 
     @property
     def n_outputs(self) -> int:
@@ -138,6 +155,17 @@ class TransformerConfig(BaseModel):
         """See `Skeleton.state_bytes`."""
         return self.skeleton(assembly).state_bytes(batch, length, source_length)
 
+    def least_numbers(self, stacks: int = 1) -> int:
+        """Numbers that the weights of a model have at least, known since its parts were tried.
+
+        Norms and a cross-attention are counted once or not at all, so a model has a few more (`parameter_count`).
+
+        Args:
+            stacks: of layers; an encoder-decoder has two.
+        """
+        outside, in_layers = self._least_numbers
+        return outside + stacks * in_layers
+
     def _check(self) -> None:
         """Refuse components that cannot be built at these sizes, or that do not fit each other."""
         self._check_constructors()
@@ -157,18 +185,27 @@ class TransformerConfig(BaseModel):
 
     def _check_constructors(self) -> None:
         import torch
+        from torch import nn
 
         from miniformer.kernel.interfaces import Attention, FeedForward, Head, Norm, PositionEncoding
 
         with torch.device("meta"):
-            for layer in unique(self.layer_specs()):
+            in_layers, encodings = 0, []
+            for layer, repeat in unique(self._patterned()):
                 assert layer.attention and layer.position and layer.ffn and layer.norm
-                build(FeedForward, layer.ffn, self.d_model, self.d_ff)
-                build(Norm, layer.norm, self.d_model)
+                ffn = build(FeedForward, layer.ffn, self.d_model, self.d_ff)
+                norm = build(Norm, layer.norm, self.d_model)
                 mixer = build(Attention, layer.attention, self.d_model, self.n_heads)
                 encoding = build(PositionEncoding, layer.position, *self.position_sizes(layer.position, mixer))
                 self._check_pair(mixer, encoding, layer)
-            build(Head, self.head, self.d_model, self.n_outputs)
+                in_layers += repeat * _numbers(*(p for part in (ffn, norm, mixer) for p in part.parameters()))
+                encodings.append(_numbers(*encoding.parameters()))
+            head = build(Head, self.head, self.d_model, self.n_outputs)
+            table = nn.Parameter(torch.empty(self.input_dim or self.vocab_size, self.d_model))
+            if self.input_dim is None:
+                head.tie(table)
+        # layers that have one encoding share it, so only one of all is sure to be there
+        self._least_numbers = (_numbers(table, *head.parameters()) + max(encodings), in_layers)
 
     def _check_pair(self, mixer: Attention, encoding: PositionEncoding, layer: LayerSpec) -> None:
         assert layer.attention and layer.position
@@ -183,6 +220,14 @@ class TransformerConfig(BaseModel):
             kernel = layer.attention.options.get("kernel")
             raise SpecError(f"position {layer.position.name!r} learns a bias, to which attention {layer.attention.name!r}"
                             f"{f' with kernel {kernel!r}' if kernel else ''} gives no gradient")
+
+
+def _numbers(*parameters: Tensor) -> int:
+    """How many numbers parameters hold, in units of the default float type; a parameter that is there twice counts once."""
+    import torch
+
+    sizes = {id(parameter): parameter.numel() * parameter.element_size() for parameter in parameters}
+    return sum(sizes.values()) // torch.get_default_dtype().itemsize
 
 
 def with_names_found(value: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,8 +251,9 @@ def _fill_in(fields: dict[str, Any]) -> None:
         total = sum(entry.get("repeat", 1) for entry in pattern)
         if fields.setdefault("n_layers", total) != total:
             raise SpecError(f"n_layers is {fields['n_layers']}, but the pattern in layers has {total}")
-    if not fields.get("d_ff"):
-        with suppress(TypeError, ValueError):  # a d_model that is no number is refused later, with its own error
+    d_ff = fields.get("d_ff")
+    if d_ff is None or (d_ff in (0, "0") and d_ff is not False):
+        with suppress(TypeError, ValueError, OverflowError):  # a d_model that is no number is refused later, with its own error
             fields["d_ff"] = 4 * min(max(0, int(fields.get("d_model", 256))), WIDEST)
     if fields.get("head") is None:
         fields["head"] = "lm" if fields.get("output_dim") is None else "classification"
@@ -217,7 +263,7 @@ def _resolved(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields with every slot in explicit form: the saved name, and all options filled in and checked."""
     fields = {**fields, **expand_components(fields)}
     for slot in MODEL_SLOTS:
-        fields[slot] = resolve(SLOTS[slot].kind, fields.get(slot) or SLOTS[slot].default)
+        fields[slot] = resolve(SLOTS[slot].kind, SLOTS[slot].default if fields.get(slot) is None else fields[slot])
     layers = []
     for entry in fields.get("layers") or ():
         own = {slot: resolve(SLOTS[slot].kind, value) for slot, value in expand_components(entry).items()}

@@ -47,13 +47,15 @@ class EpochBatches(Sampler[list[int]]):
         return -(-(batches - short) // self.world_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        # The epoch is read when the first batch is asked for: a trainer that resumes a checkpoint makes the iterator first and
+        # then calls `set_epoch`.
         batches = self.batches(self.epoch)
         if self.seed is not None:
             # repeat the first batches until all processes have equally many: one without would leave the others waiting
             # for its gradients for ever
             batches += list(itertools.islice(itertools.cycle(batches), -len(batches) % self.world_size))
         first_epoch, done = self.start
-        return iter(batches[self.rank::self.world_size][done if self.epoch == first_epoch else 0:])
+        yield from batches[self.rank::self.world_size][done if self.epoch == first_epoch else 0:]
 
     def batches(self, epoch: int) -> list[list[int]]:
         """All batches of an epoch, in order."""
@@ -76,7 +78,8 @@ class DrawnBatches(EpochBatches):
     """Batches of keys (epoch, index) of `Drawn`. The epoch is in the key because worker processes do not know it."""
 
     def __iter__(self) -> Iterator[Any]:
-        return iter([[(self.epoch, index) for index in batch] for batch in super().__iter__()])
+        for batch in super().__iter__():
+            yield [(self.epoch, index) for index in batch]
 
 
 class Drawn(Dataset[Example]):

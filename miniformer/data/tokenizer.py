@@ -77,8 +77,12 @@ class Tokenizer:
         backend = Backend(models.BPE())
         backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
         backend.decoder = decoders.ByteLevel()
-        alphabet = pre_tokenizers.ByteLevel.alphabet()
-        trainer = trainers.BpeTrainer(vocab_size=max(vocab_size, len(alphabet) + len(SPECIAL)), show_progress=False,
+        alphabet, texts = pre_tokenizers.ByteLevel.alphabet(), list(texts)
+        fewest = len(alphabet) + len(SPECIAL)
+        # The trainer makes room for all tokens at once, and ends the process where there is none. A text has fewer pieces
+        # than bytes.
+        most = fewest + 4 * sum(map(len, texts))
+        trainer = trainers.BpeTrainer(vocab_size=min(max(vocab_size, fewest), most), show_progress=False,
                                       special_tokens=list(SPECIAL), initial_alphabet=alphabet)
         backend.train_from_iterator(texts, trainer)
         backend.post_processor = processors.TemplateProcessing(single="<bos> $A", special_tokens=[("<bos>", 1)])

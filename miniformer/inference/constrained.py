@@ -35,7 +35,7 @@ class Constraint:
     """
 
     def __init__(self, tokenizer: Tokenizer, grammar: str, eos_id: int | None = None) -> None:
-        llguidance = _library()
+        llguidance = library()
         eos_id = tokenizer.eos_id if eos_id is None else eos_id
         if eos_id is None:
             raise UserError("a form ends with the tokenizer's end token, and this tokenizer has none")
@@ -52,13 +52,13 @@ class Constraint:
     @classmethod
     def regex(cls, tokenizer: Tokenizer, pattern: str, eos_id: int | None = None) -> Self:
         """Texts that match a regular expression, in the syntax of Rust's `regex`, from beginning to end."""
-        return cls(tokenizer, _library().LLMatcher.grammar_from_regex(pattern), eos_id)
+        return cls(tokenizer, library().LLMatcher.grammar_from_regex(pattern), eos_id)
 
     @classmethod
     def json_schema(cls, tokenizer: Tokenizer, schema: Mapping[str, Any], eos_id: int | None = None) -> Self:
         """Texts that are JSON of a schema, without line breaks and with at most one space between parts."""
         spaces = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
-        grammar = _library().LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), overrides=spaces)
+        grammar = library().LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), overrides=spaces)
         return cls(tokenizer, grammar, eos_id)
 
     def __call__(self, logits: Tensor, text: Text) -> Tensor:
@@ -82,7 +82,12 @@ class Constraint:
         return self._after[new]
 
 
-def _library() -> Any:
+def library() -> Any:
+    """The package `llguidance`, which is optional.
+
+    Raises:
+        UserError: it is not installed.
+    """
     try:
         import llguidance
     except ModuleNotFoundError:

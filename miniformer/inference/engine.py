@@ -23,6 +23,7 @@ from miniformer.kernel.task import Tokenizer
 from miniformer.model.assembly import BlockAssembly, evaluating
 from miniformer.ops.linear import pack
 from miniformer.ops.switch import is_plain
+from miniformer.ops.torch_private import check_compiler
 from miniformer.tasks.collate import end_of
 
 from .answer import Answer as Answer
@@ -70,6 +71,8 @@ class Engine:
         self.eos_id, self.lengths = end_of(model, tokenizer), LengthNotes(model.config.max_seq_len)
         if compile and (draft is not None or not use_state):
             raise UserError(f"compile: not with {'a draft' if draft else 'use_state=False'}; expected one of the two")
+        if compile:
+            check_compiler(next(model.parameters()).is_cuda)
         self._step = compiled_step() if compile else None
         if compile:
             pack(model)

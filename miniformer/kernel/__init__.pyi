@@ -10,6 +10,7 @@ from .errors import AmbiguousComponent as AmbiguousComponent
 from .errors import DataError as DataError
 from .errors import Interrupted as Interrupted
 from .errors import MiniformerError as MiniformerError
+from .errors import OutOfMemory as OutOfMemory
 from .errors import RunError as RunError
 from .errors import SpecError as SpecError
 from .errors import StateError as StateError

@@ -43,6 +43,10 @@ class UnavailableComponent(UserError):
     """The component is registered but broken, blocked or made for another version of miniformer."""
 
 
+class OutOfMemory(UserError):
+    """Memory ran out; the text says what needs less."""
+
+
 class StateError(MiniformerError):
     """A decoding state cannot do what was asked, such as hold more tokens than its capacity."""
 

@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import inspect
 import json
+import types
 import typing
-from collections.abc import Mapping, Set
+from collections.abc import Hashable, Mapping, Set
 from contextlib import suppress
 from functools import cache
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, SerializerFunctionWrapHandler, ValidationError, create_model, field_serializer
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    ValidationInfo,
+    create_model,
+    field_serializer,
+    field_validator,
+)
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic.json_schema import GenerateJsonSchema
 
@@ -26,11 +36,31 @@ SHAPE_ONLY = {"shape only": True}
 """The pydantic context of a validation that does not look up components named by options."""
 
 
+def refuse_truth_values(cls: type[BaseModel], value: Any, info: ValidationInfo) -> Any:
+    """A validator of fields that refuses true and false for a number: pydantic would read them as 1 and 0."""
+    if isinstance(value, bool) and info.field_name is not None:
+        allowed = _alternatives(cls.model_fields[info.field_name].annotation)
+        if allowed & {int, float} and not allowed & {bool, Any}:
+            raise ValueError("expected a number, not true or false")
+    return value
+
+
+def _alternatives(annotation: Any) -> set[Any]:
+    """The types that an annotation allows, each without what `Annotated` adds."""
+    if typing.get_origin(annotation) is Annotated:
+        return _alternatives(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return {one for part in typing.get_args(annotation) for one in _alternatives(part)}
+    return {annotation} if isinstance(annotation, Hashable) else set()
+
+
 class Options(BaseModel):
     """Base of the derived models. JSON has no infinity, which would be read again as null, so no option may be infinite."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, arbitrary_types_allowed=True,
                               allow_inf_nan=False, ser_json_inf_nan="constants", protected_namespaces=())
+
+    _numbers_are_numbers = field_validator("*", mode="before")(refuse_truth_values)
 
     @field_serializer("*", mode="wrap", when_used="json")
     def _in_order(self, value: Any, handler: SerializerFunctionWrapHandler) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import nn
 from torch.optim import Optimizer
@@ -14,7 +14,14 @@ from .interfaces import Norm
 
 
 class OptimizerRecipe(ABC):
-    """Makes a torch optimizer. Sizes: the run's `lr` and `weight_decay`."""
+    """Makes a torch optimizer. Sizes: the run's `lr` and `weight_decay`.
+
+    Class data:
+        state_numbers: numbers that it keeps for each parameter, at least. A run that needs more memory than there is is
+            refused before it reads its data.
+    """
+
+    state_numbers: ClassVar[int] = 0
 
     def __init__(self, lr: float, weight_decay: float) -> None:
         self.lr, self.weight_decay = lr, weight_decay

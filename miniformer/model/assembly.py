@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from miniformer.checkpoint.provenance import migrating
 from miniformer.checkpoint.store import SavedModel, read_model, restore, write_model
+from miniformer.config.memory import check_weights
 from miniformer.config.model_config import TransformerConfig
 from miniformer.decoding.arguments import checked_count, checked_seed
 from miniformer.decoding.defaults import DEFAULTS
@@ -45,6 +46,12 @@ class BlockAssembly(kernel.Assembly):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__(config)
         self.config: TransformerConfig = config
+        check_weights(self.least_numbers(config))
+
+    @classmethod
+    def least_numbers(cls, config: TransformerConfig) -> int:
+        """Numbers that the weights have at least, known before there are any; 0: an assembly that does not say."""
+        return 0
 
     @abstractmethod
     def feed(self, input_ids: Tensor, max_new_tokens: int, *, layout: Layout | None = None, use_state: bool = True,

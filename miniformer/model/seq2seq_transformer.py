@@ -59,6 +59,10 @@ class Seq2SeqTransformer(BlockAssembly):
         self.head.tie(cast(nn.Parameter, self.embedding.weight))
         speed_up(self)
 
+    @classmethod
+    def least_numbers(cls, config: TransformerConfig) -> int:
+        return config.least_numbers(stacks=2)
+
     def forward(self, source: Tensor | Memory, target: Tensor, context: Context | None = None,
                 state: EncoderDecoderState | None = None, readout: Readout | None = None, *,
                 source_layout: Layout | None = None) -> tuple[Any, Tensor, EncoderDecoderState | None]:

@@ -49,6 +49,10 @@ class Transformer(BlockAssembly):
             self.head.tie(cast(nn.Parameter, self.embedding.weight))
         speed_up(self)
 
+    @classmethod
+    def least_numbers(cls, config: TransformerConfig) -> int:
+        return config.least_numbers()
+
     def forward(self, inputs: Tensor, context: Context | None = None, state: ModelState | None = None,
                 readout: Readout | None = None) -> Any:
         """Outputs for token ids `[B, T]` or features `[B, T, F]`.

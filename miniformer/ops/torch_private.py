@@ -14,6 +14,7 @@ faster is then not used. So a missing name costs time, and never a wrong number.
 | `torch._softmax_backward_data` | the derivative of a softmax | its formula |
 | `Module._call_impl` | calling a compiled block without its graph | the graph is called |
 | `torch._inductor.compile_fx` | compiling a decoding step | the step's graph, operator by operator |
+| `torch._inductor.cpp_builder.get_cpp_compiler`, `torch.utils._triton.has_triton` | whether a compiler is there | assumed |
 | `torch._dynamo.config` | room for a step's graphs | Dynamo's own limit |
 | `torch.cpu._is_avx512_bf16_supported`, `_is_amx_tile_supported` | the default precision | float32 |
 """
@@ -27,6 +28,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+
+from miniformer.kernel.errors import UserError
 
 # --- oneDNN
 
@@ -113,3 +116,23 @@ def graph_limit(graphs: int) -> AbstractContextManager[Any]:
         return torch._dynamo.config.patch(recompile_limit=graphs)
     except AttributeError:
         return nullcontext()
+
+
+def check_compiler(on_gpu: bool) -> None:
+    """Refuse to compile where nothing can be compiled, which torch would notice at the first step.
+
+    Raises:
+        UserError: there is no compiler that works.
+    """
+    try:
+        from torch._inductor.cpp_builder import get_cpp_compiler
+        from torch.utils._triton import has_triton
+    except ImportError:
+        return
+    if on_gpu and not has_triton():
+        raise UserError("compile: triton is not installed, or does not know this GPU; install it, or leave compile out")
+    try:
+        get_cpp_compiler()
+    except RuntimeError as error:
+        raise UserError(f"compile: {str(error).splitlines()[0]}; install g++ or clang++, name one in CXX, or leave compile "
+                        "out") from error

@@ -17,9 +17,10 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from miniformer.checkpoint.atomic import write_file
 from miniformer.checkpoint.record import Record
 from miniformer.checkpoint.store import BEST, write_model
-from miniformer.kernel.errors import Interrupted, RunError, SpecError, did_you_mean
+from miniformer.kernel.errors import Interrupted, RunError
 
 from .module import MiniFormerLitModule
+from .specs import check_measured
 from .train_config import TrainConfig
 
 LAST = Path("checkpoints") / "last.ckpt"
@@ -188,9 +189,8 @@ def smaller_is_better(config: TrainConfig, module: MiniFormerLitModule) -> bool:
         SpecError: nothing of that name is measured, and no extension is active that could add it.
     """
     measured = {f"val_{name}": metric for name, metric in module.measures().items()}
-    if config.checkpoint_metric not in measured and not config.extensions:
-        raise SpecError(f"checkpoint_metric {config.checkpoint_metric!r} is not measured"
-                        f"{did_you_mean(config.checkpoint_metric, measured)}; measured are {', '.join(sorted(measured))}")
+    if not config.extensions:
+        check_measured(config.checkpoint_metric, measured)
     metric = measured.get(config.checkpoint_metric)
     return metric is not None and metric.higher_is_better is False
 

@@ -70,6 +70,24 @@ class JSONLinesDataset(Dataset[Example]):
         return self.examples[index]
 
 
+class LateLoader(DataLoader[Batch]):
+    """A loader that begins when its first batch is asked for: `Trainer.fit(ckpt_path=...)` makes the iterator before it has
+    read the checkpoint. Then the batches go on after the last one of the checkpoint.
+
+    Attributes:
+        trainer: what trains on the batches; None: they are measured.
+    """
+
+    trainer: pl.Trainer | None = None
+
+    def __iter__(self) -> Any:
+        batches = self.batch_sampler
+        if self.trainer is not None and self.trainer.fit_loop.restarting and isinstance(batches, EpochBatches):
+            done = self.trainer.fit_loop.epoch_loop.batch_progress.current.ready
+            batches.start = batches.epoch, done
+        yield from super().__iter__()
+
+
 class MiniFormerDataModule(pl.LightningDataModule):
     """The loaders of a run, made from the files that its config names.
 
@@ -141,8 +159,19 @@ class MiniFormerDataModule(pl.LightningDataModule):
                 raise SpecError(f"{'val' if split is self.data.val else 'test'} records make {batches} batches of batch_size = "
                                 f"{self.config.batch_size}, and the run has {world_size} processes; expected one for each, by "
                                 "more records or a smaller batch_size")
-        rows = len(self._rows(self.data.train))
-        return len(EpochBatches(rows, self.config.batch_size, self.config.seed, world_size=world_size))
+        return len(EpochBatches(self.train_rows, self.config.batch_size, self.config.seed, world_size=world_size))
+
+    @property
+    def train_rows(self) -> int:
+        """Rows of the training data: its examples, or what packing makes of them."""
+        return len(self._rows(self.data.train))
+
+    @property
+    def batch_tokens(self) -> int:
+        """Tokens of a training batch, sources included: in packed rows as many as fit, in others on average."""
+        rows = self._rows(self.data.train)
+        size = min(self.config.batch_size, len(rows))
+        return size * (rows.length if isinstance(rows, PackedRows) else sum(token_lengths(rows)) // max(1, len(rows)))
 
     def train_dataloader(self) -> DataLoader[Batch]:
         return self._loader(self.data.train, shuffle=True)
@@ -165,9 +194,11 @@ class MiniFormerDataModule(pl.LightningDataModule):
         data: Any = Drawn(rows, self.config.seed) if shuffle else rows
         # With a generator of its own, a loader draws its workers' seeds from that and not from the one that dropout uses, so
         # that neither pauses nor measurements change the weights.
-        return DataLoader(data, batch_sampler=self._batches(rows, shuffle=shuffle), collate_fn=self.data.task.collate,
-                          num_workers=self.config.num_workers, persistent_workers=self.config.num_workers > 0,
-                          generator=torch.Generator().manual_seed(self.config.seed))
+        loader = LateLoader(data, batch_sampler=self._batches(rows, shuffle=shuffle), collate_fn=self.data.task.collate,
+                            num_workers=self.config.num_workers, persistent_workers=self.config.num_workers > 0,
+                            generator=torch.Generator().manual_seed(self.config.seed))
+        loader.trainer = self.trainer if shuffle else None
+        return loader
 
     def _batches(self, rows: Any, *, shuffle: bool) -> EpochBatches:
         config, trainer = self.config, self.trainer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from pydantic import Field
@@ -20,6 +20,8 @@ class AdamW(OptimizerRecipe):
         eps: added to the root of the mean square.
         fused: update all parameters in one kernel, if none of them is complex.
     """
+
+    state_numbers: ClassVar[int] = 2
 
     def __init__(self, lr: float, weight_decay: float, *, beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9,
                  beta2: Annotated[float, Field(ge=0, lt=1)] = 0.95, eps: Annotated[float, Field(gt=0)] = 1e-8,

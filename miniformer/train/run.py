@@ -22,20 +22,23 @@ from miniformer.checkpoint.record import Record
 from miniformer.checkpoint.store import BEST, TOKENIZER, load_weights, read_model
 from miniformer.data.prepare import PreparedData
 from miniformer.kernel.errors import RunError, SpecError
+from miniformer.kernel.out_of_memory import memory_errors
 
 from .callbacks import BestModel, callbacks_for, smaller_is_better
+from .cost import check_room
 from .datamodule import MiniFormerDataModule
-from .lightning_setup import devices_for, lightning_trainer, loggers_for, quiet_lightning
+from .lightning_setup import check_machine, devices_for, lightning_trainer, loggers_for, quiet_lightning
 from .loggers import guarded
 from .module import MiniFormerLitModule
+from .notes import notes_on, say_notes
 from .pausing import PausableFitLoop
 from .processes import is_first
 from .progress import RunProgress, say_data, say_model, say_steps
 from .random_state import RandomState
-from .run_folder import describe, errors_name, new_folder, removed
+from .run_folder import LESS_MEMORY, describe, errors_name, new_folder, removed
 from .run_name import free_folder
 from .run_result import RunResult, baselines_of
-from .specs import check_model, with_data_decisions
+from .specs import check_metric, check_model, model_class, model_spec, with_data_decisions
 from .train_config import TrainConfig
 
 
@@ -97,17 +100,24 @@ class Run:
             return
         if self._first:
             free_folder(self.config)  # refuse a taken name before seconds of reading
-        with quiet_lightning():
+        with quiet_lightning(), memory_errors(LESS_MEMORY):
             devices = devices_for(self.config)
+            check_machine(self.config)
             check_model(self.config)
+            check_metric(self.config)
             pl.seed_everything(self.config.seed, verbose=False)
             self.data = self._datamodule.data
             self.config = with_data_decisions(self.config, self.data)
             say_data(self._console, self.data, self._datamodule.from_cache)
+            notes = check_room(self.config, model_class(self.data.task), model_spec(self.config, self.data.task),
+                               self._datamodule.batch_tokens)
             self.module = MiniFormerLitModule.for_data(self.config, self.data)
             say_model(self._console, self.module.model, self.config)
             say_steps(self._console, self.config, devices["devices"] * devices["num_nodes"])
             self._trainer = self._new_trainer(devices)
+            if self._first:
+                batches = self._datamodule.batches_per_epoch(devices["devices"] * devices["num_nodes"])
+                say_notes(self._console, [*notes, *notes_on(self.config, self._datamodule.train_rows, batches)])
         self._loop = self._trainer.fit_loop = PausableFitLoop(self._trainer)
         self._random = RandomState.now()
 

@@ -13,10 +13,15 @@ from miniformer.checkpoint.atomic import make_folder
 from miniformer.checkpoint.provenance import environment, provenance
 from miniformer.checkpoint.record import RECORD, Record
 from miniformer.data.prepare import PreparedData, token_counts
-from miniformer.kernel.errors import Interrupted, RunError, UserError, WriteError
+from miniformer.kernel.errors import Interrupted, OutOfMemory, RunError, UserError, WriteError
+from miniformer.kernel.out_of_memory import memory_errors
 
 from .run_name import free_folder
 from .train_config import TrainConfig
+
+LESS_MEMORY = ("a smaller batch_size, max_seq_len, d_model or n_layers needs less, and so does activation_checkpointing; "
+               "accumulate_grad_batches keeps the size of a step")
+"""What to change where a run's memory runs out."""
 
 
 def new_folder(config: TrainConfig) -> Path:
@@ -46,7 +51,7 @@ def describe(spec: Mapping[str, Any], config: TrainConfig, data: PreparedData) -
 
 @contextmanager
 def errors_name(record: Record, step: Callable[[], int]) -> Iterator[None]:
-    """Note in `run.json` how a run ends before its time, and add the run folder to the message of a `RunError`.
+    """Note in `run.json` how a run ends before its time, and add the run folder to the message of a run that failed.
 
     The folder is removed if nothing was saved in it.
 
@@ -55,7 +60,8 @@ def errors_name(record: Record, step: Callable[[], int]) -> Iterator[None]:
         step: gives the optimizer steps done.
     """
     try:
-        yield
+        with memory_errors(LESS_MEMORY):
+            yield
     except BaseException as error:
         place = f"run folder: {record.folder}"
         if record.writes and removed(record.folder):
@@ -63,7 +69,7 @@ def errors_name(record: Record, step: Callable[[], int]) -> Iterator[None]:
         else:
             with suppress(WriteError):  # such as on a full disk, of which the error tells already
                 _note_end(record, step(), error)
-        if isinstance(error, RunError):
+        if isinstance(error, (RunError, OutOfMemory)):
             raise type(error)(f"{error} ({place})") from error
         raise
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from miniformer.config.model_config import TransformerConfig
+from miniformer.data.jsonl import read_lines
 from miniformer.data.prepare import PreparedData
-from miniformer.kernel.errors import SpecError
+from miniformer.data.tokenizer import Tokenizer
+from miniformer.kernel.errors import SpecError, did_you_mean
 from miniformer.kernel.hooks import resolve_extensions
 from miniformer.kernel.registry import Availability, current_registry
 from miniformer.kernel.renamed import old_attributes
@@ -19,7 +24,11 @@ from miniformer.model.assembly import BlockAssembly
 from miniformer.ops.torch_private import has_fast_bf16
 from miniformer.tasks.collate import start_of
 
+from .cost import check_room
 from .train_config import TrainConfig
+
+RECORDS = 50
+"""First records from which a task learns what it needs to name its metrics."""
 
 
 def task_spec(config: TrainConfig) -> ComponentSpec:
@@ -90,16 +99,54 @@ def with_data_decisions(config: TrainConfig, data: PreparedData) -> TrainConfig:
 
 
 def check_model(config: TrainConfig) -> None:
-    """Refuse a model that cannot be built before the data is read, which decides how many outputs there are."""
-    fields = config.architecture
-    if fields.get("input_dim") is not None:
-        config = config.with_fields(model_config={"output_dim": 1, **fields})
+    """Refuse a model that cannot be built or cannot fit into memory, before the data is read.
+
+    The data decide how many tokens and outputs there are, so that they count as one here.
+    """
+    unknown = {"vocab_size": 1} if config.architecture.get("input_dim") is None else {"output_dim": 1}
+    config = config.with_fields(model_config={**unknown, **config.architecture})
     task = build(Task, task_spec(config))
+    spec, assembly = model_spec(config, task), model_class(task)
+    check_room(config, assembly, spec, spec.max_seq_len if task.packs else 0)
     if not task.additive and config.batch_size == 1:
         raise SpecError(f"batch_size is 1, and task {config.task.name!r} compares the records of a batch with each other; "
                         "expected at least 2")
     with torch.device("meta"):
-        model_class(task)(model_spec(config, task))
+        assembly(spec if spec.layers else spec.with_fields(n_layers=1))
+
+
+def check_metric(config: TrainConfig) -> None:
+    """Refuse a `checkpoint_metric` that the task does not have, before the data is read.
+
+    The task learns from the first records what it needs to name its metrics. Where they are too few for that, or an extension
+    is active that may add a metric, the name is looked at later.
+
+    Raises:
+        SpecError: with the metrics that there are.
+    """
+    if config.checkpoint_metric == "val_loss" or config.extensions:
+        return
+    spec, path = task_spec(config), Path(config.train_path)
+    try:
+        task = build(Task, spec)
+        lines = islice(read_lines(path, task.Record), RECORDS) if path.is_file() else ()
+        learnt = task.fit([line.record for line in lines])
+        task = build(Task, ComponentSpec(name=spec.name, options={**spec.options, **learnt}))
+        names = {"loss", *task.metrics(Tokenizer.train(["a"], 300))}
+    except Exception:  # it may need more than these records, and what is wrong with them is said when all are read
+        return
+    check_measured(config.checkpoint_metric, {f"val_{name}" for name in names})
+
+
+def check_measured(metric: str, measured: Collection[str]) -> None:
+    """Refuse a metric that is not among those that are measured.
+
+    Raises:
+        SpecError: it says what is near, and what is measured.
+    """
+    if metric not in measured:
+        raise SpecError(f"checkpoint_metric {metric!r} is not measured{did_you_mean(metric, measured)}; measured are "
+                        f"{', '.join(sorted(measured))}")
 
 
 def best_precision() -> Any:

@@ -7,7 +7,7 @@ itself. JSON and YAML files say `model_config`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
@@ -15,7 +15,6 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
-    PositiveInt,
     TypeAdapter,
     ValidationError,
     ValidatorFunctionWrapHandler,
@@ -23,18 +22,23 @@ from pydantic import (
     model_validator,
 )
 
-from miniformer.config.model_config import TransformerConfig, with_names_found
+from miniformer.config.model_config import MOST_TOKENS, TransformerConfig, with_names_found
 from miniformer.config.shorthands import SHORTHANDS
 from miniformer.config.slots import RUN_SLOTS, SLOTS, find_components
 from miniformer.data.stdlib import NAME
-from miniformer.kernel.errors import SpecError, did_you_mean
-from miniformer.kernel.options import explain
+from miniformer.kernel.errors import SpecError, did_you_mean, nearest
+from miniformer.kernel.options import explain, refuse_truth_values
 from miniformer.kernel.registry import canonical, current_registry
 from miniformer.kernel.spec import ComponentSpec
 
 STDLIB_STEPS = 450
 """Optimizer steps of a run on the embedded corpus that is not given a length: a few minutes on two cores."""
 DEFAULT_EPOCHS = 10
+MOST = 2**53
+"""No count is larger. It is the last whole number that every reader of JSON holds exactly."""
+MOST_WORKERS = 1024
+"""More processes that make batches than any machine has cores."""
+Count = Annotated[int, Field(ge=1, le=MOST)]
 MODEL_FIELDS = (*TransformerConfig.model_fields, *SHORTHANDS)
 """Fields that `model_config` may have."""
 
@@ -59,7 +63,8 @@ class TrainConfig(BaseModel):
                                                                       "there is no val_path")
     tokenizer: str | None = Field(default=None, description="a tokenizer.json; without one, a tokenizer is trained on the "
                                                             "training texts")
-    tokenizer_vocab_size: int = Field(default=4096, ge=300, description="size of the vocabulary where a tokenizer is trained")
+    tokenizer_vocab_size: int = Field(default=4096, ge=300, le=MOST_TOKENS, description="size of the vocabulary where a "
+                                                                                        "tokenizer is trained")
     task: ComponentSpec = Field(default=_default("task"), description="what the model learns to do")
     model: Literal["transformer", "seq2seq"] | None = Field(default=None, description="transformer (one stack of layers) or "
                                                             "seq2seq (encoder and decoder); without one, as the task needs")
@@ -67,27 +72,28 @@ class TrainConfig(BaseModel):
                                          description="fields of TransformerConfig, as a JSON object")
     optimizer: ComponentSpec = Field(default=_default("optimizer"), description="how weights are updated")
     scheduler: ComponentSpec = Field(default=_default("scheduler"), description="how the learning rate changes during the run")
-    batch_size: PositiveInt = Field(default=16, description="rows in a batch of each process")
-    max_epochs: PositiveInt | None = Field(default=None, description=f"most passes over the training data; without it and "
+    batch_size: Count = Field(default=16, le=MOST_TOKENS, description="rows in a batch of each process")
+    max_epochs: Count | None = Field(default=None, description=f"most passes over the training data; without it and "
                                            f"max_steps, {DEFAULT_EPOCHS}, or {STDLIB_STEPS} steps on stdlib")
-    max_steps: PositiveInt | None = Field(default=None, description="most optimizer steps")
+    max_steps: Count | None = Field(default=None, description="most optimizer steps")
     lr: float = Field(default=2e-3, gt=0, description="peak learning rate")
     weight_decay: float = Field(default=0.1, ge=0, description="decay of matrices; norms, biases and embeddings have none")
-    warmup_steps: int | None = Field(default=None, ge=0, description="steps until the learning rate is at its peak; without "
-                                                                     "it, 1/20 of the run")
+    warmup_steps: int | None = Field(default=None, ge=0, le=MOST, description="steps until the learning rate is at its peak; "
+                                                                              "without it, 1/20 of the run")
     gradient_clip_val: float | None = Field(default=1.0, gt=0, description="largest norm of the gradients, to which longer "
                                                                            "ones are scaled down; none: they are not")
-    accumulate_grad_batches: PositiveInt = Field(default=1, description="batches in one optimizer step")
-    val_every: PositiveInt | None = Field(default=None, description="batches between measurements; without it, one epoch")
+    accumulate_grad_batches: Count = Field(default=1, description="batches in one optimizer step")
+    val_every: Count | None = Field(default=None, description="batches between measurements; without it, one epoch")
     checkpoint_metric: str = Field(default="val_loss", description="metric that decides which model is the best")
-    early_stopping_patience: PositiveInt | None = Field(default=None, description="measurements without a better one after "
+    early_stopping_patience: Count | None = Field(default=None, description="measurements without a better one after "
                                                         "which the run stops; without it, it does not stop early")
     precision: Literal["auto", "bf16", 16, 32, 64] = Field(default="auto", description="auto means bf16 where the hardware "
                                                            "is fast at it, else 32")
     compile: bool = Field(default=False, description="compile the layers: the run starts later, and its steps are somewhat "
                                                      "faster")
-    gpus: int | None = Field(default=None, ge=0, description="number of GPUs; without it, all that there are")
-    num_workers: int = Field(default=0, ge=0, description="processes that make batches; with 0, the run's own process does")
+    gpus: int | None = Field(default=None, ge=0, le=MOST, description="number of GPUs; without it, all that there are")
+    num_workers: int = Field(default=0, ge=0, le=MOST_WORKERS, description="processes that make batches; with 0, the "
+                                                                               "run's own process does")
     seed: int = Field(default=42, ge=0, lt=2**32, description="seed of everything that is random")
     work_dir: str = Field(default="runs", description="folder that holds the folders of all runs")
     cache: bool = Field(default=True, description="keep tokenised documents in work_dir/.cache, for later runs on them")
@@ -97,11 +103,15 @@ class TrainConfig(BaseModel):
                                                            "which is always written")
     extensions: dict[str, dict[str, Any]] = Field(default_factory=dict, description="active extensions and their options")
 
+    _numbers_are_numbers = field_validator("*", mode="before")(refuse_truth_values)
+
     @model_validator(mode="wrap")
     @classmethod
     def _names_first(cls, value: Any, handler: ValidatorFunctionWrapHandler) -> Self:
         """Look up the names of components, then validate; a mistake becomes a `SpecError` with its field."""
+        names = [field.alias or name for name, field in cls.model_fields.items()]
         if isinstance(value, Mapping):
+            _refuse_model_fields([name for name in value if name not in names], names)
             find_components(RUN_SLOTS, value)
             extensions = value.get("extensions")
             for name in extensions if isinstance(extensions, Mapping) else ():
@@ -110,7 +120,6 @@ class TrainConfig(BaseModel):
         try:
             return handler(value)
         except ValidationError as error:
-            names = [field.alias or name for name, field in cls.model_fields.items()]
             raise SpecError(explain(error, "", names)) from None
 
     @field_validator(*RUN_SLOTS, mode="before")
@@ -171,6 +180,16 @@ class TrainConfig(BaseModel):
     def to_data(self) -> dict[str, Any]:
         """The config as JSON data, under the names that files use."""
         return self.model_dump(mode="json", by_alias=True)
+
+
+def _refuse_model_fields(unknown: Iterable[Any], names: list[str]) -> None:
+    """Say of a name that no run has, but that is a model's or like one of a model's, where it belongs."""
+    for name in map(str, unknown):
+        if name in MODEL_FIELDS:
+            raise SpecError(f"{name}: a field of the model; expected it in model_config, as in model_config={{{name!r}: ...}}")
+        near = nearest(name, [*names, *MODEL_FIELDS])
+        if near and near[0] not in names:
+            raise SpecError(f"{name}: there is no {name!r} here{did_you_mean(name, MODEL_FIELDS)} (in model_config)")
 
 
 def _number(name: str, text: str) -> Any:

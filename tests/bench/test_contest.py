@@ -7,6 +7,7 @@ import pytest
 from miniformer.bench import contest
 from miniformer.bench.contestant import Setting
 from miniformer.bench.rounds import Sample
+from miniformer.config.memory import Room
 from miniformer.kernel import RunError, UserError
 from miniformer.train.train_config import TrainConfig
 
@@ -81,3 +82,11 @@ def test_a_process_that_dies_is_told(monkeypatch):
     monkeypatch.setattr(contest, "work", len)  # which takes no such arguments
     with contest.process("mine", "gemm", None, SETTING) as ask, pytest.raises(RunError, match=r"^mine: its process ended with"):
         ask(0.1, 1)
+
+
+def test_a_run_that_cannot_fit_is_refused_before_it_is_measured(turns, monkeypatch):
+    monkeypatch.setattr("miniformer.train.cost.WORTH", 0)
+    monkeypatch.setattr("miniformer.train.cost.room_for", lambda config: Room(2**10, 2**10, "this machine has"))
+    with pytest.raises(UserError, match=r"^a: training needs at least .*, and this machine has 0\.00 MiB"):
+        compare(("a", DECODER), only="train")
+    assert not turns

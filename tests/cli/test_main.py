@@ -92,3 +92,19 @@ def test_strict_plugins_makes_a_broken_one_fatal(cli, plugin):
 def test_a_mistake_shows_a_traceback_only_with_debug(cli):
     assert "Traceback" not in cli("train", "--attention", "rope-mah", code=2).stderr
     assert "Traceback" in cli("--debug", "train", "--attention", "rope-mah", code=1).stderr
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to "
+                                                               "allocate 34359738368 bytes.")])
+@pytest.mark.parametrize(("args", "advice"), [(("inspect", "x"), "a smaller model, batch or length needs less"),
+                                              (("generate", "x"), "a smaller --batch-size, --beams or --max-new-tokens")])
+def test_memory_that_runs_out_in_a_command_is_told_in_one_line(cli, monkeypatch, error, args, advice):
+    def run_out(*_):
+        raise error
+
+    for name in ("inspect.read_spec", "generate.read_saved"):
+        monkeypatch.setattr(f"miniformer.cli.{name}", run_out)
+    said = cli(*args, code=2).stderr
+    assert said.startswith("error: memory ran out") and advice in said and said.count("\n") == 1
+    with pytest.raises(type(error)):
+        raise error

@@ -63,6 +63,8 @@ def test_parameters_are_those_of_the_built_model(row):
     expected = size_of(built(config, assembly))
     assert config.parameter_count(assembly) == expected
     assert sum(one.parameters for one in config.skeleton(assembly).rows()) == expected
+    # what is known without building it is never more, and short of no more than norms, biases and looking across
+    assert 0.6 * expected < assembly_of(assembly).least_numbers(config) <= expected
 
 
 def test_arithmetic_is_two_for_each_weight_and_four_for_each_score_and_width():
@@ -148,6 +150,16 @@ def test_activations_are_those_that_a_real_forward_keeps(assembly):
     real = sum(x.untyped_storage().nbytes() for p, x in kept.items() if p not in own)
     assert out is not None
     assert config.skeleton(assembly).activation_bytes(4, 32, 20) == pytest.approx(real, rel=0.1)
+
+
+@pytest.mark.parametrize("assembly", ASSEMBLIES)
+def test_each_token_keeps_about_as_much_in_a_long_row_without_the_scores(assembly):
+    config = TransformerConfig(**{**SIZES, "max_seq_len": 512})
+    scores = 2 * 4 * 4 * 64 * 64 * (3 if assembly == "seq2seq" else 1)  # layers x heads x bytes x T x S
+    tokens = 128 if assembly == "seq2seq" else 64
+    skeleton = config.skeleton(assembly)
+    assert skeleton.activation_bytes_per_token() < 1.1 * skeleton.activation_bytes(1, 64) / tokens
+    assert skeleton.activation_bytes_per_token() > 0.8 * (skeleton.activation_bytes(1, 64) - 4 * scores) / tokens
 
 
 @pytest.mark.parametrize("assembly", ASSEMBLIES)

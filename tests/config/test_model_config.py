@@ -1,4 +1,5 @@
 import copy
+import math
 import pickle
 import re
 import subprocess
@@ -284,11 +285,16 @@ def test_a_config_is_frozen():
     ({"d_model": -8}, "d_model: input should be greater than or equal to 1; found -8"),
     ({"d_model": "wide"}, "d_model: input should be a valid integer"),
     ({"d_model": None}, "d_model: input should be a valid integer; found None"),
+    ({"d_model": math.inf}, "d_model: input should be a finite number; found inf"),
+    ({"d_ff": False}, "d_ff: expected a number, not true or false; found False"),
+    ({"d_ff": []}, "d_ff: input should be a valid integer; found []"),
+    ({"eos_id": 10**400}, "eos_id: input should be less than or equal to 2147483647"),
     ({"dropout": 1.0}, "dropout: input should be less than 1; found 1.0"),
     ({"causal": "perhaps"}, "causal: input should be a valid boolean"),
     ({"d_model": 10, "n_heads": 4}, "attention mha: d_model 10 must be a multiple of n_heads 4"),
     ({"attention": {"name": "mha", "n_kv_heads": 3}}, "n_heads 2 must be a multiple of n_kv_heads 3"),
     ({"attention": {"name": "mha", "dropout": 2}}, "attention mha.dropout: input should be less than 1; found 2"),
+    ({"attention": {"name": "mha", "window": True}}, "attention mha.window: expected a number, not true or false; found True"),
     ({"attention": {"name": "mha", "windw": 2}}, "mha.windw: there is no 'windw' here; did you mean 'window'?"),
     ({"attention": {"name": "mha", "kernel": "sdpa", "softcap": 5}}, "attention mha: kernel 'sdpa' cannot do softcap"),
     ({"attention": {"name": "mha", "kernel": "fast"}}, "mha.kernel: input should be 'auto', 'fused', 'blockwise'"),
@@ -304,6 +310,10 @@ def test_a_config_is_frozen():
     ({"ffn": "swigl"}, "there is no ffn named 'swigl'\n  did you mean: swiglu"),
     ({"ffn": "moe"}, "pip install miniformer-moe"),
     ({"ffn": "mha"}, "there is an attention of that name"),
+    ({"ffn": {}}, "ffn: expected a name or a mapping with a 'name'; found {}"),
+    ({"ffn": False}, "ffn: expected a name or a mapping with a 'name'; found False"),
+    ({"layers": [{"atention": "mha"}]}, "layers.0.atention: there is no 'atention' here; did you mean 'attention'"),
+    ({"layers": [{"repeat": True}]}, "layers.0.repeat: expected a whole number from 1 on; found True"),
     ({"ffn": 5}, "ffn: expected a name or a mapping with a 'name'; found 5"),
     ({"ffn": {"bias": True}}, "ffn: expected a name or a mapping with a 'name'; found {'bias': True}"),
     ({"ffn": {"name": 3}}, "ffn.name: input should be a valid string; found 3"),

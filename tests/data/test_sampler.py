@@ -193,3 +193,13 @@ def test_drawn_batches_are_the_same_batches():
         sampler.set_epoch(2)
     assert [[(2, i) for i in batch] for batch in plain] == list(drawn)
     assert len(plain) == len(drawn)
+
+
+def test_an_iterator_takes_the_epoch_that_is_set_before_its_first_batch():
+    """A trainer that resumes makes the iterator first, and then reads from its checkpoint which epoch it is."""
+    for sampler in (EpochBatches(20, 3, 5), DrawnBatches(20, 3, 5)):
+        batches = iter(sampler)
+        sampler.set_epoch(2)
+        other = type(sampler)(20, 3, 5)
+        other.set_epoch(2)
+        assert list(batches) == list(other)

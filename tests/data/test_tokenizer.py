@@ -280,3 +280,9 @@ def test_half_a_surrogate_pair_is_refused():
     for encode in (tokenizer.encode, tokenizer.encode_whole):
         with pytest.raises(ValueError, match=r"'\\udce9' in position 3: surrogates not allowed"):
             encode("caf\udce9")
+
+
+def test_a_vocabulary_beyond_all_texts_takes_no_room():
+    """The library makes room for all of it at once, and ends the process where there is none."""
+    texts = ["a rose is a rose"]
+    assert Tokenizer.train(texts, 2**31 - 1).vocab_size == Tokenizer.train(texts, 1000).vocab_size < 300

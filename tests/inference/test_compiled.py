@@ -110,3 +110,12 @@ def test_what_cannot_be_compiled_is_said_once_and_decoded_as_ever(caplog):
 def test_what_it_excludes_is_refused(given, told):
     with pytest.raises(UserError, match=f"compile: {told}"):
         Engine(writing(), BYTES, compile=True, **given)
+
+
+def test_a_compiler_that_is_not_there_is_missed_at_once(monkeypatch):
+    def none():
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", none)
+    with pytest.raises(UserError, match=r"^compile: No working C\+\+ compiler found; install g\+\+"):
+        Engine(writing(), BYTES, compile=True)

@@ -2,13 +2,16 @@
 
 import json
 
+import depth
 import pytest
+import pytorch_lightning as pl
 import torch
 
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import DataError, SpecError
 from miniformer.kernel.task import Batch, Example
 from miniformer.train.datamodule import JSONLinesDataset, MiniFormerDataModule
+from miniformer.train.module import MiniFormerLitModule
 from miniformer.train.train_config import TrainConfig
 
 TOKENIZER = Tokenizer.train(["the number of a number", "a hammer, an apple"], 280)
@@ -223,3 +226,48 @@ def test_without_a_test_file_the_held_out_records_are_tested(texts):
 
 def test_worker_processes_give_the_same_batches(texts):
     assert tokens_of(module(texts, num_workers=1).train_dataloader()) == tokens_of(module(texts).train_dataloader())
+
+
+class Seen(pl.Callback):
+    """Notes the tokens of each batch that is trained on, and saves a checkpoint where it is told to."""
+
+    def __init__(self, folder, saves=()):
+        self.folder, self.saves, self.seen = folder, saves, []
+
+    def save(self, trainer, moment):
+        if (moment, trainer.global_step) in self.saves:
+            trainer.save_checkpoint(self.folder / f"{trainer.global_step} {moment}.ckpt")
+
+    def on_train_batch_start(self, trainer, module, batch, batch_index):
+        self.seen.append(batch.inputs.tolist())
+
+    def on_train_batch_end(self, trainer, module, *_):
+        self.save(trainer, "batch")
+
+    def on_validation_end(self, trainer, module):
+        self.save(trainer, "measured")
+
+    def on_train_epoch_end(self, trainer, module):
+        self.save(trainer, "epoch")
+
+
+MOMENTS = ((2, "batch"), (6, "batch"), (6, "measured"), (6, "epoch"), (8, "measured"), (11, "batch"), (12, "epoch"))
+
+
+@pytest.mark.parametrize("workers", depth.every(2, [0, 2]))
+def test_a_checkpoint_goes_on_with_the_batches_that_are_left(texts, tmp_path, workers):
+    def train(saves=(), checkpoint=None):
+        data = module(texts, num_workers=workers, cache=False, task="masked-lm", batch_size=12)
+        config = data.config.with_fields(model_config={**data.config.architecture, "d_model": 8, "n_heads": 1, "n_layers": 1,
+                                                       "vocab_size": TOKENIZER.vocab_size})
+        seen = Seen(tmp_path, saves)
+        trainer = pl.Trainer(accelerator="cpu", devices=1, max_epochs=3, logger=False, enable_checkpointing=False,
+                             enable_progress_bar=False, enable_model_summary=False, callbacks=[seen], val_check_interval=2,
+                             num_sanity_val_steps=0, use_distributed_sampler=False)
+        trainer.fit(MiniFormerLitModule(config, TOKENIZER), datamodule=data, ckpt_path=checkpoint)
+        return seen.seen
+
+    whole = train([(moment, step) for step, moment in MOMENTS])
+    assert len(whole) == 18 and len({str(batch) for batch in whole}) == 18
+    for step, moment in MOMENTS if depth.is_thorough() else MOMENTS[::3]:
+        assert train(checkpoint=tmp_path / f"{step} {moment}.ckpt") == whole[step:], (step, moment)

@@ -1,15 +1,18 @@
 """The spec of a run: what is accepted, under which names, and how a mistake is told."""
 
 import json
+import math
+import typing
 from pathlib import Path
 
 import depth
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import SpecError, UnknownComponent
 from miniformer.train.train_config import DEFAULT_EPOCHS, STDLIB_STEPS, TrainConfig
 
@@ -176,3 +179,32 @@ def raises(**fields):
         raise AssertionError
 {code}
 print("torch" in sys.modules)""") == "False"
+
+
+def numeric(config):
+    """The fields of a config whose values are numbers, and nothing but numbers."""
+    return [name for name, field in config.model_fields.items()
+            if {int, float} & {field.annotation, *typing.get_args(field.annotation)}]
+
+
+@pytest.mark.parametrize(("config", "field"), [(config, name) for config in (TrainConfig, TransformerConfig)
+                                               for name in numeric(config)])
+@settings(max_examples=depth.examples(30), deadline=None)
+@given(value=st.booleans() | st.integers(max_value=-1) | st.integers(min_value=2**1024) | st.floats(max_value=-1e-9)
+       | st.sampled_from([math.nan, math.inf, -math.inf, "nan", "inf", "1e400", "", "many", [], {}, b"\xff"]))
+@example(value=True)
+@example(value=10**400)
+def test_what_is_no_number_in_range_is_told_with_its_field(config, field, value):
+    with pytest.raises(SpecError, match=f"^{field}: .*found "):
+        config(**{field: value})
+
+
+@pytest.mark.parametrize("name", ["d_model", "attention"])
+def test_a_field_of_the_model_is_told_where_it_belongs(name):
+    with pytest.raises(SpecError, match=f"^{name}: a field of the model; expected it in model_config, as in model_config="):
+        TrainConfig(**{name: 1})
+
+
+def test_a_name_like_one_of_the_models_fields_is_told_with_it():
+    with pytest.raises(SpecError, match=r"n_layr: there is no 'n_layr' here; did you mean 'n_layers'.* \(in model_config\)"):
+        TrainConfig(n_layr=3)

@@ -4,8 +4,10 @@ import csv
 import io
 import json
 import math
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from miniformer.data.tokenizer import Tokenizer
-from miniformer.kernel import DataError, LossTerm, RunError, SpecError, UserError, WriteError
+from miniformer.kernel import DataError, LossTerm, OutOfMemory, RunError, SpecError, UserError, WriteError
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 from miniformer.train.datamodule import MiniFormerDataModule
@@ -346,6 +348,17 @@ def test_a_run_that_fails_before_it_saved_anything_leaves_no_folder(tmp_path, te
     assert not (tmp_path / "runs" / "mine").exists()
 
 
+def test_memory_that_runs_out_in_a_run_is_told_with_what_needs_less(tmp_path, texts, monkeypatch):
+    def run_out(self, batch):
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 34359738368 bytes.")
+
+    monkeypatch.setattr("miniformer.train.module.MiniFormerLitModule._loss", run_out)
+    with pytest.raises(OutOfMemory, match=r"memory ran out: 32\.00 GiB more .* a smaller batch_size, max_seq_len.* needs less.*"
+                       r"\(nothing was saved, so the run folder .*mine was removed\)"):
+        run(tmp_path, texts, experiment_name="mine")
+    assert not (tmp_path / "runs" / "mine").exists()
+
+
 def test_a_run_may_be_outside_the_main_thread(tmp_path, texts):
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(run, tmp_path, texts, max_steps=1).result().metrics["step"] == 1
@@ -377,6 +390,70 @@ def test_a_mistake_leaves_no_run_folder(tmp_path, texts, fields, error, text):
     with pytest.raises(error, match=text):
         run(tmp_path, texts, **fields)
     assert not (tmp_path / "runs").exists()
+
+
+def refused(tmp_path, error, text, **fields):
+    """A run is refused although its data are not there, so before they are read."""
+    with pytest.raises(error, match=text):
+        run(tmp_path, "nowhere.jsonl", **fields)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(("logger", "packages"), [("wandb", ["wandb"]), ("tensorboard", ["tensorboard", "tensorboardX"])])
+def test_a_logger_that_is_not_installed_is_missed_before_the_data_is_read(tmp_path, monkeypatch, logger, packages):
+    for package in packages:
+        monkeypatch.setitem(sys.modules, package, None)
+    refused(tmp_path, UserError, rf"logger '{logger}' is not installed; to get it: pip install 'miniformer\[{logger}\]'",
+            logger=logger)
+
+
+def test_a_logger_that_cannot_be_imported_is_missed_before_the_data_is_read(tmp_path, monkeypatch):
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "wandb.py").write_text("raise ImportError('needs a newer protobuf')")
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    refused(tmp_path, UserError, r"logger 'wandb' cannot be imported \(needs a newer protobuf\)", logger="wandb")
+
+
+def test_wandb_without_a_key_is_missed_before_the_data_is_read(tmp_path, monkeypatch):
+    import wandb
+
+    monkeypatch.delenv("WANDB_MODE", raising=False)
+    monkeypatch.setattr(wandb, "setup", lambda: SimpleNamespace(settings=SimpleNamespace(mode="online")))
+    monkeypatch.setattr(wandb, "login", lambda prompt, verify: False)
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+    refused(tmp_path, UserError, r"logger 'wandb' has no API key; run `wandb login`, set WANDB_API_KEY, or set WANDB_MODE",
+            logger="wandb")
+
+
+def test_a_logger_that_cannot_start_leaves_no_run_folder(tmp_path, texts, monkeypatch):
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setattr("miniformer.train.lightning_setup.WandbLogger.experiment", property(lambda self: 1 / 0))
+    with pytest.raises(UserError, match="logger 'wandb' cannot start: division by zero; with WANDB_MODE=offline it needs no"):
+        run(tmp_path, texts, logger="wandb")
+    assert list((tmp_path / "runs").glob("texts*")) == []
+
+
+def test_a_compiler_that_is_not_there_is_missed_before_the_data_is_read(tmp_path, monkeypatch):
+    def none():
+        raise RuntimeError("No working C++ compiler found")
+
+    monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", none)
+    refused(tmp_path, UserError, r"compile: No working C\+\+ compiler found; install g\+\+ or clang\+\+", compile=True, gpus=0)
+
+
+def test_a_metric_that_the_task_has_not_is_missed_after_the_first_records(tmp_path, labelled):
+    with labelled.open("a") as file:
+        file.write("no record\n")
+    with pytest.raises(SpecError, match="'val_acuracy' is not measured; did you mean 'val_accuracy'"):
+        run(tmp_path, labelled, task="classification", checkpoint_metric="val_acuracy")
+
+
+def test_notes_on_settings_are_said_before_training(tmp_path, texts):
+    console = Console(file=io.StringIO(), soft_wrap=True)
+    run(tmp_path, texts, console=console, max_steps=1, warmup_steps=30)
+    said = console.file.getvalue()
+    assert "note: warmup_steps is 30, and the run has 1 step" in said.partition("step 1/1")[0]
 
 
 def test_a_work_dir_that_is_a_file_is_refused(tmp_path, texts):

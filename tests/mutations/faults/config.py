@@ -13,7 +13,7 @@ FAULTS = (
           '"post" if pre_norm else "pre"', CONFIG, "an old config means the opposite"),
     Fault("a-pattern-of-layers-is-ignored", "miniformer/config/model_config.py", "getattr(entry, slot) or ", "", CONFIG,
           "layers that a spec tells apart are all alike"),
-    Fault("a-layer-is-not-repeated", "miniformer/config/model_config.py", " * entry.repeat", "", CONFIG,
+    Fault("a-layer-is-not-repeated", "miniformer/config/model_config.py", " for _ in range(repeat)]", "]", CONFIG,
           "a pattern gives fewer layers than it says"),
     Fault("a-shorthand-wins-over-a-name", "miniformer/config/shorthands.py", "slots.setdefault(target, spec)",
           "slots.update({target: spec})", CONFIG, "rope-mha replaces the position that a user names"),
@@ -39,4 +39,9 @@ FAULTS = (
           "inspect says that a step keeps more than it does"),
     Fault("every-pair-can-be", "miniformer/config/matrix.py", "return str(error)", 'return ""',
           "tests/config/test_matrix.py", "list-components --matrix offers what cannot be built"),
+    Fault("the-largest-bound-counts", "miniformer/config/memory.py", "tightest = min(", "tightest = max(",
+          "tests/config/test_memory.py", "a container's processes are killed where they should be refused"),
+    Fault("weights-of-a-pattern-count-once", "miniformer/config/model_config.py", "in_layers += repeat * ", "in_layers += ",
+          "tests/config/test_memory.py::test_the_largest_sizes_are_counted_at_once",
+          "a model of many layers is not seen to be too large"),
 )
