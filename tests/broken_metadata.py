@@ -1,4 +1,4 @@
-"""Forty kinds of broken metadata of a distribution that is nobody's plugin, as interrupted installations and copies leave them."""
+"""Forty kinds of broken metadata of a distribution, as interrupted installations and copies leave them."""
 
 import os
 from pathlib import Path

@@ -49,9 +49,9 @@ def other_versions(saved: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         wanted = " ".join(f"{name}=={then[name]}" for name in missing)
         has = list(dict.fromkeys(f"{kind} {name.partition(':')[2]}" for kind, name in _qualified(saved)
                                  if name.partition(":")[0] in missing))
-        needed = f" (the model needs {', '.join(has)})" if has else ""
-        raise UnknownComponent(f"missing: this model was made with {', '.join(missing)}, not installed here{needed}; to get it: "
-                               f"pip install {wanted}" + "".join(map(_what_is_left, missing)))
+        needs = f" (the model needs {', '.join(has)})" if has else ""
+        raise UnknownComponent(f"missing: this model was made with {', '.join(missing)}, not installed here{needs}; "
+                               f"to get it: pip install {wanted}" + "".join(map(_what_is_left, missing)))
     return [(name, then[name], str(now[name])) for name in then if now[name] != then[name]]
 
 

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 
-from .distributions import GROUPS, Installed, installed, version_of
-from .entries import COMMAND, DISTRIBUTION, ELSEWHERE, OURS, Availability, Entry, canonical, normalise_distribution
+from .distributions import GROUPS, installed, version_of
+from .entries import COMMAND, DISTRIBUTION, ELSEWHERE, OURS, Availability, Entry, Installed, canonical, normalise_distribution
 from .errors import did_you_mean
 from .kinds import KINDS
 

@@ -8,17 +8,16 @@ counts whose code Python would import.
 from __future__ import annotations
 
 import codecs
-import importlib.metadata
 import os
 import re
 import stat
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib.metadata import Distribution, EntryPoint
 
-from .entries import normalise_distribution
+from .entries import Installed, normalise_distribution
 from .errors import in_one_line
 
 GROUPS = "miniformer."
@@ -27,33 +26,6 @@ HEAD = 4096
 """Bytes of the metadata of other people's distributions that are read: their name is at the beginning."""
 HEADER = re.compile(r"^(Name|Version):[ \t]*(\S+)[ \t\r]*$", re.MULTILINE)
 _find_all = Distribution.discover
-
-
-@dataclass(frozen=True, slots=True)
-class Installed:
-    """A distribution as its metadata describe it.
-
-    Attributes:
-        name, version: the name in the form of `normalise_distribution`; of unreadable metadata, the name of their folder.
-        place: the path of the metadata.
-        points: its entry points in groups of miniformer.
-        requires: the distributions that it needs; read only where it has such entry points.
-        problem: why it is left out, beginning with a path; "" if it counts.
-        stale: it is left out since other metadata of this distribution describe the code that Python imports.
-    """
-
-    name: str
-    version: str
-    place: str
-    points: tuple[EntryPoint, ...] = ()
-    requires: tuple[str, ...] = ()
-    problem: str = ""
-    stale: bool = False
-
-    @property
-    def folder(self) -> str:
-        """The folder in which the metadata are, and in an ordinary installation the code too."""
-        return os.path.dirname(self.place)
 
 
 def installed(path: Sequence[str] | None = None) -> list[Installed]:
@@ -114,10 +86,12 @@ def broken_left_out() -> Iterator[None]:
 def _found(folders: Sequence[str], name: str | None = None, fully: bool = False) -> Iterator[Installed]:
     """The distributions in some folders, or those of a name, each once."""
     seen = set()
+    wanted = {"name": name} if name else {}
     for folder in folders:
-        try:
-            # one folder at a time, so that one which cannot be searched hides no other; what is no text, imports ignore too
-            distributions = list(_find_all(path=[folder], **({"name": name} if name else {}))) if isinstance(folder, str) else []
+        if not isinstance(folder, str):  # imports ignore it too
+            continue
+        try:  # one folder at a time, so that one which cannot be searched hides no other
+            distributions = list(_find_all(path=[folder], **wanted))  # type: ignore[arg-type]
         except Exception as error:
             problem = f"{folder}: cannot be searched for distributions: {in_one_line(error)}"
             found = [Installed(folder, "?", folder, problem=problem)]
@@ -181,7 +155,8 @@ def _entry_points(distribution: Distribution, place: str) -> tuple[EntryPoint, .
             group = line
         elif line and not line.startswith("#") and not (group and "=" in line):
             where = os.path.join(place, "entry_points.txt")
-            raise ValueError(f"{where}, line {number}: expected `name = module:attribute` below a `[group]`; found {line!r:.60}")
+            raise ValueError(f"{where}, line {number}: expected `name = module:attribute` below a `[group]`; "
+                             f"found {line!r:.60}")
     points = distribution.entry_points if f"[{GROUPS}" in text else ()
     return tuple(point for point in points if point.group.startswith(GROUPS))
 
@@ -190,7 +165,7 @@ def _headers(distribution: Distribution, place: str, most: int) -> str:
     """The text in which name and version are: of `METADATA`, of `PKG-INFO`, or of an old `.egg-info` that is a file."""
     for file in ("METADATA", "PKG-INFO") if not os.path.isfile(place) else ("",):
         if text := _text(distribution, place, file, most):
-            return re.split(r"\r?\n\r?\n", text, maxsplit=1)[0]  # below is the description
+            return re.split(r"(?:^|\r?\n)\r?\n", text, maxsplit=1)[0]  # below is the description
     raise ValueError(f"{place}: no METADATA in it, or an empty one")
 
 

@@ -1,10 +1,12 @@
-"""An entry of the registry: a component as its distribution declares it, and the form in which names are compared."""
+"""What is installed, as data: a distribution, an entry for each component that it declares, and how names are compared."""
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from enum import Enum
+from importlib.metadata import EntryPoint
 
 OURS = "miniformer"
 COMMAND, ELSEWHERE = "command", "elsewhere"
@@ -12,6 +14,33 @@ COMMAND, ELSEWHERE = "command", "elsewhere"
 component or a command which this one has not, so that an error says what to install."""
 DISTRIBUTION = "distribution"
 """The kind of an entry that stands for a whole distribution whose metadata cannot be used."""
+
+
+@dataclass(frozen=True, slots=True)
+class Installed:
+    """A distribution as its metadata describe it.
+
+    Attributes:
+        name, version: the name in the form of `normalise_distribution`; of unreadable metadata, the name of their folder.
+        place: the path of the metadata.
+        points: its entry points in groups of miniformer.
+        requires: the distributions that it needs; read only where it has such entry points.
+        problem: why it is left out, beginning with a path; "" if it counts.
+        stale: it is left out since other metadata of this distribution describe the code that Python imports.
+    """
+
+    name: str
+    version: str
+    place: str
+    points: tuple[EntryPoint, ...] = ()
+    requires: tuple[str, ...] = ()
+    problem: str = ""
+    stale: bool = False
+
+    @property
+    def folder(self) -> str:
+        """The folder in which the metadata are, and in an ordinary installation the code too."""
+        return os.path.dirname(self.place)
 
 
 class Availability(str, Enum):

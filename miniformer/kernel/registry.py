@@ -98,9 +98,10 @@ class Registry:
         """What is told of a name that no component of any kind has: what is near, what to install, what there is."""
         names = sorted({entry.name for entry in self._entries.values() if entry.kind in KINDS})
         distribution, _, short = canonical(name).rpartition(":")
-        owners = [(kind, package) for (kind, other), package in packages_elsewhere().items() if other == short and kind in KINDS]
-        lines = [f"there is no component named {name!r}{'' if owners else did_you_mean(short, names)}"]
-        lines += [f"  there is {_a(kind)} of that name in {package}; to get it: pip install {package}" for kind, package in owners]
+        elsewhere = [(kind, package) for (kind, other), package in packages_elsewhere().items() if other == short]
+        hints = [f"  there is {_a(kind)} of that name in {package}; to get it: pip install {package}"
+                 for kind, package in elsewhere if kind in KINDS]
+        lines = [f"there is no component named {name!r}{'' if hints else did_you_mean(short, names)}", *hints]
         if distribution and not any(entry.distribution == distribution for entry in self._entries.values()):
             lines.append(f"  to get it: pip install {distribution}")
         return "\n".join([*lines, f"  installed: {', '.join(names)}"])

@@ -14,12 +14,11 @@ import os
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.parse import urlparse
 from urllib.request import url2pathname
 
-if TYPE_CHECKING:
-    from .distributions import Installed
+from .entries import Installed
 
 
 def imported_of(rivals: Sequence[Installed], path: Sequence[str] | None = None) -> Installed:
