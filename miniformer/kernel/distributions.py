@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import Distribution, EntryPoint
@@ -25,7 +25,7 @@ GROUPS = "miniformer."
 HEAD = 4096
 """Bytes of the metadata of other people's distributions that are read: their name is at the beginning."""
 HEADER = re.compile(r"^(Name|Version):[ \t]*(\S+)[ \t\r]*$", re.MULTILINE)
-_find_all = Distribution.discover
+_find_all: Callable[..., Iterable[Distribution]] = Distribution.discover
 
 
 def installed(path: Sequence[str] | None = None) -> list[Installed]:
@@ -65,10 +65,10 @@ def broken_left_out() -> Iterator[None]:
 
     torch, pydantic and Lightning ask it for entry points of all distributions, and end with the error of the first broken one.
     """
-    legible: dict[int | str, bool] = {}
+    legible: dict[str, bool] = {}
 
-    def discover(cls: type[Distribution], **options: object) -> Iterator[Distribution]:
-        for distribution in _find_all(**options):  # type: ignore[arg-type]
+    def discover(cls: type[Distribution], /, **options: object) -> Iterator[Distribution]:
+        for distribution in _find_all(**options):
             place = _place(distribution)
             if place not in legible:
                 legible[place] = not _read(distribution, place, fully=False).problem
@@ -91,7 +91,7 @@ def _found(folders: Sequence[str], name: str | None = None, fully: bool = False)
         if not isinstance(folder, str):  # imports ignore it too
             continue
         try:  # one folder at a time, so that one which cannot be searched hides no other
-            distributions = list(_find_all(path=[folder], **wanted))  # type: ignore[arg-type]
+            distributions = list(_find_all(path=[folder], **wanted))
         except Exception as error:
             problem = f"{folder}: cannot be searched for distributions: {in_one_line(error)}"
             found = [Installed(folder, "?", folder, problem=problem)]
