@@ -13,7 +13,18 @@ from pytorch_lightning.callbacks import Callback
 from rich.console import Console
 from safetensors.torch import load_file
 
-from miniformer.kernel import DataError, LossTerm, RunError, SpecError, UserError
+from miniformer.kernel import (
+    DataError,
+    Entry,
+    FeedForward,
+    LossTerm,
+    Registry,
+    RunError,
+    SpecError,
+    UserError,
+    discover,
+    use_registry,
+)
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 from miniformer.train.datamodule import MiniFormerDataModule
@@ -234,6 +245,39 @@ def test_epochs_bound_a_run_where_steps_do_not(tmp_path, texts):
 
 
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
+class Gauge(FeedForward):
+    """A feed-forward that records two values in training: one for each layer and step, and one of a token each."""
+
+    calls = 0
+
+    def __init__(self, d_model, d_ff):
+        super().__init__(d_model, d_ff)
+        self.weight = torch.nn.Parameter(torch.ones(d_model))
+
+    def forward(self, x, context):
+        if self.training:
+            Gauge.calls += 1
+            context.record("gauge-calls", torch.tensor(Gauge.calls))
+            context.record("gauge-open", torch.tensor([[True, False, False, False]]))
+        return x * self.weight
+
+
+def test_what_components_record_is_a_column_each_and_in_the_progress(tmp_path, texts, monkeypatch):
+    """It is the mean over layers and over the steps since the last line: of two layers and ten steps at a time here."""
+    monkeypatch.setattr(Gauge, "calls", 0)
+    said = Console(file=io.StringIO(), soft_wrap=True)
+    registry = Registry([*discover(), Entry("ffn", "gauge", f"{__name__}:Gauge", "acme", "1")])
+    registry._classes["ffn", "acme:gauge"] = Gauge
+    with use_registry(registry):
+        result = run(tmp_path, texts, said, max_steps=20, val_every=20,
+                     model_config={"ffn": "gauge", "n_layers": 2})
+    rows = [row for row in losses(result) if row["train_loss"]]
+    assert [(float(row["recorded_gauge-calls"]), float(row["recorded_gauge-open"])) for row in rows] == [
+        (10.5, 0.25), (30.5, 0.25)]
+    last = said.file.getvalue().partition("step 20/20")[2].splitlines()[0]
+    assert "  gauge-calls 30.5  gauge-open 0.25  " in last
+
+
 def test_loggers_write_into_the_run_folder(tmp_path, texts, logger, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
