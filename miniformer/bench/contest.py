@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 
 from miniformer.kernel.errors import MiniformerError, RunError, UserError
+from miniformer.train.processes import death_of
 from miniformer.train.train_config import TrainConfig
 
 from .contestant import Account, Setting, account, completed
@@ -119,13 +120,16 @@ def process(name: str, measured: str, config: TrainConfig | None, setting: Setti
     theirs.close()
     ready = False
 
+    def died() -> RunError:
+        worker.join()
+        return RunError(f"{name}: its worker process {death_of(worker.exitcode)} while it was measured ({measured}); "
+                        "if memory has run out, a smaller --batch-size or --length needs less")
+
     def answer() -> Any:
         try:
             reply = ours.recv()
-        except EOFError:
-            worker.join()
-            raise RunError(f"{name}: its process ended with code {worker.exitcode} while it was measured ({measured}); "
-                           "if it was killed, memory may have run out: a smaller --batch-size or --length needs less") from None
+        except (EOFError, OSError):
+            raise died() from None
         if isinstance(reply, Sample) or reply is None:  # None: the process is ready
             return reply
         text, exit_code = reply
@@ -136,7 +140,10 @@ def process(name: str, measured: str, config: TrainConfig | None, setting: Setti
         if not ready:
             answer()
             ready = True
-        ours.send((seconds, rows))
+        try:
+            ours.send((seconds, rows))
+        except OSError:  # a broken pipe would pass for a reader of our output that has seen enough
+            raise died() from None
         sample: Sample = answer()
         return sample
 

@@ -14,6 +14,7 @@ from miniformer.data.jsonl import STDIN
 from miniformer.data.prepare import PreparedData, token_counts
 from miniformer.kernel.errors import RunError, UserError
 
+from .processes import why_a_process_died
 from .train_config import TrainConfig
 
 RECORD = "run.json"
@@ -69,6 +70,8 @@ def describe(spec: Mapping[str, Any], config: TrainConfig, data: PreparedData) -
 def errors_name(folder: Path, first: bool) -> Iterator[None]:
     """Add the run folder to the message of a `RunError`, and remove the folder if nothing but `run.json` is in it.
 
+    The death of a worker, or of another process of the run, becomes a `RunError`.
+
     Args:
         folder: the run folder.
         first: this process is the one of its run that writes files.
@@ -81,6 +84,7 @@ def errors_name(folder: Path, first: bool) -> Iterator[None]:
             (folder / RECORD).unlink()
             folder.rmdir()
             place = f"nothing was saved, so the run folder {folder} was removed"
-        if isinstance(error, RunError):
-            raise RunError(f"{error} ({place})") from error
+        died = why_a_process_died(error)
+        if died or isinstance(error, RunError):
+            raise RunError(f"{died or error} ({place})") from error
         raise

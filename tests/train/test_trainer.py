@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -244,7 +246,6 @@ def test_epochs_bound_a_run_where_steps_do_not(tmp_path, texts):
     assert saved["global_step"] == 2 * data.batches_per_epoch(1)
 
 
-@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
 class Gauge(FeedForward):
     """A feed-forward that records two values in training: one for each layer and step, and one of a token each."""
 
@@ -278,6 +279,7 @@ def test_what_components_record_is_a_column_each_and_in_the_progress(tmp_path, t
     assert "  gauge-calls 30.5  gauge-open 0.25  " in last
 
 
+@pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
 def test_loggers_write_into_the_run_folder(tmp_path, texts, logger, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
@@ -307,6 +309,18 @@ def test_a_run_that_fails_before_it_saved_anything_leaves_no_folder(tmp_path, te
     with pytest.raises(RunError, match=r"the loss is nan at step 0.*nothing was saved, so the run folder .*mine was removed"):
         run(tmp_path, texts, experiment_name="mine")
     assert not (tmp_path / "runs" / "mine").exists()
+
+
+def test_a_run_whose_worker_is_killed_says_which_and_why_in_one_line(tmp_path, texts, monkeypatch):
+    """As the system does when memory runs out; torch says it in a traceback of forty lines."""
+    def killed(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("miniformer.data.sampler.Drawn.__getitem__", killed)
+    with pytest.raises(RunError, match=r"^the worker process with pid \d+, which made batches, was killed by SIGKILL; the system "
+                       r"does this when memory runs out: a smaller num_workers or batch_size needs less \(nothing was saved"):
+        run(tmp_path, texts, num_workers=1)
+    assert not list((tmp_path / "runs").glob("texts*"))
 
 
 def test_a_run_may_be_outside_the_main_thread(tmp_path, texts):
