@@ -22,9 +22,10 @@ from .errors import in_one_line
 
 GROUPS = "miniformer."
 """How the names of our groups of entry points begin."""
-HEAD = 4096
-"""Bytes of the metadata of other people's distributions that are read: their name is at the beginning."""
+HEAD = 1024
+"""Bytes of the metadata of other people's distributions that are read first: their name is at the beginning."""
 HEADER = re.compile(r"^(Name|Version):[ \t]*(\S+)[ \t\r]*$", re.MULTILINE)
+REQUIRES = re.compile(r"^Requires-Dist:[ \t]*(\S.*?)[ \t]*$", re.MULTILINE)
 _find_all: Callable[..., Iterable[Distribution]] = Distribution.discover
 
 
@@ -98,8 +99,10 @@ def _found(folders: Sequence[str], name: str | None = None, fully: bool = False)
         else:
             found = [_read(distribution, _place(distribution), fully) for distribution in distributions]
         for one in found:
-            if (real := os.path.realpath(one.place)) not in seen:
-                seen.add(real)
+            # of a distribution that is neither ours nor broken, a second reading through a link does no harm
+            place = os.path.realpath(one.place) if one.points or one.problem else one.place
+            if place not in seen:
+                seen.add(place)
                 yield one
 
 
@@ -136,12 +139,17 @@ def _read(distribution: Distribution, place: str, fully: bool) -> Installed:
             raise ValueError(f"{place}: a link to nothing")
         points = _entry_points(distribution, place)
         fully = fully or bool(points)
-        headers = dict(HEADER.findall(_headers(distribution, place, -1 if fully else HEAD)))
+        text = _headers(distribution, place, -1 if fully else HEAD)
+        if not fully and "Name:" not in text:
+            text = _headers(distribution, place, -1)
+        headers = dict(HEADER.findall(text))
         for field in ("Name", "Version") if fully else ("Name",):
             if field not in headers:
                 raise ValueError(f"{place}: no {field} in its metadata")
-        requires = tuple(distribution.requires or ()) if points else ()
-        return Installed(normalise_distribution(headers["Name"]), headers.get("Version", "?"), place, points, requires)
+        requires = REQUIRES.findall(text) if points else []
+        if points and place.endswith(".egg-info"):  # it may have them in a file of their own
+            requires = list(distribution.requires or ())
+        return Installed(normalise_distribution(headers["Name"]), headers.get("Version", "?"), place, points, tuple(requires))
     except Exception as error:
         problem = str(error) if type(error) is ValueError else f"{place}: {in_one_line(error)}"
         return Installed(_printable(name), "?", place, problem=_printable(problem))
@@ -153,7 +161,7 @@ def _entry_points(distribution: Distribution, place: str) -> tuple[EntryPoint, .
     for number, line in enumerate(map(str.strip, text.splitlines()), start=1):
         if line.startswith("[") and line.endswith("]"):
             group = line
-        elif line and not line.startswith("#") and not (group and "=" in line):
+        elif line and not line.startswith("#") and not (group and "=" in line and line.replace("\t", " ").isprintable()):
             where = os.path.join(place, "entry_points.txt")
             raise ValueError(f"{where}, line {number}: expected `name = module:attribute` below a `[group]`; "
                              f"found {line!r:.60}")
@@ -163,9 +171,9 @@ def _entry_points(distribution: Distribution, place: str) -> tuple[EntryPoint, .
 
 def _headers(distribution: Distribution, place: str, most: int) -> str:
     """The text in which name and version are: of `METADATA`, of `PKG-INFO`, or of an old `.egg-info` that is a file."""
-    for file in ("METADATA", "PKG-INFO") if not os.path.isfile(place) else ("",):
+    for file in ("METADATA", "PKG-INFO", "") if os.path.isfile(place) else ("METADATA", "PKG-INFO"):
         if text := _text(distribution, place, file, most):
-            return re.split(r"(?:^|\r?\n)\r?\n", text, maxsplit=1)[0]  # below is the description
+            return ("\n" + text.replace("\r\n", "\n")).partition("\n\n")[0]  # what is below an empty line is the description
     raise ValueError(f"{place}: no METADATA in it, or an empty one")
 
 
