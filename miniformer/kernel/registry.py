@@ -101,10 +101,10 @@ class Registry:
         elsewhere = [(kind, package) for (kind, other), package in packages_elsewhere().items() if other == short]
         hints = [f"  there is {_a(kind)} of that name in {package}; to get it: pip install {package}"
                  for kind, package in elsewhere if kind in KINDS]
-        lines = [f"there is no component named {name!r}{'' if hints else did_you_mean(short, names)}", *hints]
         if distribution and not any(entry.distribution == distribution for entry in self._entries.values()):
-            lines.append(f"  to get it: pip install {distribution}")
-        return "\n".join([*lines, f"  installed: {', '.join(names)}"])
+            hints = [f"  to get it: pip install {distribution}"]
+        first = f"there is no component named {name!r}{'' if hints else did_you_mean(short, names)}"
+        return "\n".join([first, *hints, f"  installed: {', '.join(names)}"])
 
     def _described(self, entry: Entry) -> Entry:
         """The entry as it is listed: marked ambiguous if another third party registers its short name too."""

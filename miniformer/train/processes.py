@@ -1,6 +1,7 @@
-"""The processes of a run: which of them this one is, as the launcher says in the environment, and what is told of one that died.
+"""The processes of a run: which of them this one is, and what is told of one that died.
 
-A launcher is torchrun, or Lightning itself. Beside its own processes a run may have workers, which make its batches.
+A launcher, which is torchrun or Lightning itself, says in the environment which process this is. Beside its own processes a run
+may have workers, which make its batches.
 """
 
 from __future__ import annotations

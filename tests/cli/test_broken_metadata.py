@@ -25,8 +25,8 @@ def beside(tmp_path_factory):
         plugin = folder / "acme-1.0.dist-info"
         plugin.mkdir()
         (plugin / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 1.0\n")
-        (plugin / "entry_points.txt").write_text("[miniformer.command]\nhello = acme_hello:hello\n")
-        (folder / "acme_hello.py").write_text(COMMAND)
+        (plugin / "entry_points.txt").write_text("[miniformer.command]\nhello = acme_greets:hello\n")
+        (folder / "acme_greets.py").write_text(COMMAND)
         folders = [folder, *(folder / str(number) for number in range(len(kinds)))]
         for kind, own in zip(kinds, folders[1:], strict=True):
             own.mkdir()

@@ -317,8 +317,8 @@ def test_a_run_whose_worker_is_killed_says_which_and_why_in_one_line(tmp_path, t
         os.kill(os.getpid(), signal.SIGKILL)
 
     monkeypatch.setattr("miniformer.data.sampler.Drawn.__getitem__", killed)
-    with pytest.raises(RunError, match=r"^the worker process with pid \d+, which made batches, was killed by SIGKILL; the system "
-                       r"does this when memory runs out: a smaller num_workers or batch_size needs less \(nothing was saved"):
+    with pytest.raises(RunError, match=r"^the worker process with pid \d+, which made batches, was killed by SIGKILL; the "
+                       r"system does this when memory runs out: a smaller num_workers or batch_size needs less \(nothing "):
         run(tmp_path, texts, num_workers=1)
     assert not list((tmp_path / "runs").glob("texts*"))
 
