@@ -57,7 +57,7 @@ def put(fields: dict[str, Any], path: Path, value: Any, source: str) -> None:
     fields[last] = value
 
 
-def path_of(text: str, source: str, extensions: Any = ()) -> Path:
+def path_of(text: str, source: str, extensions: Any = None) -> Path:
     """The full path that a short one means: `d_model` is a field of the model, `attention.window` an option of its attention.
 
     `ema.decay` is an option of the extension `ema` if that is active and no field has its name.
@@ -65,7 +65,7 @@ def path_of(text: str, source: str, extensions: Any = ()) -> Path:
     Args:
         text: the short path.
         source: where it was written, for errors.
-        extensions: the names of active extensions, as the field `extensions` has them.
+        extensions: the field `extensions` of the run, whose keys are the active ones.
 
     Raises:
         UserError: neither the run nor its model has a field of that name.
@@ -86,11 +86,12 @@ def path_of(text: str, source: str, extensions: Any = ()) -> Path:
 
 def active_name(name: str, extensions: Any) -> str | None:
     """The active extension that a short or qualified name means, as it is named among `extensions`; None if it is not there."""
-    wanted, names = canonical(name), list(extensions) if isinstance(extensions, Mapping | tuple) else []
-    exact = [active for active in names if canonical(active) == wanted]
-    short = [active for active in names if canonical(active).rpartition(":")[2] == wanted.rpartition(":")[2]
-             and ":" not in (active if ":" in wanted else wanted)]
-    return next(iter(exact or (short if len(short) == 1 else [])), None)
+    wanted = canonical(name)
+    names = {active: canonical(active) for active in extensions} if isinstance(extensions, Mapping) else {}
+    exact = [active for active, full in names.items() if full == wanted]
+    # a short name on one side may mean the qualified one on the other
+    alike = [active for active, full in names.items() if full.endswith(f":{wanted}") or wanted.endswith(f":{full}")]
+    return exact[0] if exact else alike[0] if len(alike) == 1 else None
 
 
 def _inactive(name: str) -> str:

@@ -18,6 +18,8 @@ FAULTS = (
     Fault("a-recorded-loss-counts-once-a-batch", "miniformer/train/module.py", "term.sum + extra * term.weight",
           "term.sum + extra", f"{MODULE}::test_a_recorded_loss_counts_as_much_as_the_batch_weighs",
           "experts are not balanced"),
+    Fault("what-is-recorded-is-never-logged-away", "miniformer/train/module.py",
+          "self._recorded, self._recorded_until = {}, None", "pass", TRAINER, "a column shows the mean of the whole run, and no change in it"),
     Fault("a-loss-that-is-no-number-goes-on", "miniformer/train/module.py", "not torch.isfinite(self.loss)", "False",
           f"{MODULE}::test_a_loss_that_is_not_finite_ends_the_run", "a diverged run goes on for hours"),
     Fault("there-is-no-warm-up-unless-asked", "miniformer/train/module.py", "steps // 20 if", "0 if",
