@@ -69,6 +69,8 @@ def broken_left_out() -> Iterator[None]:
     legible: dict[str, bool] = {}
 
     def discover(cls: type[Distribution], /, **options: object) -> Iterator[Distribution]:
+        if options.get("context") is None:  # a search ends at the first entry of the path that is no text
+            options = {"path": [folder for folder in sys.path if isinstance(folder, str)], **options}
         for distribution in _find_all(**options):
             place = _place(distribution)
             if place not in legible:

@@ -4,6 +4,7 @@ import base64
 import hashlib
 import importlib.metadata
 import json
+import sys
 
 import pytest
 
@@ -119,6 +120,13 @@ def test_the_version_of_a_package_is_that_of_the_metadata_that_count(tmp_path, m
     monkeypatch.syspath_prepend(str(tmp_path))
     assert version_of("acme") == "10.0"
     assert version_of("there-is-no-such-package") is None
+
+
+def test_importlib_passes_over_what_is_no_text_on_the_path(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.path", [b"bytes", 3, tmp_path, *sys.path])
+    with broken_left_out():
+        assert importlib.metadata.version("miniformer")
+        assert importlib.metadata.entry_points(group="miniformer.ffn")
 
 
 def test_importlib_passes_over_broken_metadata_inside_and_not_after(tmp_path, monkeypatch):
