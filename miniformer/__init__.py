@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from miniformer.kernel.distributions import version_of
 from miniformer.kernel.renamed import find_moved_modules
 
 if TYPE_CHECKING:
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 find_moved_modules()
 
-try:
-    __version__ = version("miniformer")
-except PackageNotFoundError as error:
+_version = version_of("miniformer")
+if _version is None:
     raise ImportError("miniformer finds its own components through its installed metadata; "
-                      "run `pip install .` (or `pip install -e .`) in its folder first") from error
+                      "run `pip install .` (or `pip install -e .`) in its folder first")
+__version__: str = _version
 
 
 def load(path: str | Path) -> Pipeline:

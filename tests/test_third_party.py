@@ -69,6 +69,7 @@ def test_a_wheel_is_a_part_of_miniformer_as_long_as_it_is_installed(cli, site, t
     assert said.startswith("LOADED 3\nthe")  # the extension that shaped the model is there again
     gone = cli("generate", "runs/mine", "--prompt", "the", code=2).stderr
     assert "missing: this model was made with acme-parts, not installed here" in gone
+    assert "(the model needs extension shout, ffn sine)" in gone
     assert "to get it: pip install acme-parts" in gone
 
 

@@ -13,6 +13,7 @@ import torch
 
 from miniformer.kernel.errors import MiniformerError, RunError, UserError
 from miniformer.train.cost import check_room
+from miniformer.train.processes import death_of
 from miniformer.train.train_config import TrainConfig
 
 from .contestant import Account, Setting, account, completed, trained_by
@@ -122,13 +123,16 @@ def process(name: str, measured: str, config: TrainConfig | None, setting: Setti
     theirs.close()
     ready = False
 
+    def died() -> RunError:
+        worker.join()
+        return RunError(f"{name}: its worker process {death_of(worker.exitcode)} while it was measured ({measured}); "
+                        "if memory has run out, a smaller --batch-size or --length needs less")
+
     def answer() -> Any:
         try:
             reply = ours.recv()
-        except EOFError:
-            worker.join()
-            raise RunError(f"{name}: its process ended with code {worker.exitcode} while it was measured ({measured}); "
-                           "if it was killed, memory may have run out: a smaller --batch-size or --length needs less") from None
+        except (EOFError, OSError):
+            raise died() from None
         if isinstance(reply, Sample) or reply is None:  # None: the process is ready
             return reply
         text, exit_code = reply
@@ -139,7 +143,10 @@ def process(name: str, measured: str, config: TrainConfig | None, setting: Setti
         if not ready:
             answer()
             ready = True
-        ours.send((seconds, rows))
+        try:
+            ours.send((seconds, rows))
+        except OSError:  # a broken pipe would pass for a reader of our output that has seen enough
+            raise died() from None
         sample: Sample = answer()
         return sample
 

@@ -6,28 +6,30 @@ There are four outcomes. *Identical*: the same versions are installed. *Compatib
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from miniformer.config.slots import SLOTS
+from miniformer.kernel.distributions import version_of
+from miniformer.kernel.entries import DISTRIBUTION, OURS, normalise_distribution
 from miniformer.kernel.errors import UnavailableComponent, UnknownComponent, UserError
-from miniformer.kernel.registry import OURS, current_registry
+from miniformer.kernel.registry import current_registry
 
 PACKAGES = ("torch", "pytorch-lightning", "pydantic", "tokenizers", "safetensors")
 
 
 def provenance(spec: Any) -> dict[str, Any]:
     """The providers of the components that `spec` names: distribution -> version; miniformer is always among them."""
-    versions = {entry.distribution: entry.version for entry in current_registry().entries()}
+    versions = _registered()
     names = {OURS, *_providers(spec)} & versions.keys()
     return {"providers": {name: versions[name] for name in sorted(names)}}
 
 
 def environment() -> dict[str, str]:
     """Versions of Python and of the packages that a run's numbers depend on."""
-    return {"python": platform.python_version(), **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    return {"python": platform.python_version(), **{name: version_of(name) or "unknown" for name in PACKAGES}}
 
 
 def other_versions(saved: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -37,15 +39,19 @@ def other_versions(saved: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         saved: the data of the model's `config.json`.
 
     Raises:
-        UnknownComponent: providers are not installed; the text names them all and the command that installs them.
+        UnknownComponent: providers are not installed; the text names them, the components that the model has of them, and the
+            command that installs them.
     """
     then = {name: str(version) for name, version in saved.get("providers", {}).items()}
-    registered = {entry.distribution: entry.version for entry in current_registry().entries()}
-    now = {name: registered.get(name) or _version(name) for name in then}
+    registered = _registered()
+    now = {name: registered.get(name) or version_of(name) for name in then}
     if missing := [name for name in then if now[name] is None]:
         wanted = " ".join(f"{name}=={then[name]}" for name in missing)
-        raise UnknownComponent(f"missing: this model was made with {', '.join(missing)}, not installed here; to get it: "
-                               f"pip install {wanted}")
+        has = list(dict.fromkeys(f"{kind} {name.partition(':')[2]}" for kind, name in _qualified(saved)
+                                 if name.partition(":")[0] in missing))
+        needs = f" (the model needs {', '.join(has)})" if has else ""
+        raise UnknownComponent(f"missing: this model was made with {', '.join(missing)}, not installed here{needs}; "
+                               f"to get it: pip install {wanted}" + "".join(map(_what_is_left, missing)))
     return [(name, then[name], str(now[name])) for name in then if now[name] != then[name]]
 
 
@@ -68,22 +74,35 @@ def migrating(saved: Mapping[str, Any]) -> Iterator[None]:
                         f"  to use it as it was made: pip install {back}") from error
 
 
-def _version(distribution: str) -> str | None:
-    try:
-        return importlib.metadata.version(distribution)
-    except importlib.metadata.PackageNotFoundError:
-        return None
+def _registered() -> dict[str, str]:
+    """The versions of the distributions whose components are registered."""
+    return {entry.distribution: entry.version for entry in current_registry().entries() if entry.kind != DISTRIBUTION}
+
+
+def _what_is_left(distribution: str) -> str:
+    """A line for each metadata of a distribution that are there and cannot be read."""
+    lines = [entry.reason for entry in current_registry().entries(DISTRIBUTION)
+             if normalise_distribution(entry.name).startswith(f"{distribution}-")]
+    return "".join(f"\n  {line}" for line in lines)
 
 
 def _providers(spec: Any) -> Iterator[str]:
     """The distributions in qualified names of components, however deeply specs nest, and of extensions."""
+    return (name.partition(":")[0] for _, name in _qualified(spec))
+
+
+def _qualified(spec: Any, kind: str = "component") -> Iterator[tuple[str, str]]:
+    """The kind and the name of each component with a qualified name, however deeply specs nest, and of extensions.
+
+    Args:
+        kind: what `spec` is; the kind of a component inside another one is told by the name of the option.
+    """
     if isinstance(spec, dict):
         extensions = spec.get("extensions")
-        for name in (spec.get("name"), *(extensions if isinstance(extensions, dict) else ())):
-            if isinstance(name, str) and ":" in name:
-                yield name.partition(":")[0]
-        for value in spec.values():
-            yield from _providers(value)
+        names = [("extension", name) for name in (extensions if isinstance(extensions, dict) else ())]
+        yield from ((of, name) for of, name in [(kind, spec.get("name")), *names] if isinstance(name, str) and ":" in name)
+        for field, value in spec.items():
+            yield from _qualified(value, SLOTS[field].kind if field in SLOTS else field)
     elif isinstance(spec, (list, tuple)):
         for value in spec:
-            yield from _providers(value)
+            yield from _qualified(value, kind)

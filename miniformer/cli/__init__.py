@@ -13,8 +13,10 @@ from typing import Any
 
 import click
 
+from miniformer import __version__
+
 from .shared.own_commands import COMMANDS, module_of, summary
-from .shared.plugin_commands import broken_commands, dashed, load_command, plugin_commands
+from .shared.plugin_commands import PluginCommands, broken_commands, dashed, load_command, why_no_command
 
 LESS_MEMORY = {"generate": "a smaller --batch-size, --beams or --max-new-tokens needs less",
                "predict": "a smaller --batch-size needs less", "evaluate": "a smaller --batch-size needs less"}
@@ -25,7 +27,7 @@ class Commands(click.Group):
     """Commands that are found by name and imported when they are called; plugins add theirs by entry points."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return [*COMMANDS, *sorted({dashed(point.name) for point in plugin_commands()} - set(COMMANDS))]
+        return [*COMMANDS, *sorted(PluginCommands.of(context).names() - set(COMMANDS))]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
         name = dashed(name)
@@ -33,17 +35,16 @@ class Commands(click.Group):
             module = importlib.import_module(f"miniformer.cli.{module_of(name)}")
             command: click.Command = module.command
             return command
-        for point in plugin_commands():
-            if dashed(point.name) == name:
-                return load_command(point)
-        return None
+        entry = PluginCommands.of(context).named(name)
+        return None if entry is None else load_command(entry)
 
     def resolve_command(self, context: click.Context, args: list[str]) -> Any:
+        if args and dashed(args[0]) not in COMMANDS:
+            for note in PluginCommands.of(context).notes:  # what is broken may be what was to be called
+                click.echo(f"note: {note}", err=True)
         if args and self.get_command(context, args[0]) is None:
-            from miniformer.kernel.errors import did_you_mean
-
             names = self.list_commands(context)
-            raise click.UsageError(f"there is no command {args[0]!r}{did_you_mean(args[0], names)}\n"
+            raise click.UsageError(f"there is no command {args[0]!r}{why_no_command(args[0], context, names)}\n"
                                    f"Commands: {', '.join(names)}")
         return super().resolve_command(context, args)
 
@@ -51,6 +52,9 @@ class Commands(click.Group):
         rows = [(name, summary(name) if name in COMMANDS else "(plugin)") for name in self.list_commands(context)]
         with formatter.section("Commands"):
             formatter.write_dl(rows)
+        if notes := PluginCommands.of(context).notes:
+            with formatter.section("Installed packages that cannot be used"):
+                formatter.write("".join(f"  {note}\n" for note in notes))
 
 
 def _without_plugins(context: click.Context, option: click.Parameter, value: bool) -> bool:
@@ -64,8 +68,9 @@ def _without_plugins(context: click.Context, option: click.Parameter, value: boo
               help="Use miniformer's own components only.")
 @click.option("--strict-plugins", is_flag=True, help="Fail if any installed plugin is broken.")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-@click.version_option(package_name="miniformer", message="%(package)s %(version)s")
-def cli(strict_plugins: bool, debug: bool) -> None:
+@click.version_option(__version__, message="miniformer %(version)s")
+@click.pass_context
+def cli(context: click.Context, strict_plugins: bool, debug: bool) -> None:
     """Build, compare and ship small transformers from parts that prove they work together.
 
     Start with `miniformer train`: it trains a small language model on Python's own library in a few minutes.
@@ -77,19 +82,21 @@ def cli(strict_plugins: bool, debug: bool) -> None:
         registry = current_registry()
         registry.load_all()
         unusable = [e for e in registry.entries() if e.state in (Availability.BROKEN, Availability.INCOMPATIBLE)]
-        if broken := [*unusable, *broken_commands(COMMANDS, load=True)]:
+        if broken := [*unusable, *broken_commands(context, COMMANDS, load=True)]:
             raise UnavailableComponent("\n  ".join(["plugins are broken:", *(
                 f"{e.kind} {e.name} of {e.provider}: {e.reason}" for e in broken)]))
 
 
 def main(args: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> None:
     """Run the command line and end the process with the right exit code."""
+    from miniformer.kernel.distributions import broken_left_out
     from miniformer.kernel.errors import MiniformerError
     from miniformer.kernel.out_of_memory import SMALLER, memory_errors
 
     argv = [*prefix, *(sys.argv[1:] if args is None else args)]
     try:
-        with memory_errors(next((LESS_MEMORY[word] for word in argv if word in LESS_MEMORY), SMALLER)):
+        less = next((LESS_MEMORY[word] for word in argv if word in LESS_MEMORY), SMALLER)
+        with broken_left_out(), memory_errors(less):
             code = cli.main(args=argv, prog_name="miniformer", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except click.ClickException as error:

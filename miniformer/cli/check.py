@@ -11,7 +11,7 @@ import click
 
 from miniformer.cli.shared.settings import apply, split_setting
 from miniformer.cli.shared.text_input import SEED
-from miniformer.kernel.errors import UserError, did_you_mean
+from miniformer.kernel.errors import UserError
 from miniformer.kernel.kinds import KINDS, check_kind
 from miniformer.kernel.registry import Availability, Entry, canonical, current_registry
 
@@ -138,9 +138,7 @@ def _entry_named(text: str) -> Entry:
         choices = " or ".join(f"{kind} {name}" for kind in kinds)
         raise UserError(f"{name!r} is the name of {len(kinds)} components; say {choices}")
     if not kinds:
-        names = {entry.name for entry in registry.entries()}
-        raise UserError(f"there is no component named {text!r}{did_you_mean(name, names)}; "
-                        "`miniformer list-components` lists them")
+        raise UserError(registry.unknown_of_any_kind(text))
     return registry.find(kinds[0], text)
 
 

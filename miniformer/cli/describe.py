@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import click
 
-from miniformer.kernel.errors import UnknownComponent, did_you_mean
+from miniformer.kernel.errors import UnknownComponent
 from miniformer.kernel.kinds import KINDS, check_kind
 from miniformer.kernel.registry import Entry, canonical, current_registry
 
@@ -52,9 +52,7 @@ def _matches(name: str, kind: str | None) -> list[Entry]:
     wanted = canonical(name)
     kinds = dict.fromkeys(e.kind for e in registry.entries() if e.kind in KINDS and wanted in (e.name, e.qualified))
     if not kinds:
-        names = sorted({e.name for e in registry.entries()})
-        raise UnknownComponent(f"there is no component named {name!r}{did_you_mean(wanted, names)}\n"
-                               f"  installed: {', '.join(names)}")
+        raise UnknownComponent(registry.unknown_of_any_kind(name))
     return [registry.find(kind, name) for kind in kinds]
 
 

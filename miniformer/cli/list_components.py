@@ -24,7 +24,8 @@ from miniformer.kernel.registry import Availability, Entry, current_registry
 @click.option("--matrix", is_flag=True,
               help="Show which attention goes with which position encoding, and the reason where it does not.")
 @click.option("--json", "as_json", is_flag=True, help="Write JSON.")
-def command(kind: str | None, load: bool, matrix: bool, as_json: bool) -> None:
+@click.pass_context
+def command(context: click.Context, kind: str | None, load: bool, matrix: bool, as_json: bool) -> None:
     """List the components that are installed, and whether they can be used."""
     registry = current_registry()
     if matrix:
@@ -32,7 +33,7 @@ def command(kind: str | None, load: bool, matrix: bool, as_json: bool) -> None:
         return
     if load:
         registry.load_all(kind)
-    entries = [*registry.entries(kind), *(broken_commands(COMMANDS, load) if kind is None else [])]
+    entries = [*registry.entries(kind), *(broken_commands(context, COMMANDS, load) if kind is None else [])]
     summaries = [_summary(entry) if load else "" for entry in entries]
     if as_json:
         click.echo(json.dumps([{"kind": e.kind, "name": e.name, "distribution": e.distribution, "version": e.version,
@@ -52,8 +53,8 @@ def _summary(entry: Entry) -> str:
     """The first line of a component's docstring, where it can be used."""
     if entry.state not in (Availability.AVAILABLE, Availability.AMBIGUOUS):
         return ""
-    doc = current_registry().load(entry.kind, entry.qualified).__doc__ or "(no description)"
-    return inspect.cleandoc(doc).partition("\n")[0]
+    doc = current_registry().load(entry.kind, entry.qualified).__doc__
+    return inspect.cleandoc(doc).partition("\n")[0] if doc and isinstance(doc, str) else "(no description)"
 
 
 def _table(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:

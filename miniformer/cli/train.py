@@ -17,7 +17,7 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
-from miniformer.cli.shared.settings import apply, path_of, put, split_setting
+from miniformer.cli.shared.settings import active_name, apply, path_of, put, split_setting
 from miniformer.config.model_config import TransformerConfig
 from miniformer.config.shorthands import SHORTHANDS
 from miniformer.config.slots import SLOTS
@@ -152,11 +152,12 @@ def merged(config_file: str | None, model_config: str | None, values: Mapping[st
     for parameter, value in values.items():
         owner, _, name = parameter.partition("_")
         apply(fields, ("model_config", name) if owner == "model" else (name,), value, _flag(name))
+    for extension in extensions:
+        name = active_name(extension, fields.get("extensions")) or canonical(extension)
+        put(fields, ("extensions", name), {}, f"--with {extension}")
     for setting in settings:
         path, text = split_setting(setting, "PATH=VALUE, such as attention.n_kv_heads=2")
-        apply(fields, path_of(path, f"--set {path}"), text, f"--set {path}")
-    for extension in extensions:
-        put(fields, ("extensions", canonical(extension)), {}, f"--with {extension}")
+        apply(fields, path_of(path, f"--set {path}", fields.get("extensions")), text, f"--set {path}")
     try:
         return TrainConfig.model_validate(fields)
     except UserError:

@@ -16,7 +16,6 @@ import shutil
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple, overload
 
@@ -26,6 +25,7 @@ from pydantic import BaseModel
 from miniformer import __version__
 from miniformer.checkpoint.atomic import write_folder
 from miniformer.checkpoint.provenance import provenance
+from miniformer.kernel.distributions import version_of
 from miniformer.kernel.errors import DataError, RunError
 from miniformer.kernel.spec import ComponentSpec, build
 from miniformer.kernel.task import Split, Task
@@ -118,7 +118,7 @@ def key_of(settings: Settings) -> str | None:
         return None
     spec = settings.task.model_dump(mode="json")
     return _digest(json.dumps({
-        "format": FORMAT, "miniformer": __version__, "tokenizers": version("tokenizers"), **provenance(spec),
+        "format": FORMAT, "miniformer": __version__, "tokenizers": version_of("tokenizers"), **provenance(spec),
         "files": [None if path is None else _state(Path(path)) for path in settings.paths], "task": spec,
         "sources": _sources(task), "val_fraction": settings.val_fraction, "vocab_size": settings.vocab_size,
         "tokenizer": None if tokenizer is None else tokenizer.to_json()}).encode())

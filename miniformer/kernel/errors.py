@@ -78,3 +78,12 @@ def did_you_mean(name: str, names: Iterable[str]) -> str:
     """The end of an error's text, `"; did you mean 'x' or 'y'?"`, or "" if no name is near."""
     close = nearest(name, names)
     return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def in_one_line(error: BaseException) -> str:
+    """The type and the message of any error, which may be one that cannot say its message, in one line of bounded length."""
+    try:
+        message = " ".join(str(error).split())
+    except Exception:
+        message = "(its message cannot be read)"
+    return f"{type(error).__name__}: {message[:500]}" if message else type(error).__name__

@@ -7,92 +7,22 @@ third-party code is called under guard, so that a broken package never breaks a 
 
 from __future__ import annotations
 
-import importlib
-import importlib.metadata
-import os
-import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
-from enum import Enum
+from dataclasses import replace
+from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
 
 from .conformance import why_not_a_component
-from .errors import AmbiguousComponent, UnavailableComponent, UnknownComponent, did_you_mean, nearest
+from .discovery import allowed_distributions, discover, packages_elsewhere
+from .entries import COMMAND, ELSEWHERE, OURS, Availability, Entry, canonical, normalise_distribution
+from .errors import AmbiguousComponent, UnavailableComponent, UnknownComponent, did_you_mean, in_one_line, nearest
 from .kinds import KINDS
 from .renamed import old_attributes
 
-OURS = "miniformer"
-COMMAND, ELSEWHERE = "command", "elsewhere"
-"""Entry-point groups beside those of components: commands, found by the command line; and `kind.name` = the package that has a
-component which this one has not, so that a missing component's error says what to install."""
-
-
-class Availability(str, Enum):
-    """Whether a component can be used."""
-
-    AVAILABLE = "available"
-    BROKEN = "broken"
-    BLOCKED = "blocked"
-    INCOMPATIBLE = "incompatible"
-    AMBIGUOUS = "ambiguous"
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A component as its distribution declares it.
-
-    Attributes:
-        kind, name: its kind, and its short name.
-        target: `module:attribute` to import.
-        distribution, version: its provider.
-        state, reason: whether it can be used, and if not, why.
-    """
-
-    kind: str
-    name: str
-    target: str
-    distribution: str
-    version: str
-    state: Availability = Availability.AVAILABLE
-    reason: str = ""
-
-    @property
-    def qualified(self) -> str:
-        """`distribution:name`, which is never ambiguous."""
-        return f"{self.distribution}:{self.name}"
-
-    @property
-    def saved(self) -> str:
-        """The name that a spec stores: the short one of a built-in, the qualified one of a third party's."""
-        return self.name if self.distribution == OURS else self.qualified
-
-    @property
-    def provider(self) -> str:
-        """Distribution and version, to be shown."""
-        return f"{self.distribution} {self.version}"
-
-
-def canonical(name: str) -> str:
-    """The form in which names are compared: lower case, with dashes for underscores."""
-    distribution, colon, short = name.strip().rpartition(":")
-    return normalise_distribution(distribution) + colon + short.lower().replace("_", "-")
-
-
-def normalise_distribution(distribution: str) -> str:
-    """The form in which package indexes compare names of distributions."""
-    return re.sub(r"[-_.]+", "-", distribution).strip().lower()
-
-
-def allowed_distributions(plugins: str | None = None) -> set[str] | None:
-    """The distributions whose plugins may be used, in the form of `normalise_distribution`; None: all.
-
-    Args:
-        plugins: a comma-separated list, `none` for no distribution; by default the environment variable MINIFORMER_PLUGINS.
-    """
-    allowed = os.environ.get("MINIFORMER_PLUGINS") if plugins is None else plugins
-    return {normalise_distribution(name) for name in allowed.split(",")} if allowed else None
+__all__ = ["COMMAND", "ELSEWHERE", "OURS", "Availability", "Entry", "Registry", "allowed_distributions", "canonical",
+           "current_registry", "discover", "normalise_distribution", "use_registry"]
 
 
 class Registry:
@@ -141,16 +71,13 @@ class Registry:
         if key not in self._classes:
             stage, problem = "import", ""
             try:
-                module, _, attribute = entry.target.partition(":")
-                loaded: object = importlib.import_module(module)
-                for part in attribute.split("."):
-                    loaded = getattr(loaded, part)
+                loaded: object = EntryPoint(entry.name, entry.target, entry.kind).load()
                 stage = "conformance"
                 problem = why_not_a_component(KINDS[kind], loaded)
-            except (KeyboardInterrupt, GeneratorExit):
+            except KeyboardInterrupt:
                 raise
             except BaseException as error:  # whatever a plugin raises becomes its state in the list, and no crash
-                problem = f"{type(error).__name__}: {error}"
+                problem = in_one_line(error)
             if problem:
                 self._entries[key] = replace(entry, state=Availability.BROKEN, reason=f"{stage}: {problem}")
                 return self.load(kind, entry.qualified)  # raises what `find` says of a broken entry
@@ -166,6 +93,18 @@ class Registry:
                     self.load(entry.kind, entry.qualified)
                 except UnavailableComponent:
                     continue
+
+    def unknown_of_any_kind(self, name: str) -> str:
+        """What is told of a name that no component of any kind has: what is near, what to install, what there is."""
+        names = sorted({entry.name for entry in self._entries.values() if entry.kind in KINDS})
+        distribution, _, short = canonical(name).rpartition(":")
+        elsewhere = [(kind, package) for (kind, other), package in packages_elsewhere().items() if other == short]
+        hints = [f"  there is {_a(kind)} of that name in {package}; to get it: pip install {package}"
+                 for kind, package in elsewhere if kind in KINDS]
+        if distribution and not any(entry.distribution == distribution for entry in self._entries.values()):
+            hints = [f"  to get it: pip install {distribution}"]
+        first = f"there is no component named {name!r}{'' if hints else did_you_mean(short, names)}"
+        return "\n".join([first, *hints, f"  installed: {', '.join(names)}"])
 
     def _described(self, entry: Entry) -> Entry:
         """The entry as it is listed: marked ambiguous if another third party registers its short name too."""
@@ -187,8 +126,8 @@ class Registry:
         if close:
             lines.append(f"  did you mean: {', '.join(close)}")
         for other in sorted({e.kind for e in self._entries.values() if e.name == short and e.kind in KINDS} - {kind}):
-            lines.append(f"  there is {'an' if other[0] in 'aeiouf' else 'a'} {other} of that name")
-        package = distribution or _package_elsewhere(kind, short)
+            lines.append(f"  there is {_a(other)} of that name")
+        package = distribution or packages_elsewhere().get((kind, short), "")
         if package and not any(e.distribution == package for e in here):
             lines.append(f"  to get it: pip install {package}")
         lines.append(f"  installed: {', '.join(usable) or 'none'}")
@@ -197,73 +136,9 @@ class Registry:
         return "\n".join(lines)
 
 
-def discover(path: list[str] | None = None, plugins: str | None = None) -> list[Entry]:
-    """Read the entries that installed distributions declare. Only metadata is read; nothing is imported.
-
-    Args:
-        path: folders to search instead of `sys.path`.
-        plugins: the third parties that are not blocked, as `allowed_distributions` takes them.
-    """
-    allowed = allowed_distributions(plugins)
-    entries: list[Entry] = []
-    seen: set[str] = set()
-    find = importlib.metadata.distributions
-    for distribution in find() if path is None else find(path=path):
-        try:
-            text = distribution.read_text("entry_points.txt") or ""
-            if "[miniformer." not in text:
-                continue
-            name = normalise_distribution(distribution.metadata["Name"])
-            if name not in seen:  # the first on the path is the one that Python imports
-                entries += _declared(distribution, name, allowed)
-            seen.add(name)
-        except (Exception, SystemExit) as error:
-            name = str(getattr(distribution, "_path", "unknown")).rpartition("/")[2]
-            entries.append(Entry("distribution", name, "", name, "?", Availability.BROKEN,
-                                 f"metadata: {type(error).__name__}: {error}"))
-    return entries
-
-
-def _declared(distribution: importlib.metadata.Distribution, name: str, allowed: set[str] | None) -> Iterator[Entry]:
-    """The entries of one distribution."""
-    state, reason = Availability.AVAILABLE, ""
-    if name != OURS:
-        if allowed is not None and name not in allowed:
-            state, reason = Availability.BLOCKED, "third-party plugins are restricted (MINIFORMER_PLUGINS, --no-plugins)"
-        elif needs := _unmet(distribution.requires or []):
-            state, reason = Availability.INCOMPATIBLE, needs
-    for point in distribution.entry_points:
-        kind = point.group.removeprefix("miniformer.")
-        if point.group.startswith("miniformer.") and kind not in (COMMAND, ELSEWHERE):
-            short, problem = canonical(point.name), ""
-            if kind not in KINDS:
-                problem = f"there is no kind {kind!r}{did_you_mean(kind, [*KINDS, COMMAND])}"
-            elif re.search(r"[\s:]", short):  # a colon ends the distribution in a spec's name
-                short, problem = point.name, f"a name has no space and no colon; found {point.name!r}"
-            fine = state is not Availability.AVAILABLE or not problem
-            yield Entry(kind, short, point.value, name, distribution.version, *(
-                (state, reason) if fine else (Availability.BROKEN, f"metadata: {problem}")))
-
-
-def _unmet(requirements: list[str]) -> str:
-    """Why the installed miniformer does not meet a plugin's requirement; "" if it does."""
-    for line in requirements:
-        if re.match(r"miniformer\s*[\[(<>=!~]", line, re.IGNORECASE):
-            from packaging.requirements import Requirement
-
-            ours, needed = importlib.metadata.version(OURS), Requirement(line)
-            applies = needed.marker is None or needed.marker.evaluate({"extra": ""})
-            if applies and not needed.specifier.contains(ours, prereleases=True):
-                return f"it needs {line}, and this is miniformer {ours}"
-    return ""
-
-
-def _package_elsewhere(kind: str, name: str) -> str:
-    """The package that provides a component which is not installed, if an installed one knows it; else ""."""
-    for point in importlib.metadata.entry_points(group=f"miniformer.{ELSEWHERE}"):
-        if point.name == f"{kind}.{name}":
-            return normalise_distribution(point.value)
-    return ""
+def _a(kind: str) -> str:
+    """A kind with its article."""
+    return f"{'an' if kind[0] in 'aeiouf' else 'a'} {kind}"
 
 
 _current: ContextVar[Registry | None] = ContextVar("miniformer_registry", default=None)

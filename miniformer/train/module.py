@@ -54,6 +54,8 @@ class MiniFormerLitModule(pl.LightningModule):
         self.loss: Tensor | None = None
         """The latest batch's mean loss."""
         self._tokens: Tensor | int = 0
+        self._recorded: dict[str, tuple[Tensor | float, int]] = {}
+        self._recorded_until: int | None = None
         self.held_out: dict[str, Metric] = {}
         self.unit = 1 << (self.config.batch_size - 1).bit_length()
         """The summed loss is divided by this before backward, lest half precision overflow; by a power of two that is exact."""
@@ -137,6 +139,8 @@ class MiniFormerLitModule(pl.LightningModule):
         return self.model.read(batch, context)
 
     def training_step(self, batch: Batch, batch_index: int) -> Tensor:
+        if self._recorded_until not in (None, self.trainer.global_step):  # what was recorded until then has been logged
+            self._recorded, self._recorded_until = {}, None
         batch = self.hooks.hook.batch(batch=batch, training=True)
         term = self._loss(batch)
         mean = term.sum / term.weight.clamp(min=1)
@@ -150,6 +154,9 @@ class MiniFormerLitModule(pl.LightningModule):
             self._check_loss()
         if is_logged:
             self.log("train_loss", self.loss, batch_size=1, sync_dist=trainer.world_size > 1)
+            # of this process alone: others may have recorded nothing, and would not take part in a mean of all
+            self.log_dict({f"recorded_{name}": value for name, value in self.recorded().items()}, batch_size=1)
+            self._recorded_until = trainer.global_step
         if trainer.accumulate_grad_batches == trainer.world_size == 1:  # the batch is the step
             return mean
         self._weight = term.weight if self._weight is None else self._weight + term.weight
@@ -195,6 +202,10 @@ class MiniFormerLitModule(pl.LightningModule):
     def tokens(self) -> int:
         """Tokens trained on so far. Reading it waits for the device."""
         return int(self._tokens)
+
+    def recorded(self) -> dict[str, Tensor]:
+        """What components recorded in training, by name: the mean over layers, and over the steps since it was last logged."""
+        return {name: torch.as_tensor(total / count) for name, (total, count) in self._recorded.items()}
 
     def measures(self) -> dict[str, Metric]:
         """Fresh metrics for one pass over held-out data, the loss first.
@@ -249,6 +260,10 @@ class MiniFormerLitModule(pl.LightningModule):
         """The task's loss, plus losses that components recorded, times the batch's weight: they are means already."""
         context = Context(batch.layout)
         term: LossTerm = self.model.read(batch, context, lambda hidden, head: self.task.loss(hidden, head, batch))
+        for record in context.records:
+            total, count = self._recorded.get(record.name, (0.0, 0))
+            value = torch.as_tensor(record.value, device=self.device).detach().float().mean()
+            self._recorded[record.name] = total + value, count + 1
         extra = context.auxiliary_loss()
         if extra is not None:
             term = LossTerm(term.sum + extra * term.weight, term.weight)

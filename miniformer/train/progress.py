@@ -98,7 +98,8 @@ class RunProgress(ProgressBar):
         self.shown, self.printed = now, lines
         spent = now - self.started
         tokens = (module.tokens - self.first_tokens) * trainer.world_size  # processes have about as many each
-        facts = f"loss {float(self.mean):.3f}  {tokens / spent:,.0f} tokens/s"
+        recorded = "".join(f"  {name} {float(value):.3g}" for name, value in module.recorded().items())
+        facts = f"loss {float(self.mean):.3f}{recorded}  {tokens / spent:,.0f} tokens/s"
         if self.console.is_terminal and self.task is not None:
             self.bar.update(self.task, completed=step, facts=facts)
         elif not self.console.is_terminal:

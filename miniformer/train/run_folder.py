@@ -16,6 +16,7 @@ from miniformer.data.prepare import PreparedData, token_counts
 from miniformer.kernel.errors import Interrupted, OutOfMemory, RunError, UserError, WriteError
 from miniformer.kernel.out_of_memory import memory_errors
 
+from .processes import why_a_process_died
 from .run_name import free_folder
 from .train_config import TrainConfig
 
@@ -55,6 +56,8 @@ def errors_name(record: Record, step: Callable[[], int]) -> Iterator[None]:
 
     The folder is removed if nothing was saved in it.
 
+    The death of a worker, or of another process of the run, becomes a `RunError`.
+
     Args:
         record: of the run.
         step: gives the optimizer steps done.
@@ -63,25 +66,28 @@ def errors_name(record: Record, step: Callable[[], int]) -> Iterator[None]:
         with memory_errors(LESS_MEMORY):
             yield
     except BaseException as error:
+        died = why_a_process_died(error)
         place = f"run folder: {record.folder}"
         if record.writes and removed(record.folder):
             place = f"nothing was saved, so the run folder {record.folder} was removed"
         else:
             with suppress(WriteError):  # such as on a full disk, of which the error tells already
-                _note_end(record, step(), error)
+                _note_end(record, step(), error, died)
+        if died:
+            raise RunError(f"{died} ({place})") from error
         if isinstance(error, (RunError, OutOfMemory)):
             raise type(error)(f"{error} ({place})") from error
         raise
 
 
-def _note_end(record: Record, step: int, error: BaseException) -> None:
+def _note_end(record: Record, step: int, error: BaseException, died: str) -> None:
     """Write why the run ends: a signal, or an error."""
     pressed = isinstance(error, KeyboardInterrupt) or isinstance(error.__context__, KeyboardInterrupt)
     if isinstance(error, Interrupted) or pressed:
         number = error.exit_code - 128 if isinstance(error, Interrupted) else signal.SIGINT
         record.write("stopped", step, signal=signal.Signals(number).name)
     else:
-        record.write("failed", step, error=f"{error}".partition("\n")[0] or type(error).__name__)
+        record.write("failed", step, error=f"{died or error}".partition("\n")[0] or type(error).__name__)
 
 
 def removed(folder: Path) -> bool:

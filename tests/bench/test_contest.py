@@ -80,7 +80,8 @@ def test_who_cannot_take_part_is_named(turns):
 @pytest.mark.slow
 def test_a_process_that_dies_is_told(monkeypatch):
     monkeypatch.setattr(contest, "work", len)  # which takes no such arguments
-    with contest.process("mine", "gemm", None, SETTING) as ask, pytest.raises(RunError, match=r"^mine: its process ended with"):
+    told = r"^mine: its worker process ended with exit code 1 while it was measured \(gemm\)"
+    with contest.process("mine", "gemm", None, SETTING) as ask, pytest.raises(RunError, match=told):
         ask(0.1, 1)
 
 

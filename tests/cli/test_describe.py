@@ -3,8 +3,9 @@ import json
 import pytest
 from click.testing import CliRunner
 
+from miniformer.cli import check, describe
 from miniformer.cli.describe import command
-from miniformer.kernel import Entry, FeedForward, Norm, Registry, Slot, use_registry
+from miniformer.kernel import Entry, FeedForward, Norm, Registry, Slot, discover, use_registry
 
 
 def test_it_says_what_a_component_is_and_what_it_takes(cli):
@@ -30,6 +31,19 @@ def test_a_name_of_several_kinds_shows_them_all(cli):
 def test_what_is_no_kind_and_name_is_told(args, told):
     failed = CliRunner().invoke(command, args)
     assert told in failed.output + str(failed.exception)
+
+
+@pytest.mark.parametrize("of", [describe.command, check.command])
+@pytest.mark.parametrize(("name", "told"), [
+    ("moe", "there is no component named 'moe'\n  there is an ffn of that name in miniformer-moe; to get it: pip install "
+            "miniformer-moe\n"),
+    ("bert-mlm", "there is a head of that name in miniformer-hf; to get it: pip install miniformer-hf\n"),
+    ("acme:gate", "there is no component named 'acme:gate'\n  to get it: pip install acme\n"),
+    ("swigul", "there is no component named 'swigul'; did you mean 'swiglu'")])
+def test_a_component_that_is_not_installed_says_what_to_install(of, name, told):
+    ours = Registry([entry for entry in discover() if entry.distribution == "miniformer"])
+    with use_registry(ours):
+        assert told in str(CliRunner().invoke(of, [name]).exception)
 
 
 class Mixture:

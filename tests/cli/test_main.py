@@ -2,12 +2,15 @@
 
 import importlib
 import inspect
+import sys
 from pathlib import Path
 
+import click
 import pytest
 
 import miniformer.cli
 from miniformer.cli.shared.own_commands import COMMANDS, module_of, summary
+from miniformer.kernel import discovery
 
 PLUGIN_COMMAND = """
 import click
@@ -73,11 +76,57 @@ def test_a_broken_plugin_command_is_told_and_harms_no_other(cli, plugin):
     assert cli("describe", "swiglu", PYTHONPATH=plugin).stdout
 
 
+@pytest.mark.parametrize("target", ["acme_hello: command", "acme_hello:command [extra]", "acme_hello : command"])
+def test_a_command_may_be_declared_in_every_spelling_of_an_entry_point(cli, plugin, target, monkeypatch):
+    (Path(plugin) / "acme-1.0.dist-info" / "entry_points.txt").write_text(f"[miniformer.command]\nhello = {target}\n")
+    monkeypatch.syspath_prepend(plugin)
+    monkeypatch.setenv("PYTHONPATH", plugin)
+    assert cli("hello").stdout == "hello from a plugin\n"
+
+
+def test_a_command_for_another_version_is_refused_before_it_is_imported(cli, plugin, monkeypatch):
+    with (Path(plugin) / "acme-1.0.dist-info" / "METADATA").open("a") as metadata:
+        metadata.write("Requires-Dist: miniformer>=99\n")
+    monkeypatch.syspath_prepend(plugin)
+    monkeypatch.setenv("PYTHONPATH", plugin)
+    assert "command 'sick' of acme 1.0 (acme_sick:command) is incompatible: it needs miniformer>=99, and this is " in \
+        cli("sick", code=2).stderr
+
+
+def test_stale_metadata_earlier_on_the_path_hide_no_command(cli, plugin, tmp_path, monkeypatch):
+    stale = tmp_path / "stale" / "acme-0.9.dist-info"
+    stale.mkdir(parents=True)
+    (stale / "METADATA").write_text("Metadata-Version: 2.1\nName: acme\nVersion: 0.9\n")
+    (stale / "entry_points.txt").write_text("[miniformer.command]\nhullo = acme_gone:command\n")
+    monkeypatch.setattr("sys.path", [str(stale.parent), plugin, *sys.path])
+    monkeypatch.setenv("PYTHONPATH", f"{stale.parent}:{plugin}")
+    done = cli("hello")
+    assert done.stdout == "hello from a plugin\n"
+    assert done.stderr.startswith(f"note: {stale}: other metadata of acme, in {plugin}/acme-1.0.dist-info, describe the code ")
+    assert "hullo" not in cli("--help").stdout.split()
+
+
+@pytest.mark.parametrize(("command", "package"), [("export-hf", "miniformer-hf"), ("import_hf", "miniformer-hf"),
+                                                  ("lm-eval", "miniformer-lm-eval")])
+def test_a_command_of_a_first_party_plugin_that_is_not_installed_says_what_to_install(cli, command, package, monkeypatch):
+    def without_plugins(path=None):
+        return [one for one in installed(path) if one.name == "miniformer"]
+
+    installed = discovery.installed
+    monkeypatch.setattr(discovery, "installed", without_plugins)
+    with pytest.raises(click.UsageError, match=f"no command '{command}'; it is one of {package}, which is not installed; "
+                                               f"to get it: pip install {package}\n"):
+        miniformer.cli.cli.main([command, "run"], standalone_mode=False)
+    with pytest.raises(click.UsageError, match=r"did you mean 'export-hf' \(pip install miniformer-hf\)"):
+        miniformer.cli.cli.main(["exporthf"], standalone_mode=False)
+
+
 def test_no_plugins_leaves_third_parties_out(cli, plugin):
     assert "blocked" in cli("--no-plugins", "list-components", "ffn", PYTHONPATH=plugin).stdout
     for args, environment in ((("--no-plugins", "hello"), {}), (("hello",), {"MINIFORMER_PLUGINS": "none"}),
                               (("hello",), {"MINIFORMER_PLUGINS": "others,than-this"})):
-        assert "there is no command 'hello'" in cli(*args, PYTHONPATH=plugin, code=2, **environment).stderr
+        told = cli(*args, PYTHONPATH=plugin, code=2, **environment).stderr
+        assert "there is no command 'hello'; acme 1.0 has it, and is blocked: third-party plugins are restricted" in told
     assert cli("hello", PYTHONPATH=plugin, MINIFORMER_PLUGINS="acme").stdout
 
 

@@ -4,7 +4,7 @@ import pytest
 
 from miniformer.cli.shared.settings import apply, path_of, put
 from miniformer.cli.train import merged
-from miniformer.kernel import UserError, current_registry
+from miniformer.kernel import Entry, Registry, UserError, current_registry, discover, use_registry
 
 
 def applied(path, text, fields=None):
@@ -28,6 +28,41 @@ def test_a_short_path_means_a_field_of_the_run_or_of_its_model(text, path):
 def test_a_path_to_nothing_is_refused(text, error):
     with pytest.raises(UserError, match=error):
         path_of(text, "--set")
+
+
+ACTIVE = {"ema": {}, "acme-parts:shout": {}, "one:twin": {}, "two:twin": {}, "head": {}}
+
+
+@pytest.mark.parametrize(("text", "path"), [
+    ("ema.decay", ("extensions", "ema", "decay")), ("EMA.decay", ("extensions", "ema", "decay")),
+    ("acme:ema.decay", ("extensions", "ema", "decay")), ("shout.word", ("extensions", "acme-parts:shout", "word")),
+    ("acme_parts:shout.word", ("extensions", "acme-parts:shout", "word")), ("shout", ("extensions", "acme-parts:shout")),
+    ("extensions.shout.word", ("extensions", "acme-parts:shout", "word")),
+    ("one:twin.by", ("extensions", "one:twin", "by")), ("head.bias", ("model_config", "head", "bias")),
+    ("extensions.head.bias", ("extensions", "head", "bias"))])
+def test_an_active_extension_is_reached_by_its_name_where_no_field_has_it(text, path):
+    assert path_of(text, "--set", ACTIVE) == path
+
+
+@pytest.mark.parametrize("text", ["twin.by", "emu.decay", "other:shout.word", "model_config.ema.decay"])
+def test_a_name_that_means_no_active_extension_or_two_is_refused(text):
+    with pytest.raises(UserError, match="there is no "):
+        path_of(text, "--set", ACTIVE)
+
+
+def test_an_extension_that_is_installed_and_not_active_says_how_to_activate_it():
+    entry = Entry("extension", "ema", "nowhere:EMA", "acme", "1.0")
+    with use_registry(Registry([entry])), pytest.raises(
+            UserError, match="there is no 'ema'; the extension ema is not active; to activate it: --with ema"):
+        path_of("ema.decay", "--set")
+
+
+def test_an_option_of_an_extension_goes_to_the_one_that_flags_and_files_activate(tmp_path):
+    (tmp_path / "run.yaml").write_text("extensions: {'acme:ema': {start: 5}}\n")
+    entries = [Entry("extension", name, "nowhere:Nothing", "acme", "1.0") for name in ("ema", "shout")]
+    with use_registry(Registry([*discover(plugins="none"), *entries])):
+        config = merged(str(tmp_path / "run.yaml"), None, {}, ("ema.decay=0.9", "shout.word=A"), extensions=("shout", "ema"))
+    assert config.extensions == {"acme:ema": {"start": 5, "decay": 0.9}, "shout": {"word": "A"}}
 
 
 @pytest.mark.parametrize(("path", "text", "value"), [

@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import math
+import os
+import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +19,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from miniformer.data.tokenizer import Tokenizer
-from miniformer.kernel import DataError, LossTerm, OutOfMemory, RunError, SpecError, UserError, WriteError
+from miniformer.kernel import (
+    DataError,
+    Entry,
+    FeedForward,
+    LossTerm,
+    OutOfMemory,
+    Registry,
+    RunError,
+    SpecError,
+    UserError,
+    WriteError,
+    discover,
+    use_registry,
+)
 from miniformer.model.seq2seq_transformer import Seq2SeqTransformer
 from miniformer.model.transformer import Transformer
 from miniformer.train.datamodule import MiniFormerDataModule
@@ -257,6 +272,39 @@ def test_epochs_bound_a_run_where_steps_do_not(tmp_path, texts):
     assert saved["global_step"] == 2 * data.batches_per_epoch(1)
 
 
+class Gauge(FeedForward):
+    """A feed-forward that records two values in training: one for each layer and step, and one of a token each."""
+
+    calls = 0
+
+    def __init__(self, d_model, d_ff):
+        super().__init__(d_model, d_ff)
+        self.weight = torch.nn.Parameter(torch.ones(d_model))
+
+    def forward(self, x, context):
+        if self.training:
+            Gauge.calls += 1
+            context.record("gauge-calls", torch.tensor(Gauge.calls))
+            context.record("gauge-open", torch.tensor([[True, False, False, False]]))
+        return x * self.weight
+
+
+def test_what_components_record_is_a_column_each_and_in_the_progress(tmp_path, texts, monkeypatch):
+    """It is the mean over layers and over the steps since the last line: of two layers and ten steps at a time here."""
+    monkeypatch.setattr(Gauge, "calls", 0)
+    said = Console(file=io.StringIO(), soft_wrap=True)
+    registry = Registry([*discover(), Entry("ffn", "gauge", f"{__name__}:Gauge", "acme", "1")])
+    registry._classes["ffn", "acme:gauge"] = Gauge
+    with use_registry(registry):
+        result = run(tmp_path, texts, said, max_steps=20, val_every=20,
+                     model_config={"ffn": "gauge", "n_layers": 2})
+    rows = [row for row in losses(result) if row["train_loss"]]
+    assert [(float(row["recorded_gauge-calls"]), float(row["recorded_gauge-open"])) for row in rows] == [
+        (10.5, 0.25), (30.5, 0.25)]
+    last = said.file.getvalue().partition("step 20/20")[2].splitlines()[0]
+    assert "  gauge-calls 30.5  gauge-open 0.25  " in last
+
+
 @pytest.mark.parametrize("logger", ["tensorboard", "wandb"])
 def test_loggers_write_into_the_run_folder(tmp_path, texts, logger, monkeypatch):
     monkeypatch.setenv("WANDB_MODE", "offline")
@@ -357,6 +405,17 @@ def test_memory_that_runs_out_in_a_run_is_told_with_what_needs_less(tmp_path, te
                        r"\(nothing was saved, so the run folder .*mine was removed\)"):
         run(tmp_path, texts, experiment_name="mine")
     assert not (tmp_path / "runs" / "mine").exists()
+
+def test_a_run_whose_worker_is_killed_says_which_and_why_in_one_line(tmp_path, texts, monkeypatch):
+    """As the system does when memory runs out; torch says it in a traceback of forty lines."""
+    def killed(self, index):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    monkeypatch.setattr("miniformer.data.sampler.Drawn.__getitem__", killed)
+    with pytest.raises(RunError, match=r"^the worker process with pid \d+, which made batches, was killed by SIGKILL; the "
+                       r"system does this when memory runs out: a smaller num_workers or batch_size needs less \(nothing "):
+        run(tmp_path, texts, num_workers=1)
+    assert not list((tmp_path / "runs").glob("texts*"))
 
 
 def test_a_run_may_be_outside_the_main_thread(tmp_path, texts):

@@ -12,7 +12,7 @@ from typing import Any
 
 from miniformer.config.slots import MODEL_SLOTS, RUN_SLOTS, SLOTS, ComponentSlot, component_name
 from miniformer.kernel.errors import UserError, did_you_mean
-from miniformer.kernel.registry import canonical
+from miniformer.kernel.registry import canonical, current_registry
 from miniformer.train.train_config import MODEL_FIELDS, TrainConfig
 
 Path = tuple[str, ...]
@@ -57,22 +57,49 @@ def put(fields: dict[str, Any], path: Path, value: Any, source: str) -> None:
     fields[last] = value
 
 
-def path_of(text: str, source: str) -> Path:
+def path_of(text: str, source: str, extensions: Any = None) -> Path:
     """The full path that a short one means: `d_model` is a field of the model, `attention.window` an option of its attention.
+
+    `ema.decay` is an option of the extension `ema` if that is active and no field has its name.
+
+    Args:
+        text: the short path.
+        source: where it was written, for errors.
+        extensions: the field `extensions` of the run, whose keys are the active ones.
 
     Raises:
         UserError: neither the run nor its model has a field of that name.
     """
     names = tuple(text.strip().replace("-", "_").split("."))
     if names[0] == "extensions" and len(names) > 1:
-        return "extensions", canonical(names[1]), *names[2:]
+        return "extensions", active_name(names[1], extensions) or canonical(names[1]), *names[2:]
     if names[0] in RUN_FIELDS and names[0] != "model_config":
         return names
     in_model = names[1:] if names[0] == "model_config" else names
     if not in_model or in_model[0] in MODEL_FIELDS:
         return "model_config", *in_model
+    if in_model == names and (extension := active_name(names[0], extensions)):
+        return "extensions", extension, *names[1:]
     fields = MODEL_FIELDS if in_model != names else sorted({*RUN_FIELDS, *MODEL_FIELDS})
-    raise UserError(f"{source}: there is no {in_model[0]!r}{did_you_mean(in_model[0], fields)}")
+    raise UserError(f"{source}: there is no {in_model[0]!r}{_inactive(names[0]) or did_you_mean(in_model[0], fields)}")
+
+
+def active_name(name: str, extensions: Any) -> str | None:
+    """The active extension that a short or qualified name means, as it is named among `extensions`; None if it is not there."""
+    wanted = canonical(name)
+    names = {active: canonical(active) for active in extensions} if isinstance(extensions, Mapping) else {}
+    exact = [active for active, full in names.items() if full == wanted]
+    # a short name on one side may mean the qualified one on the other
+    alike = [active for active, full in names.items() if full.endswith(f":{wanted}") or wanted.endswith(f":{full}")]
+    return exact[0] if exact else alike[0] if len(alike) == 1 else None
+
+
+def _inactive(name: str) -> str:
+    """The hint for the name of an extension that is installed and not active; else ""."""
+    wanted = canonical(name)
+    if any(wanted in (entry.name, entry.qualified) for entry in current_registry().entries("extension")):
+        return f"; the extension {wanted} is not active; to activate it: --with {wanted}"
+    return ""
 
 
 def split_setting(setting: str, expected: str) -> tuple[str, str]:

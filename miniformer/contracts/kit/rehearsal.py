@@ -24,9 +24,12 @@ from typing import Any
 
 from miniformer.kernel.errors import UserError
 from miniformer.kernel.registry import Entry, Registry, discover, use_registry
+from miniformer.train.processes import death_of
 
 ON_TRIAL = "on-trial"
 """The name under which the extension is registered for these runs."""
+LIMIT = 300
+"""Seconds that all of them may take."""
 
 
 @dataclass(frozen=True)
@@ -61,8 +64,13 @@ def rehearse(cls: type, options: Mapping[str, Any]) -> Runs:
     module = sys.modules[cls.__module__]
     request = {"module": module.__name__, "file": getattr(module, "__file__", None), "cls": cls.__qualname__,
                "options": options}
-    process = subprocess.run([sys.executable, "-m", __name__, json.dumps(request)], capture_output=True, text=True, timeout=300,
-                             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    try:
+        process = subprocess.run([sys.executable, "-m", __name__, json.dumps(request)], capture_output=True, text=True,
+                                 timeout=LIMIT, env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))})
+    except subprocess.TimeoutExpired:
+        return Runs(untried=f"the process of the trial runs did not end within {LIMIT} seconds")
+    if process.returncode < 0:
+        return Runs(untried=f"the process of the trial runs {death_of(process.returncode)}")
     if process.returncode:
         return Runs(untried=f"a run without it fails: {process.stderr.strip()[-300:]}")
     last_line = process.stdout.strip().rpartition("\n")[2]
