@@ -14,6 +14,7 @@ from pydantic import BaseModel
 
 from miniformer.data.jsonl import validated
 from miniformer.data.packing import PackedRows
+from miniformer.data.plain import plain
 from miniformer.data.prepare import n_tokens
 from miniformer.kernel.errors import DataError
 from miniformer.kernel.task import Example, Task
@@ -65,7 +66,7 @@ def _checked(number: int, record: Any, schema: type[BaseModel]) -> BaseModel:
     if not isinstance(record, Mapping):
         raise DataError(f"record {number}: expected an object with {', '.join(map(repr, schema.model_fields))}; "
                         f"found {record!r:.80}")
-    return validated(f"record {number}", dict(record), schema)
+    return validated(f"record {number}", plain(record), schema)
 
 
 def _example(trained: Trained, where: str, record: Any) -> Example:

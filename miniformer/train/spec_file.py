@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from miniformer.checkpoint.store import BEST, CONFIG
 from miniformer.kernel.errors import SpecError, UserError
@@ -16,7 +18,20 @@ if TYPE_CHECKING:
     from miniformer.config.model_config import TransformerConfig
     from miniformer.kernel.task import Task
 
+T = TypeVar("T")
 ONE_STACK = "transformer"
+
+
+def _naming_lines(understand: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
+    """Let the errors about fields of a file name the file and the line."""
+    @wraps(understand)
+    def understood(data: Mapping[str, Any]) -> T:
+        from miniformer.data.field_lines import naming_lines
+
+        with naming_lines(data):
+            return understand(data)
+
+    return understood
 
 
 def read_spec(path: Path) -> dict[str, Any]:
@@ -25,7 +40,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the path leads to none of these, or the file cannot be read.
     """
-    if path.is_dir():
+    if os.path.isdir(path):  # unlike `Path.is_dir`, it takes a name that no file can have
         files = [file for file in (path / "run.json", path / BEST / CONFIG, path / CONFIG) if file.is_file()]
         if not files:
             raise UserError(f"{path}: no run and no saved model here; expected run.json or {CONFIG}")
@@ -35,6 +50,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     return read_fields(path)
 
 
+@_naming_lines
 def model_of(data: Mapping[str, Any]) -> tuple[TransformerConfig, str]:
     """The model that the fields of a spec file describe, and the name of its assembly.
 
@@ -64,6 +80,7 @@ def model_of(data: Mapping[str, Any]) -> tuple[TransformerConfig, str]:
     return model_spec(run.with_fields(model_config=fields), task), model_class(task).assembly
 
 
+@_naming_lines
 def run_of(data: Mapping[str, Any]) -> TrainConfig:
     """The run that the fields of a spec file describe; for those of a model, a run of the first task that trains such a model.
 
