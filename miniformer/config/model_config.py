@@ -220,14 +220,13 @@ def check_values(fields: Mapping[str, Any], where: str) -> None:
 
 
 def _refuse_blanks(fields: Mapping[str, Any]) -> None:
-    """Refuse a field that is there without a value, unless it means something to have none.
+    """Refuse a field that is there without a value and whose default would silently take its place.
 
     Raises:
         SpecError: naming the field and what it may have.
     """
-    for name, value in fields.items():
-        may_be_none = name in TransformerConfig.model_fields and TransformerConfig.model_fields[name].default is None
-        if value is None and not may_be_none:
+    for name in (*MODEL_SLOTS, *SHORTHANDS, "d_ff", "layers"):
+        if name in fields and fields[name] is None:
             expected = f"a name, such as {SLOTS[name].default or 'lm'}" if name in SLOTS else "a value"
             raise SpecError(f"{name}: left blank; expected {expected}, or no such field")
 

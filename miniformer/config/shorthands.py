@@ -82,10 +82,8 @@ def _expand_pre_norm(fields: dict[str, Any]) -> None:
     pre_norm = fields.pop("pre_norm", None)
     if pre_norm is None:
         return
-    try:
-        pre_norm = TypeAdapter(bool).validate_python(pre_norm)
-    except ValidationError:
-        raise SpecError(f"pre_norm: expected true or false; found {pre_norm!r:.80}") from None
+    if not isinstance(pre_norm, bool):
+        raise SpecError(f"pre_norm: expected true or false; found {pre_norm!r:.80}")
     meant = "pre" if pre_norm else "post"
     placement = fields.setdefault("norm_placement", meant)
     if placement != meant:

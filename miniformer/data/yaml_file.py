@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,8 @@ MOST_VALUES = 100_000
 """Values in a file, where one that is repeated by an anchor counts each time."""
 MOST_TEXT = 2**22
 """Characters of YAML, which is read slowly. JSON may be longer."""
+DEEPEST = 100
+"""Brackets that may be open at a time."""
 MERGE = "tag:yaml.org,2002:merge"
 WHOLE = "(0|[1-9][0-9]*)"
 POWER = "([eE][-+]?[0-9]+)"
@@ -158,6 +161,8 @@ def _yaml(path: Path, text: str, json_error: Exception | None) -> Any:
     try:
         if len(text) > MOST_TEXT:
             raise yaml.YAMLError(f"more than {MOST_TEXT:,} characters; expected the fields of a run or a model")
+        if max(accumulate((char in "[{") - (char in "]}") for char in text), default=0) > DEEPEST:
+            raise RecursionError  # before the library, whose time grows with the square of the depth
         return yaml.load(text, Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
