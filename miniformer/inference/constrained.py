@@ -56,7 +56,13 @@ class Constraint:
     def json_schema(cls, tokenizer: Tokenizer, schema: Mapping[str, Any]) -> Self:
         """Texts that are JSON of a schema, without line breaks and with at most one space between parts."""
         spaces = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
-        return cls(tokenizer, _library().LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), overrides=spaces))
+        try:
+            text = json.dumps(dict(schema), allow_nan=False)
+            text.encode()
+            grammar = _library().LLMatcher.grammar_from_json_schema(text, overrides=spaces)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"not a valid schema: {error}") from None
+        return cls(tokenizer, grammar)
 
     def __call__(self, logits: Tensor, text: Text) -> Tensor:
         mask = torch.frombuffer(bytearray(self._matcher(tuple(text.new)).compute_logit_bias()), dtype=torch.uint8) != 0

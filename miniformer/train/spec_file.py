@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from functools import wraps
 from pathlib import Path
@@ -40,7 +39,7 @@ def read_spec(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the path leads to none of these, or the file cannot be read.
     """
-    if os.path.isdir(path):  # unlike `Path.is_dir`, it takes a name that no file can have
+    if path.is_dir():
         files = [file for file in (path / "run.json", path / BEST / CONFIG, path / CONFIG) if file.is_file()]
         if not files:
             raise UserError(f"{path}: no run and no saved model here; expected run.json or {CONFIG}")
