@@ -70,8 +70,6 @@ FAULTS = (
           "tests/data/test_yaml_file.py", "a field called 1 is read as no text, and its error is a traceback"),
     Fault("anchors-multiply-without-bounds", "miniformer/data/yaml_file.py", "if size > most:", "if False:",
           "tests/data/test_yaml_file.py", "a small file fills the memory"),
-    Fault("devices-are-read", "miniformer/kernel/text_file.py", "not is_null and not file.isatty()", "False",
-          "tests/kernel/test_text_file.py", "/dev/zero is read for ever"),
     Fault("a-line-of-yaml-is-the-one-before", "miniformer/data/field_lines.py", "key.start_mark.line + 1",
           "key.start_mark.line", "tests/data/test_field_lines.py", "an error names the line before the wrong one"),
     Fault("lines-of-yaml-are-counted-from-0", "miniformer/data/yaml_file.py", "mark.line + 1", "mark.line",
