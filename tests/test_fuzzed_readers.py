@@ -6,6 +6,7 @@ CI tries a few files with each reader. The thorough run tries them for ten minut
 
 import json
 import os
+import shutil
 import signal
 import time
 from contextlib import contextmanager, suppress
@@ -16,12 +17,13 @@ import pytest
 from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
-from miniformer.checkpoint.store import BEST, CONFIG, TOKENIZER
+from miniformer.checkpoint.store import BEST, CONFIG, MANIFEST, TOKENIZER, WEIGHTS, digest
 from miniformer.cli.generate import _schema
 from miniformer.cli.train import merged
 from miniformer.data.jsonl import check_file, read_records
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.inference.constrained import Constraint
+from miniformer.inference.load import load
 from miniformer.kernel import Task, UserError, build
 from miniformer.train.spec_file import model_of, read_spec, run_of
 
@@ -178,3 +180,26 @@ def test_schemas(tmp_path, trained):
         Constraint.json_schema(tokenizer, _schema(path))
 
     fuzz(st.one_of(other_values(schema), damaged(json.dumps(schema).encode())), read, few=6)
+
+
+def test_saved_models(tmp_path, trained):
+    folder, original = tmp_path / "model", trained / BEST
+    names = [CONFIG, WEIGHTS, TOKENIZER, MANIFEST]
+    whole = {name: (original / name).read_bytes() for name in names}
+    header = 8 + int.from_bytes(whole[WEIGHTS][:8], "little")
+    config = json.loads(whole[CONFIG])
+
+    def read(drawn):
+        name, content, is_known = drawn
+        shutil.copytree(original, folder, dirs_exist_ok=True)
+        (folder / name).write_bytes(content)
+        if is_known and name != MANIFEST:
+            (folder / MANIFEST).write_text(json.dumps({file: digest(folder / file) for file in (CONFIG, WEIGHTS, TOKENIZER)}))
+        load(folder)
+
+    weights = damaged(whole[WEIGHTS][:header]).map(lambda start: start + whole[WEIGHTS][header:])
+    contents = st.one_of(
+        *(st.tuples(st.just(name), damaged(whole[name]), st.booleans()) for name in names),
+        st.tuples(st.just(WEIGHTS), weights, st.just(True)),
+        st.tuples(st.just(CONFIG), other_values(config).map(lambda data: json.dumps(data).encode()), st.just(True)))
+    fuzz(contents, read, few=6)
