@@ -14,11 +14,12 @@ from typing import Any, BinaryIO, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from miniformer.kernel.errors import DataError, did_you_mean, nearest
-from miniformer.kernel.text_file import BOM, HEAD, STDIN, foreign, open_file
+from miniformer.kernel.text_file import BOM, HEAD, foreign, open_file
 
 from . import not_lines
 
 R = TypeVar("R", bound=BaseModel)
+STDIN = Path("-")
 SHOULD_BE = "Input should be "
 LONGEST_LINE = 2**28
 """Bytes in a line. What has more is no record, but a file without line ends."""

@@ -99,9 +99,8 @@ def _is_binary(head: bytes) -> bool:
 
 def _unmarked(head: bytes) -> str:
     """UTF-16 or UTF-32 without a byte order mark, known by the zero bytes of its first ASCII characters."""
-    zeros = tuple(byte == 0 for byte in head[:4])
-    return {(True, True, True, False): "UTF-32BE", (False, True, True, True): "UTF-32LE",
-            (True, False, True, False): "UTF-16BE", (False, True, False, True): "UTF-16LE"}.get(zeros, "")
+    zeros = "".join("0" if byte == 0 else "x" for byte in head[:4])
+    return {"000x": "UTF-32BE", "x000": "UTF-32LE", "0x0x": "UTF-16BE", "x0x0": "UTF-16LE"}.get(zeros, "")
 
 
 def open_file(path: Path, error: type[UserError] = UserError) -> BinaryIO:
