@@ -18,6 +18,7 @@ from miniformer.cli.shared.loading import load_for_use, read_saved
 from miniformer.cli.shared.text_input import SEED, checked_text, decoded, unescaped
 from miniformer.decoding.defaults import DEFAULTS
 from miniformer.kernel.errors import UserError
+from miniformer.kernel.text_file import read_json
 
 if TYPE_CHECKING:
     from miniformer.decoding.sampling import Sampling
@@ -198,12 +199,7 @@ def _constraints(trained: Trained, regex: str | None, schema: dict[str, Any] | N
 
 def _schema(path: Path) -> dict[str, Any]:
     """The JSON schema in a file."""
-    try:
-        schema = json.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
+    schema = read_json(path)
     if not isinstance(schema, dict):
         raise UserError(f"{path}: expected a JSON object, a schema; found {type(schema).__name__}")
     return schema

@@ -162,16 +162,16 @@ def merged(config_file: str | None, model_config: str | None, values: Mapping[st
         return TrainConfig.model_validate(fields)
     except UserError:
         if config_file:
-            _blame(config_file, file_fields)
+            _blame(file_fields)
         raise
 
 
-def _blame(config_file: str, file_fields: Mapping[str, Any]) -> None:
-    """Raise the error again with the file's name, if the file is wrong without the command line too."""
-    try:
+def _blame(file_fields: Mapping[str, Any]) -> None:
+    """Raise the error again with the file's name and line, if the file is wrong without the command line too."""
+    from miniformer.data.field_lines import naming_lines
+
+    with naming_lines(file_fields):
         TrainConfig.model_validate(file_fields)
-    except UserError as error:
-        raise type(error)(f"{config_file}: {error}") from None
 
 
 def _read_file(path: str) -> Mapping[str, Any]:

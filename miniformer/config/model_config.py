@@ -10,13 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
     PrivateAttr,
+    TypeAdapter,
     ValidationError,
     ValidatorFunctionWrapHandler,
     field_validator,
@@ -237,11 +238,43 @@ def with_names_found(value: Mapping[str, Any]) -> dict[str, Any]:
         UserError: a name is unknown, a shorthand contradicts the field that it stands for, or `layers` makes no sense.
     """
     fields = dict(value)
+    _refuse_blanks(fields)
     expand_fields(fields)
     _fill_in(fields)
     for layer in (fields, *(fields.get("layers") or ())):
         find_components(MODEL_SLOTS, layer)
     return fields
+
+
+def check_values(fields: Mapping[str, Any], where: str) -> None:
+    """Refuse numbers and words that a model cannot have. Imports no component, so a mistake is an error at once.
+
+    Raises:
+        SpecError: with the path of the field, which begins with `where`, what was found and what was expected.
+    """
+    for name, value in fields.items():
+        field = TransformerConfig.model_fields.get(name)
+        if field is None or name in (*MODEL_SLOTS, "layers"):
+            continue
+        expected: Any = Annotated[field.annotation, field]
+        try:
+            read = TypeAdapter(expected).validate_python(value)
+        except ValidationError as error:
+            raise SpecError(explain(error, f"{where}.{name}", [])) from None
+        if isinstance(value, bool) and not isinstance(read, bool):
+            raise SpecError(f"{where}.{name}: expected a number, not true or false; found {value}")
+
+
+def _refuse_blanks(fields: Mapping[str, Any]) -> None:
+    """Refuse a field that is there without a value and whose default would silently take its place.
+
+    Raises:
+        SpecError: naming the field and what it may have.
+    """
+    for name in (*MODEL_SLOTS, *SHORTHANDS, "d_ff", "layers"):
+        if name in fields and fields[name] is None:
+            expected = f"a name, such as {SLOTS[name].default or 'lm'}" if name in SLOTS else "a value"
+            raise SpecError(f"{name}: left blank; expected {expected}, or no such field")
 
 
 def _fill_in(fields: dict[str, Any]) -> None:

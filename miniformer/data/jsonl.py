@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+import stat
 import sys
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
 from miniformer.kernel.errors import DataError, did_you_mean, nearest
+from miniformer.kernel.text_file import BOM, HEAD, foreign, open_file
+
+from . import not_lines
 
 R = TypeVar("R", bound=BaseModel)
 STDIN = Path("-")
 SHOULD_BE = "Input should be "
+LONGEST_LINE = 2**28
+"""Bytes in a line. What has more is no record, but a file without line ends."""
 
 
 class Line(NamedTuple):
@@ -40,8 +47,8 @@ def read_records(path: str | Path, record: type[R]) -> Iterator[tuple[str, R]]:
     """The records of a file, each with its place (`file:line`). Blank lines are skipped.
 
     Raises:
-        DataError: no such file, a directory, not UTF-8, not JSON, not an object, a field missing or of the wrong type,
-            or no records at all.
+        DataError: no such file, a directory, a device, not UTF-8, not JSON, not an object, a field missing or of the wrong
+            type, or no records at all.
     """
     for line in read_lines(Path(path), record):
         yield line.where, line.record
@@ -61,12 +68,16 @@ def read_each(path: Path, record: type[BaseModel]) -> Iterator[Line | DataError]
     Raises:
         DataError: the file cannot be read, or has no records.
     """
-    empty = True
-    for where, text, start in _lines(path):
+    empty, lines = True, _lines(path)
+    for where, text, start in lines:
+        line: Line | DataError
         try:
-            yield _parsed(where, text, start, record)
+            line = _parsed(where, text, start, record)
         except DataError as error:
-            yield error
+            if what := not_lines.told(path, text, (following for _, following, _ in lines), is_start=empty):
+                raise DataError(f"{where}: {what}") from None
+            line = error
+        yield line
         empty = False
     if empty:
         raise DataError(f"{named(path)}: no records; expected one JSON object in each line, such as {_sketch(record)}")
@@ -77,7 +88,7 @@ def records_at(path: Path, starts: Iterable[int], record: type[R]) -> Iterator[R
     with path.open("rb") as file:
         for start in starts:
             file.seek(start)
-            line = file.readline().decode("utf-8-sig" if start == 0 else "utf-8").rstrip()
+            line = file.readline().removeprefix(BOM).decode().rstrip()
             yield _parsed(f"{path}, byte {start}", line, start, record).record
 
 
@@ -86,8 +97,16 @@ def check_file(path: Path) -> None:
 
     A pipe and standard input are not touched: they can be read only once.
     """
-    if path != STDIN and (path.is_file() or path.is_dir() or not path.exists()):
-        next(_lines(path), None)
+    try:
+        mode = 0 if path == STDIN else path.stat().st_mode
+        if path == STDIN or stat.S_ISFIFO(mode):
+            return
+        if stat.S_ISCHR(mode):  # a terminal, unless it is refused
+            open_file(path, DataError).close()
+            return
+    except (OSError, ValueError):  # reading it says what is wrong
+        pass
+    next(_lines(path), None)
 
 
 def named(path: str | Path) -> str:
@@ -98,12 +117,14 @@ def named(path: str | Path) -> str:
 def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
     """Place, text and first byte of each line that is not blank. Only newlines end a line: JSON may hold other separators."""
     name, start = named(path), 0
+    if path == STDIN and sys.stdin is None:
+        raise DataError(f"{name}: closed; expected JSON lines")
     try:
-        with nullcontext(sys.stdin.buffer) if path == STDIN else path.open("rb") as file:
-            for number, raw in enumerate(file, start=1):
+        with nullcontext(sys.stdin.buffer) if path == STDIN else open_file(path, DataError) as file:
+            for number, raw in enumerate(_whole_lines(file, path), start=1):
                 where = f"{name}:{number}"
                 try:
-                    line = raw.decode("utf-8-sig" if number == 1 else "utf-8").rstrip()
+                    line = raw.removeprefix(BOM).decode().rstrip()
                 except UnicodeDecodeError as error:  # its positions count from after a byte order mark
                     raise DataError(f"{where}: not UTF-8: byte 0x{error.object[error.start]:02x} at column "
                                     f"{error.start + 1}; save the file as UTF-8") from None
@@ -115,12 +136,34 @@ def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
     except FileNotFoundError:
         raise DataError(f"{path}: no such file{_near(path)}") from None
     except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+
+
+def _whole_lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    """The lines of a file, as bytes.
+
+    Raises:
+        DataError: the file is no text in UTF-8, or a line has no end.
+    """
+    start = file.peek(HEAD) if hasattr(file, "peek") else b""
+    if what := foreign(path, start[:HEAD]):
+        raise DataError(f"{named(path)}:1: {what}")
+    for number in count(1):
+        line = file.readline(LONGEST_LINE + 1)
+        if len(line) > LONGEST_LINE:
+            raise DataError(f"{named(path)}:{number}: longer than {LONGEST_LINE // 2**20} MiB, the most that a line may have; "
+                            "expected one JSON object in each line")
+        if not line:
+            return
+        yield line
 
 
 def _near(path: Path) -> str:
     """A hint at similar files beside a missing one. Names are compared without suffixes, which most data files share."""
-    files = sorted(p for p in path.parent.glob("*") if not p.is_dir()) if path.parent.is_dir() else []
+    try:
+        files = sorted(p for p in path.parent.glob("*") if not p.is_dir())
+    except OSError:
+        return ""
     close = [file.name for stem in nearest(path.stem, {file.stem for file in files})
              for file in sorted(files, key=lambda file: file.suffix != path.suffix) if file.stem == stem]
     return f"; did you mean {' or '.join(map(repr, close[:3]))}?" if close else ""
@@ -132,13 +175,22 @@ def _parsed(where: str, line: str, start: int, record: type[BaseModel]) -> Line:
         if "\\ud" in line or "\\uD" in line:  # an escape can be half of a surrogate pair, which no file can hold
             json.dumps(data, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
-        message = error.msg.removesuffix(" at")
+        message = _extra(line[error.pos:]) if error.msg == "Extra data" else error.msg.removesuffix(" at")
         raise DataError(f"{where}: not JSON: {message} at column {error.colno}; found {_cut(line)}") from None
-    except (ValueError, RecursionError) as error:  # NaN, a repeated key, or too long a number or nesting
+    except RecursionError:
+        raise DataError(f"{where}: not usable JSON: it is nested too deeply; found {_cut(line)}") from None
+    except ValueError as error:  # NaN, a repeated key, too long a number, or half of a surrogate pair
         raise DataError(f"{where}: not usable JSON: {error}") from None
     if not isinstance(data, dict):
         raise DataError(f"{where}: expected a JSON object such as {_sketch(record)}; found {_cut(line)}")
     return Line(where, line, data, validated(where, data, record), start)
+
+
+def _extra(text: str) -> str:
+    """What is wrong with what follows the first value of a line."""
+    if text.startswith(","):
+        return "a comma after the object"
+    return "more than one object in the line" if text.startswith("{") else "something after the first value"
 
 
 def validated(where: str, data: dict[str, Any], record: type[R]) -> R:
@@ -159,7 +211,7 @@ def _first_fault(error: ValidationError, data: dict[str, Any]) -> str:
     field = str(fault["loc"][0]) if fault["loc"] else ""
     if fault["type"] == "missing":
         names = _cut(", ".join(map(repr, data))) or "no fields"
-        return f"field {field!r} is missing; found {names}{did_you_mean(field, data)}"
+        return f"field {field!r} is missing; found {names}{did_you_mean(field, map(str, data))}"
     message = fault["msg"].removeprefix("Value error, ")
     if not field:  # a fault of the record as a whole
         return message
@@ -167,8 +219,16 @@ def _first_fault(error: ValidationError, data: dict[str, Any]) -> str:
         if next_fault["loc"][:-1] == fault["loc"][:-1] and next_fault["input"] is fault["input"]:
             message += f" or {next_fault['msg'].removeprefix(SHOULD_BE)}"
     place = "".join(f", element {at + 1}" for at in fault["loc"][1:] if isinstance(at, int))
-    value = json.dumps(fault["input"], default=repr)
-    return f"field {field!r}{place}: {message[:1].lower()}{message[1:]}; found {_cut(value)}"
+    found = "" if "; found " in message else f"; found {_cut(_written(fault['input']))}"
+    return f"field {field!r}{place}: {message[:1].lower()}{message[1:]}{found}"
+
+
+def _written(value: Any) -> str:
+    """A value as JSON has it, or as Python does where JSON cannot."""
+    try:
+        return json.dumps(value, default=repr)
+    except (TypeError, ValueError, RecursionError):  # keys that are no names, numbers too long to write, too deep a nesting
+        return f"{type(value).__name__} that JSON cannot hold"
 
 
 def _sketch(record: type[BaseModel]) -> str:

@@ -58,7 +58,12 @@ class Constraint:
     def json_schema(cls, tokenizer: Tokenizer, schema: Mapping[str, Any], eos_id: int | None = None) -> Self:
         """Texts that are JSON of a schema, without line breaks and with at most one space between parts."""
         spaces = {"whitespace_flexible": True, "whitespace_pattern": " ?"}
-        grammar = library().LLMatcher.grammar_from_json_schema(json.dumps(dict(schema)), overrides=spaces)
+        try:
+            text = json.dumps(dict(schema), allow_nan=False)
+            text.encode()
+            grammar = library().LLMatcher.grammar_from_json_schema(text, overrides=spaces)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise UserError(f"not a valid schema: {error}") from None
         return cls(tokenizer, grammar, eos_id)
 
     def __call__(self, logits: Tensor, text: Text) -> Tensor:

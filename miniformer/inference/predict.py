@@ -16,6 +16,7 @@ from pydantic import BaseModel
 from miniformer.data.jsonl import validated
 from miniformer.data.notes import Cuts
 from miniformer.data.packing import PackedRows
+from miniformer.data.plain import plain
 from miniformer.data.prepare import n_tokens
 from miniformer.decoding.arguments import checked_count
 from miniformer.kernel.errors import DataError, UserError
@@ -100,7 +101,7 @@ def _checked(number: int, record: Any, schema: type[BaseModel]) -> BaseModel:
     if not isinstance(record, Mapping):
         raise DataError(f"record {number}: expected an object with {', '.join(map(repr, schema.model_fields))}; "
                         f"found {record!r:.80}")
-    return validated(f"record {number}", dict(record), schema)
+    return validated(f"record {number}", plain(record), schema)
 
 
 def example_of(trained: Trained, where: str, record: Any) -> Example:

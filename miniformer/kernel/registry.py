@@ -46,6 +46,8 @@ class Registry:
         Raises:
             UnknownComponent, AmbiguousComponent, UnavailableComponent: the text says what would be right.
         """
+        if not isinstance(name, str):  # what a file has in its place
+            raise UnknownComponent(f"{kind}: expected a name; found {name!r:.80}")
         wanted = canonical(name)
         if ":" in wanted:
             entry = self._entries.get((kind, wanted))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import sys
 from collections.abc import Iterator, Sequence
@@ -12,6 +13,7 @@ import torch
 from pydantic import BaseModel, Field, PlainValidator, WithJsonSchema
 from torch import Tensor
 
+from miniformer.data.plain import plain
 from miniformer.kernel.task import Tokenizer
 
 NUMBER = {"type": "number"}
@@ -25,16 +27,49 @@ def _sequence(value: Any) -> Any:
     """A text or a series, its numbers as floats.
 
     Raises:
-        ValueError: the value is neither.
+        ValueError: the value is neither; the message names the element that is wrong.
     """
     if isinstance(value, str):
         return value
-    if isinstance(value, (list, tuple)) and value:
-        if all(map(_is_number, value)):
-            return [float(number) for number in value]
-        if all(isinstance(step, (list, tuple)) and step and all(map(_is_number, step)) for step in value):
-            return [[float(number) for number in step] for step in value]
-    raise ValueError("expected a text, a list of numbers, or a list of lists of numbers")
+    steps = value if _is_series(value) else plain(value)
+    if isinstance(steps, str):
+        return steps
+    if not isinstance(steps, list) or not steps:
+        raise ValueError("expected a text, a list of numbers, or a list of lists of numbers")
+    if not _is_series(steps):
+        raise ValueError(_wrong_element(steps))
+    return [list(map(float, step)) for step in steps] if isinstance(steps[0], list) else list(map(float, steps))
+
+
+def _is_series(value: Any) -> bool:
+    """Whether a value is a list of numbers, or of lists of numbers."""
+    if not isinstance(value, list) or not value:
+        return False
+    if isinstance(value[0], list):
+        return all(isinstance(step, list) and step and all(map(_is_number, step)) for step in value)
+    return all(map(_is_number, value))
+
+
+def _wrong_element(steps: list[Any]) -> str:
+    """Which element of a list is the first that is wrong, and why."""
+    vectors = isinstance(steps[0], list)
+    for number, step in enumerate(steps, start=1):
+        if isinstance(step, list) != vectors or (vectors and not step):
+            expected = "a list of numbers" if vectors else "a number"
+            return f"element {number} should be {expected}{' like the first' if number > 1 else ''}; found {_shown(step)}"
+        for place, item in enumerate(step if vectors else [step], start=1):
+            if not _is_number(item):
+                where = f"element {number}, number {place}" if vectors else f"element {number}"
+                return f"{where} should be a finite number; found {_shown(item)}"
+    raise AssertionError("no element is wrong")
+
+
+def _shown(value: Any) -> str:
+    """A value as JSON has it, and not too long."""
+    try:
+        return json.dumps(value, default=repr)[:80]
+    except (TypeError, ValueError, RecursionError):
+        return f"{type(value).__name__} that JSON cannot hold"
 
 
 def _is_number(value: Any) -> bool:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from miniformer.checkpoint.file_names import is_file, is_folder
 from miniformer.checkpoint.record import RECORD
@@ -18,7 +19,20 @@ if TYPE_CHECKING:
     from miniformer.config.model_config import TransformerConfig
     from miniformer.kernel.task import Task
 
+T = TypeVar("T")
 ONE_STACK = "transformer"
+
+
+def _naming_lines(understand: Callable[[Mapping[str, Any]], T]) -> Callable[[Mapping[str, Any]], T]:
+    """Let the errors about fields of a file name the file and the line."""
+    @wraps(understand)
+    def understood(data: Mapping[str, Any]) -> T:
+        from miniformer.data.field_lines import naming_lines
+
+        with naming_lines(data):
+            return understand(data)
+
+    return understood
 
 
 def read_spec(path: Path) -> dict[str, Any]:
@@ -51,6 +65,7 @@ def run_fields(data: Mapping[str, Any]) -> Mapping[str, Any]:
     return data
 
 
+@_naming_lines
 def model_of(data: Mapping[str, Any]) -> tuple[TransformerConfig, str]:
     """The model that the fields of a spec file describe, and the name of its assembly.
 
@@ -80,6 +95,7 @@ def model_of(data: Mapping[str, Any]) -> tuple[TransformerConfig, str]:
     return model_spec(run.with_fields(model_config=fields), task), model_class(task).assembly
 
 
+@_naming_lines
 def run_of(data: Mapping[str, Any]) -> TrainConfig:
     """The run that the fields of a spec file describe; for those of a model, a run of the first task that trains such a model.
 

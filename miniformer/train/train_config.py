@@ -22,7 +22,7 @@ from pydantic import (
     model_validator,
 )
 
-from miniformer.config.model_config import MOST_TOKENS, TransformerConfig, with_names_found
+from miniformer.config.model_config import MOST_TOKENS, TransformerConfig, check_values, with_names_found
 from miniformer.config.shorthands import SHORTHANDS
 from miniformer.config.slots import RUN_SLOTS, SLOTS, find_components
 from miniformer.data.stdlib import NAME
@@ -113,6 +113,8 @@ class TrainConfig(BaseModel):
         if isinstance(value, Mapping):
             _refuse_model_fields([name for name in value if name not in names], names)
             find_components(RUN_SLOTS, value)
+            if blank := [slot for slot in RUN_SLOTS if slot in value and value[slot] is None]:
+                raise SpecError(f"{blank[0]}: left blank; expected a name, such as {SLOTS[blank[0]].default}, or no such field")
             extensions = value.get("extensions")
             for name in extensions if isinstance(extensions, Mapping) else ():
                 if isinstance(name, str):
@@ -157,6 +159,7 @@ class TrainConfig(BaseModel):
                 raise SpecError(f"model_config.{name}: there is no {name!r} here{did_you_mean(name, MODEL_FIELDS)}")
         fields = {name: _number(name, item) if isinstance(item, str) else item for name, item in value.items()}
         with_names_found(fields)
+        check_values(fields, "model_config")
         return fields
 
     @field_validator("extensions", mode="before")

@@ -129,9 +129,21 @@ def test_a_form_is_kept(trained, tmp_path):
     pytest.importorskip("llguidance")
     found = written(trained, "--prompt", "the quick", "--regex", " [a-z]{2,6} [a-z]{2,6}!")
     assert re.fullmatch("the quick( [a-z]{2,6}){2}!\n", found)
-    (tmp_path / "schema.json").write_text('{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3}')
+    schema = '{"type": "array", "items": {"type": "boolean"}, "minItems": 2, "maxItems": 3}'
+    (tmp_path / "schema.json").write_text(schema, encoding="utf-8-sig")  # as some editors save it
     found = json.loads(written(trained, "--prompt", "the", "--json-schema", tmp_path / "schema.json", "--json"))
     assert len(json.loads(found["text"])) in (2, 3) and found["finish_reason"] == "eos"
+
+
+@pytest.mark.parametrize(("content", "told"), [
+    (b"{", "schema.json:1: not JSON: Expecting property name"), ("{}".encode("utf-16"), "schema.json: UTF-16, not UTF-8"),
+    (b"[]", "schema.json: expected a JSON object, a schema; found list"), (b'{"type": "x"}', "not a valid form: "),
+    (b'{"required": NaN}', "not a valid schema: ")])
+def test_a_schema_that_is_none_is_told(trained, tmp_path, content, told):
+    pytest.importorskip("llguidance")
+    (tmp_path / "schema.json").write_bytes(content)
+    with pytest.raises(UserError, match=told):
+        written(trained, "--prompt", "x", "--json-schema", tmp_path / "schema.json")
 
 
 def test_an_escape_in_a_stop_string_is_the_character_that_it_stands_for(trained):

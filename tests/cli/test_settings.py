@@ -73,7 +73,8 @@ def test_the_text_of_a_field_is_left_to_the_spec_and_none_unsets(path, text, val
 
 
 @pytest.mark.parametrize(("text", "value"), [
-    ("4", 4), ("true", True), ("rmsnorm", "rmsnorm"), ("none", "none"), ('["a"]', ["a"]), ("null", None), ("[a", "[a")])
+    ("4", 4), ("true", True), ("rmsnorm", "rmsnorm"), ("none", "none"), ('["a"]', ["a"]), ("null", None), ("[a", "[a"),
+    ("010", "010"), ("yes", "yes"), ("1_000", "1_000"), ("NaN", "NaN"), ("1e-3", 1e-3)])
 def test_the_text_of_an_option_is_json_where_it_can_be(text, value):
     assert applied(("scheduler", "x"), text) == {"scheduler": {"name": "cosine", "x": value}}
 
@@ -88,6 +89,8 @@ def test_a_group_keeps_what_is_not_set_again():
 
 @pytest.mark.parametrize(("path", "text", "error"), [
     (("model_config",), "{", "--set: not JSON"), (("model_config",), "[1]", "--set: expected a JSON object; found \\[1\\]"),
+    (("model_config",), '{"d_model": 1, "d_model": 2}', "--set: not JSON: field 'd_model' occurs twice"),
+    (("model_config",), "[" * 100_000, "--set: not JSON: maximum recursion depth"),
     (("extensions", "lora"), "3", "--set: expected a JSON object; found 3"),
     (("lr", "x"), "3", "--set: in lr: expected a mapping of fields; found 'fast'")])
 def test_what_is_no_mapping_where_one_is_expected_is_refused(path, text, error):

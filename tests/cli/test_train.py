@@ -57,8 +57,15 @@ def test_another_component_on_the_command_line_drops_the_files_options(tmp_path)
 
 def test_text_is_a_number_where_the_models_field_is_one():
     config = merged(None, '{"output_dim": "3"}', {"model_vocab_size": "500", "model_input_dim": "none",
-                                                  "model_d_model": "many"})
-    assert config.architecture == {"output_dim": 3, "vocab_size": 500, "input_dim": None, "d_model": "many"}
+                                                  "model_causal": "yes"})
+    assert config.architecture == {"output_dim": 3, "vocab_size": 500, "input_dim": None, "causal": True}
+
+
+@pytest.mark.parametrize(("name", "text"), [("d_model", "many"), ("n_layers", "yes"), ("dropout", "0,1"), ("causal", "ja"),
+                                            ("norm_placement", "before")])
+def test_text_that_should_be_a_number_of_the_model_is_refused_before_the_model_is_built(name, text):
+    with pytest.raises(UserError, match=f"^model_config.{name}: input should be .*; found '{text}'"):
+        merged(None, None, {f"model_{name}": text})
 
 
 @pytest.mark.parametrize(("content", "text"), [
@@ -118,9 +125,10 @@ def test_a_set_that_reaches_nothing_is_refused(setting, text):
 
 @pytest.mark.parametrize(("content", "text"), [
     ("lr: [", "not YAML"), ("- 1", "expected a mapping of fields; found list"), ("lrr: 1", "did you mean 'lr'"),
-    ("task: classify", "run.yaml: there is no task named 'classify'"), ("", "found nothing"),
-    ("lr: -1", "run.yaml: lr: input should be greater than 0; found -1"), ("lr: 1\nlr: 2", "run.yaml:2: not YAML: field 'lr'"),
-    ("model_config: {d_modell: 8}", "run.yaml: model_config.d_modell: there is no 'd_modell' here"),
+    ("task: classify", "run.yaml:1: there is no task named 'classify'"), ("", "found nothing"),
+    ("lr: -1", "run.yaml:1: lr: input should be greater than 0; found -1"),
+    ("lr: 1\nlr: 2", "run.yaml:2: not YAML: field 'lr'"),
+    ("model_config: {d_modell: 8}", "run.yaml:1: model_config.d_modell: there is no 'd_modell' here"),
 ])
 def test_a_config_file_that_says_nothing_usable_is_refused(tmp_path, content, text):
     (tmp_path / "run.yaml").write_text(content)

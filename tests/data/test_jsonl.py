@@ -1,6 +1,10 @@
 """JSONL files: what is read, and the one line that tells each fault."""
 
+import gzip
 import json
+import os
+import threading
+from pathlib import Path
 
 import depth
 import pytest
@@ -134,6 +138,26 @@ def test_a_wrong_element_is_told_with_its_place(path):
         ":1: field 'labels', element 2: input should be a valid integer or a valid string; found true")
 
 
+def test_a_number_too_large_for_json_is_told_as_what_it_became(path):
+    assert told(path, '{"text": 1e999}').endswith("; found Infinity")
+
+
+@pytest.mark.parametrize("value", [{(1, 2): 3}, [[]]])
+def test_what_cannot_be_written_in_a_message_is_told_too(value):
+    with pytest.raises(DataError, match=r"^record 1: field 'text': input should be a valid string; found "):
+        validated("record 1", {"text": value}, Text)
+
+
+def test_a_number_too_long_to_write_is_told_too():
+    with pytest.raises(DataError, match=r"; found int that JSON cannot hold$"):
+        validated("record 1", {"text": 10**5000}, Text)
+
+
+def test_fields_without_text_as_names_are_told():
+    with pytest.raises(DataError, match=r"field 'text' is missing; found 1"):
+        validated("record 1", {1: 2}, Text)
+
+
 def test_what_python_alone_can_hold_is_told_too():
     with pytest.raises(DataError, match=r"record 1: field 'text': .*; found .*object"):
         validated("record 1", {"text": object()}, Text)
@@ -153,7 +177,7 @@ def test_a_field_that_occurs_twice_is_refused(path):
     assert told(path, '{"text": "a", "text": "b"}') == ":1: not usable JSON: field 'text' occurs twice"
 
 
-@pytest.mark.parametrize("line", ["[" * 100_000, '{"text": ' + "9" * 5000 + "}"])
+@pytest.mark.parametrize("line", ["[" * 100_000, '{"text": ' + "9" * 5000 + "}", '{"text": ' + "[" * 5000 + "]" * 5000 + "}"])
 def test_nesting_and_numbers_without_bounds_are_refused(path, line):
     assert told(path, line).startswith(":1: not usable JSON: ")
 
@@ -171,8 +195,47 @@ def test_a_byte_order_mark_does_not_shift_the_byte_that_is_told(path):
     assert ":1: not UTF-8: byte 0xe9 at column 14;" in told(path, b'\xef\xbb\xbf{"text": "caf\xe9"}')
 
 
-def test_utf16_is_not_utf8(path):
-    assert ":1: not UTF-8: byte 0xff at column 1;" in told(path, '{"text": "a"}'.encode("utf-16"))
+def test_files_joined_from_several_with_byte_order_marks_are_read(path):
+    line = b'\xef\xbb\xbf{"text": "a"}\n'
+    assert [record.text for _, record in read(path, line * 2)] == ["a", "a"]
+
+
+def test_utf16_is_told_by_name(path):
+    assert told(path, '{"text": "a"}'.encode("utf-16")).startswith(":1: UTF-16, not UTF-8; write it in UTF-8 first: iconv -f ")
+
+
+def test_a_compressed_file_is_told_with_how_to_unpack_it(path):
+    assert told(path, gzip.compress(b'{"text": "a"}')) == (
+        f":1: compressed by gzip; unpack it first: gzip -dc {path} > train.jsonl")
+
+
+def test_a_line_has_a_longest_length_that_is_told(path, monkeypatch):
+    monkeypatch.setattr("miniformer.data.jsonl.LONGEST_LINE", 2**20)
+    assert told(path, '{"text": "a"}\n' + "x" * (2**20 + 1)) == (
+        ":2: longer than 1 MiB, the most that a line may have; expected one JSON object in each line")
+
+
+@pytest.mark.parametrize("check", [check_file, lambda path: list(read_records(path, Text))])
+@pytest.mark.parametrize("device", ["/dev/zero", "/dev/urandom", "/dev/full"])
+def test_a_device_without_an_end_is_refused(device, check):
+    with pytest.raises(DataError, match=f"^{device}: a device, which may have no end; expected a file"):
+        check(Path(device))
+
+
+def test_a_pipe_is_read_once_and_checking_takes_nothing_of_it(path):
+    os.mkfifo(path)
+    check_file(path)
+    writer = threading.Thread(target=path.write_text, args=('{"text": "a"}\n',))
+    writer.start()
+    assert [record.text for _, record in read_records(path, Text)] == ["a"]
+    writer.join()
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "a\0b"])
+def test_a_name_that_no_file_can_have_is_refused(name):
+    for check in (check_file, lambda path: list(read_records(path, Text))):
+        with pytest.raises(DataError):
+            check(Path(name))
 
 
 @pytest.mark.parametrize("content", ["", "\n\n  \n"])

@@ -18,10 +18,24 @@ def test_a_text_or_a_series_is_an_input(value):
     assert SequenceInput.model_validate_json(series(value).model_dump_json()).input == value
 
 
-@pytest.mark.parametrize("value", [None, 3, [], [[]], [1, [2]], ["a"], [True], [[1], []], [float("inf")], [float("nan")],
-                                   [10**400],                                   {"a": 1}])
+@pytest.mark.parametrize("value", [None, 3, [], {"a": 1}])
 def test_anything_else_is_refused_with_what_would_be_right(value):
     with pytest.raises(ValueError, match="expected a text, a list of numbers, or a list of lists of numbers"):
+        series(value)
+
+
+@pytest.mark.parametrize(("value", "told"), [
+    ([1, None], "element 2 should be a finite number; found null"), (["a"], 'element 1 should be a finite number; found "a"'),
+    ([True], "element 1 should be a finite number; found true"), ([1, float("inf")], "element 2 .*; found Infinity"),
+    ([float("nan")], "element 1 .*; found NaN"), ([10**400], "element 1 should be a finite number; found 10000"),
+    ([10**5000], "element 1 should be a finite number; found int that JSON cannot hold"),
+    ([1, [2]], r"element 2 should be a number like the first; found \[2\]"),
+    ([[1], 2], "element 2 should be a list of numbers like the first; found 2"),
+    ([[]], r"element 1 should be a list of numbers; found \[\]"),
+    ([[1], []], r"element 2 should be a list of numbers like the first; found \[\]"),
+    ([[1, 2], [3, None]], "element 2, number 2 should be a finite number; found null")])
+def test_the_element_of_a_series_that_is_wrong_is_named(value, told):
+    with pytest.raises(ValueError, match=told):
         series(value)
 
 

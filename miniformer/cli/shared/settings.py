@@ -6,11 +6,11 @@ A path leads from the fields of a run to a value: `("lr",)`, `("model_config", "
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from miniformer.config.slots import MODEL_SLOTS, RUN_SLOTS, SLOTS, ComponentSlot, component_name
+from miniformer.data.jsonl import JSON
 from miniformer.kernel.errors import UserError, did_you_mean
 from miniformer.kernel.registry import canonical, current_registry
 from miniformer.train.train_config import MODEL_FIELDS, TrainConfig
@@ -121,8 +121,8 @@ def _read(path: Path, text: str, source: str) -> Any:
     option is not known before the component is imported, so its text is read as JSON where it can be.
     """
     try:
-        value = json.loads(text)
-    except ValueError as error:
+        value = JSON.decode(text)
+    except (ValueError, RecursionError) as error:
         if _is_group(path):
             raise UserError(f"{source}: not JSON: {error}; found {text[:80]}") from None
         unset = text == "none" and _is_field(path) and _slot(path) is None  # `none` is also the name of a component

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +15,7 @@ from miniformer.checkpoint.file_names import check_length
 from miniformer.checkpoint.store import read_weights
 from miniformer.data.tokenizer import Tokenizer
 from miniformer.kernel import UserError
+from miniformer.kernel.text_file import read_json
 
 CONFIG, WEIGHTS, INDEX, TOKENIZER = "config.json", "model.safetensors", "model.safetensors.index.json", "tokenizer.json"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -115,10 +115,7 @@ def _tokenizer_config(tokenizer: Tokenizer, config: Mapping[str, Any]) -> dict[s
 def _json(path: Path, missing: str) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file; {missing}")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: not JSON: {error}") from None
+    data = read_json(path)
     if not isinstance(data, dict):
         raise UserError(f"{path}: expected an object; found {type(data).__name__}")
     return data

@@ -91,8 +91,9 @@ def test_the_encoder_of_t5_has_no_table_of_its_own(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("files", "message"), [
     ({}, "config.json: no such file; a folder that save_pretrained"),
-    ({"config.json": "{"}, "config.json: not JSON"),
+    ({"config.json": "{"}, "config.json:1: not JSON"),
     ({"config.json": "[]"}, "expected an object; found list"),
+    ({"config.json": "\ufeff{}"}, "model.safetensors: no such file; only safetensors are read"),
     ({"config.json": "{}"}, "model.safetensors: no such file; only safetensors are read"),
     ({"config.json": "{}", "model.safetensors": "x"}, "cannot be read as safetensors"),
     ({"config.json": "{}", "model.safetensors.index.json": "{}"}, "expected a 'weight_map'"),
