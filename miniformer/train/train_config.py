@@ -37,6 +37,7 @@ STDLIB_STEPS = 450
 DEFAULT_EPOCHS = 10
 MODEL_FIELDS = (*TransformerConfig.model_fields, *SHORTHANDS)
 """Fields that `model_config` may have."""
+_IN_MODEL = {name: f"model_config.{name}" for name in MODEL_FIELDS}
 
 
 def _default(slot: str) -> ComponentSpec:
@@ -111,7 +112,7 @@ class TrainConfig(BaseModel):
             return handler(value)
         except ValidationError as error:
             names = [field.alias or name for name, field in cls.model_fields.items()]
-            raise SpecError(explain(error, "", names)) from None
+            raise SpecError(explain(error, "", names, _IN_MODEL)) from None
 
     @field_validator(*RUN_SLOTS, mode="before")
     @classmethod
@@ -145,7 +146,7 @@ class TrainConfig(BaseModel):
         """The model's fields, with text from a command line as numbers. A wrong name is an error before torch is imported."""
         for name in value:
             if name not in MODEL_FIELDS:
-                raise SpecError(f"model_config.{name}: there is no {name!r} here{did_you_mean(name, MODEL_FIELDS)}")
+                raise SpecError(f"model_config.{name}: there is no {name!r} here{did_you_mean(name, MODEL_FIELDS, settings=True)}")
         fields = {name: _number(name, item) if isinstance(item, str) else item for name, item in value.items()}
         with_names_found(fields)
         return fields

@@ -72,7 +72,7 @@ def path_of(text: str, source: str) -> Path:
     if not in_model or in_model[0] in MODEL_FIELDS:
         return "model_config", *in_model
     fields = MODEL_FIELDS if in_model != names else sorted({*RUN_FIELDS, *MODEL_FIELDS})
-    raise UserError(f"{source}: there is no {in_model[0]!r}{did_you_mean(in_model[0], fields)}")
+    raise UserError(f"{source}: there is no {in_model[0]!r}{did_you_mean(in_model[0], fields, settings=True)}")
 
 
 def split_setting(setting: str, expected: str) -> tuple[str, str]:
