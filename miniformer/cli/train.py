@@ -14,6 +14,8 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
+from miniformer.checkpoint.can_make import check_can_make
+from miniformer.cli.shared.output import result_is_in_a_file
 from miniformer.cli.shared.settings import apply, path_of, put, split_setting
 from miniformer.config.model_config import TransformerConfig
 from miniformer.config.shorthands import SHORTHANDS
@@ -87,11 +89,15 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
 
     from rich.console import Console
 
-    from miniformer.cli.shared.run_report import report
+    from miniformer.cli.shared.run_report import report, threads
     from miniformer.train.trainer import train
 
     console = Console(soft_wrap=True)
+    if first:
+        console.print(threads(), highlight=False)
+    result_is_in_a_file()
     result = train(config, console=console)
+    result_is_in_a_file(is_finished=True)
     if first:
         report(console, result)
 
@@ -156,3 +162,4 @@ def _check_files(config: TrainConfig) -> None:
         raise UserError("standard input can be read by one process alone; give a file to a run of several")
     for path in paths:
         check_file(Path(path))
+    check_can_make(Path(config.work_dir) / "run", "--work-dir")

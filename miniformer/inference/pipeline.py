@@ -215,6 +215,6 @@ def _sampling(settings: Mapping[str, Any]) -> Sampling:
     known = list(Sampling.__dataclass_fields__)
     if unknown := [name for name in settings if name not in known]:
         others = ("max_new_tokens", "stop", "seed", "beams", "truncate")
-        raise UserError(f"there is no setting {unknown[0]!r}{did_you_mean(unknown[0], [*others, *known], settings=True)}; there "
-                        f"are {', '.join([*others, *known])}")
+        hint = did_you_mean(unknown[0], [*others, *known], settings=True)
+        raise UserError(f"there is no setting {unknown[0]!r}{hint}; there are {', '.join([*others, *known])}")
     return Sampling(**settings)

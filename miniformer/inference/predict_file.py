@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+from miniformer.checkpoint.can_make import check_can_make
 from miniformer.data.jsonl import Line, read_lines
 from miniformer.kernel.errors import DataError, Interrupted, RunError, UserError
 
@@ -25,7 +26,7 @@ FIELD = "prediction"
 
 
 def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resume: bool = False, batch_size: int = 32,
-                 written: Callable[[Line], None] = lambda line: None) -> int:
+                 written: Callable[[Line], None] = lambda line: None, stdout: BinaryIO | None = None) -> int:
     """Write the lines of `source` with their predictions to `output`; return how many were written.
 
     Args:
@@ -35,6 +36,7 @@ def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resum
         resume: `output` may exist; its lines are kept, and the predictions after them are added.
         batch_size: rows that go through the model together.
         written: called with each line of the input once it is written.
+        stdout: standard output, if it is another than `sys.stdout`.
 
     Raises:
         UserError: a line of the input is wrong, the output cannot be written there, or it exists and belongs to another input.
@@ -44,7 +46,7 @@ def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resum
     lines = _without_predictions(read_lines(source, input_schema(trained.task)))
     check_output(output, resume=resume)
     if output == STDOUT:
-        return _write(trained, lines, sys.stdout.buffer, "", batch_size, written)
+        return _write(trained, lines, stdout or sys.stdout.buffer, "", batch_size, written)
     size = _pass_over(lines, output, source) if output.exists() else 0
     try:
         with output.open("ab") as file:
@@ -74,6 +76,7 @@ def check_output(output: Path, *, resume: bool = False) -> None:
         if not output.parent.is_dir():
             raise UserError(f"{output.parent}: " + ("a file; expected a folder" if output.parent.exists() else
                                                     "no such folder; make it, or choose another --output"))
+        check_can_make(output, "--output")
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror or error}") from None
 

@@ -7,7 +7,6 @@ that failed. `Interrupted` (128 + signal) is a run that a signal stopped. Any ot
 from __future__ import annotations
 
 import difflib
-import os
 from collections.abc import Iterable, Mapping
 
 from .synonyms import meant_by, why_absent
@@ -110,10 +109,11 @@ def _plain(name: str) -> str:
 def _alike(wanted: str, known: list[str]) -> list[str]:
     """The names that are spelt like `wanted`, those most alike first; then those that have all its words."""
     least = 0.7 if len(wanted) > 3 else 0.66  # of short names, one letter is much
-    close = [name for name in difflib.get_close_matches(wanted, known, n=10, cutoff=least) if not _same_but_unlike(wanted, name)]
+    close = [name for name in difflib.get_close_matches(wanted, known, n=10, cutoff=least)
+             if not _same_but_unlike(wanted, name)]
     words = _words(wanted)
     close += [name for name in known if len(wanted) > 2 and words <= _words(name)]
-    return close + [name for name in known if len(os.path.commonprefix([wanted, name])) > 4
+    return close + [name for name in known if len(wanted) > 4 and name.startswith(wanted[:5])
                     and difflib.SequenceMatcher(None, wanted, name).ratio() > 0.5 and not _same_but_unlike(wanted, name)]
 
 

@@ -10,16 +10,18 @@ from collections.abc import Iterator
 
 _GROUPS = tuple(group.split() for group in (
     # sizes of a model
-    "d_model hidden_size hidden_dim hidden dim d_hidden n_embd n_embed embed_dim embedding_dim embedding_size emb_dim emb_size "
-    "model_dim width n_units",
+    "d_model hidden_size hidden_dim hidden dim d_hidden n_embd n_embed embed_dim embedding_dim embedding_size "
+    "emb_dim emb_size model_dim width n_units",
     "n_layers num_layers layers n_layer num_hidden_layers depth n_blocks num_blocks blocks",
     "n_heads num_heads heads n_head num_attention_heads attention_heads",
     "n_kv_heads num_key_value_heads num_kv_heads kv_heads",
-    "d_ff ffn_dim ff_dim dim_feedforward intermediate_size d_inner ffn_hidden_size mlp_dim mlp_ratio n_inner feedforward_dim",
-    "max_seq_len context context_length context_size context_window block_size seq_len seq_length seqlen sequence_length "
-    "max_length max_len n_ctx ctx n_positions max_position_embeddings max_sequence_length tokens",
+    "d_ff ffn_dim ff_dim dim_feedforward intermediate_size d_inner ffn_hidden_size mlp_dim mlp_ratio n_inner "
+    "feedforward_dim",
+    "max_seq_len context context_length context_size context_window block_size seq_len seq_length seqlen "
+    "sequence_length max_length max_len n_ctx ctx n_positions max_position_embeddings max_sequence_length tokens",
     "vocab_size tokenizer_vocab_size vocab n_vocab vocabulary vocabulary_size num_embeddings",
-    "dropout drop dropout_rate dropout_prob drop_rate p_dropout resid_pdrop hidden_dropout_prob attn_pdrop attention_dropout",
+    "dropout drop dropout_rate dropout_prob drop_rate p_dropout resid_pdrop hidden_dropout_prob attn_pdrop "
+    "attention_dropout",
     "causal is_decoder decoder autoregressive is_causal",
     "position pos position_encoding positional_encoding position_embedding pos_emb pe",
     "attention attn self_attention attn_type attn_implementation",
@@ -33,16 +35,17 @@ _GROUPS = tuple(group.split() for group in (
     # a run
     "lr learning_rate learningrate max_lr peak_lr base_lr eta step_size",
     "max_epochs epochs epoch n_epochs num_epochs num_train_epochs nb_epochs passes",
-    "max_steps steps step n_steps num_steps train_steps training_steps num_train_steps max_iters iters iterations n_iters "
-    "max_iterations updates",
-    "batch_size batch bs batchsize batch_sz train_batch_size per_device_train_batch_size per_device_batch_size micro_batch_size "
-    "global_batch_size minibatch mb",
-    "accumulate_grad_batches gradient_accumulation_steps grad_accum grad_accumulation accumulate gradient_accumulation accum",
+    "max_steps steps step n_steps num_steps train_steps training_steps num_train_steps max_iters iters iterations "
+    "n_iters max_iterations updates",
+    "batch_size batch bs batchsize batch_sz train_batch_size per_device_train_batch_size per_device_batch_size "
+    "micro_batch_size global_batch_size minibatch mb",
+    "accumulate_grad_batches gradient_accumulation_steps grad_accum grad_accumulation accumulate "
+    "gradient_accumulation accum",
     "gradient_clip_val grad_clip gradient_clip clip clip_grad max_grad_norm grad_norm clip_norm clipping",
     "weight_decay wd decay l2 adam_weight_decay regularization",
     "warmup_steps warmup warmup_iters num_warmup_steps warmup_ratio lr_warmup warmup_epochs",
-    "val_every eval_every eval_steps eval_interval eval_iters val_interval val_check_interval evaluation_strategy eval_strategy "
-    "validate_every save_every save_steps checkpoint_every log_every",
+    "val_every eval_every eval_steps eval_interval eval_iters val_interval val_check_interval evaluation_strategy "
+    "eval_strategy validate_every save_every save_steps checkpoint_every log_every",
     "val_fraction val_split validation_split val_ratio val_size validation_fraction eval_fraction split test_size",
     "early_stopping_patience patience early_stopping early_stop",
     "checkpoint_metric metric monitor metric_for_best_model best_metric",
@@ -55,17 +58,19 @@ _GROUPS = tuple(group.split() for group in (
     "scheduler lr_scheduler lr_schedule schedule lr_scheduler_type decay_schedule sched lr_decay",
     "logger log report_to wandb tensorboard csv logging use_wandb",
     "tokenizer tokenizer_path tokenizer_file tokenizer_name tok bpe",
-    "train_path data dataset file input train train_data train_file training_data data_path data_dir data_file dataset_path "
-    "dataset_name input_file train_dataset corpus text_file text jsonl train_jsonl path files datasets",
-    "val_path val valid validation val_data val_file validation_file eval_file eval_data dev dev_path validation_data eval_path",
+    "train_path data dataset file input train train_data train_file training_data data_path data_dir data_file "
+    "dataset_path dataset_name input_file train_dataset corpus text_file text jsonl train_jsonl path files datasets",
+    "val_path val valid validation val_data val_file validation_file eval_file eval_data dev dev_path "
+    "validation_data eval_path",
     "test_path test test_data test_file",
-    "work_dir experiment_name out output output_dir out_dir outdir save_dir save_path run_dir log_dir logdir save checkpoint_dir "
-    "ckpt_dir results_dir root_dir save_to folder",
+    "work_dir experiment_name out output output_dir out_dir outdir save_dir save_path run_dir log_dir logdir save "
+    "checkpoint_dir ckpt_dir results_dir root_dir save_to folder",
     "experiment_name name run_name exp_name run_id run experiment exp project",
     "model architecture arch model_type model_name",
     "task objective loss head_type problem_type",
     # what models write and read
-    "max_new_tokens max_tokens tokens n_tokens num_tokens max_length max_len length n_predict max_gen_len new_tokens",
+    "max_new_tokens max_tokens tokens n_tokens num_tokens max_length max_len length n_predict max_gen_len "
+    "new_tokens",
     "temperature temp t",
     "greedy deterministic no_sample argmax",
     "beams num_beams n_beams beam_size beam_width beam beam_search",
@@ -105,7 +110,8 @@ _GROUPS = tuple(group.split() for group in (
 _ABSENT = {names: told for group, told in (
     ("lora qlora peft adapter adapters lora_r lora_rank lora_alpha lora_dropout use_lora",
      "there is no LoRA here: a run trains all weights of a new model"),
-    ("resume resume_from resume_from_checkpoint checkpoint ckpt ckpt_path from_checkpoint restore continue init_from auto_resume",
+    ("resume resume_from resume_from_checkpoint checkpoint ckpt ckpt_path from_checkpoint restore continue init_from "
+     "auto_resume",
      "a run cannot be continued from a checkpoint: it starts anew"),
     ("pretrained pretrained_model from_pretrained model_name_or_path base_model finetune_from load weights init_weights",
      "a run cannot start from the weights of another: it trains a new model"),

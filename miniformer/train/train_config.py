@@ -146,7 +146,8 @@ class TrainConfig(BaseModel):
         """The model's fields, with text from a command line as numbers. A wrong name is an error before torch is imported."""
         for name in value:
             if name not in MODEL_FIELDS:
-                raise SpecError(f"model_config.{name}: there is no {name!r} here{did_you_mean(name, MODEL_FIELDS, settings=True)}")
+                hint = did_you_mean(name, MODEL_FIELDS, settings=True)
+                raise SpecError(f"model_config.{name}: there is no {name!r} here{hint}")
         fields = {name: _number(name, item) if isinstance(item, str) else item for name, item in value.items()}
         with_names_found(fields)
         return fields

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import sys
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -38,7 +40,8 @@ def load_command(point: importlib.metadata.EntryPoint) -> click.Command:
     from miniformer.kernel.errors import UnavailableComponent
 
     try:
-        loaded = point.load()
+        with redirect_stdout(sys.stderr):  # what a plugin prints at import is no part of its command's result
+            loaded = point.load()
         if isinstance(loaded, click.Command):
             return loaded
         problem = f"conformance: a command is a click.Command; this is {type(loaded).__name__} {loaded!r:.80}"

@@ -5,9 +5,11 @@ from __future__ import annotations
 import shlex
 from typing import Any
 
+import torch
 from rich.table import Table
 from rich.text import Text
 
+from miniformer.cli.shared.tables import show
 from miniformer.data.stdlib import NAME
 from miniformer.decoding.sampling import Sampling
 from miniformer.inference.engine import Engine
@@ -20,7 +22,7 @@ SAMPLE = 60
 def report(console: Any, result: RunResult) -> None:
     """Print the metrics of the best model beside those of baselines, a sample, the run's folder, and a command to try next."""
     console.print()
-    console.print(_metrics(result))
+    show(console, _metrics(result))
     run = shlex.quote(str(result.folder))
     if result.module.model.generates:
         prompt, text = _sample(result)
@@ -31,6 +33,11 @@ def report(console: Any, result: RunResult) -> None:
         next_command = f"miniformer predict {run} --input FILE.jsonl"
     console.print(f"\nrun folder: {result.folder}", highlight=False, markup=False)
     console.print(f"next: {next_command}", highlight=False, markup=False)
+
+
+def threads() -> str:
+    """What a run says first: how many threads it computes with, and how to change that."""
+    return f"threads: {torch.get_num_threads()}; the environment variable OMP_NUM_THREADS sets how many"
 
 
 def _metrics(result: RunResult) -> Table:
