@@ -12,17 +12,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miniformer.kernel.errors import UserError, did_you_mean
+from miniformer.kernel.errors import UserError
 from miniformer.kernel.hooks import activate
 
 from .atomic import settled, write_folder, write_json
+from .missing import BEST as BEST
+from .missing import CONFIG as CONFIG
+from .missing import WEIGHTS as WEIGHTS
+from .missing import why_no_model
 from .provenance import provenance
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-CONFIG, WEIGHTS, TOKENIZER, MANIFEST = "config.json", "model.safetensors", "tokenizer.json", "manifest.json"
-BEST = Path("checkpoints") / "best_model"
+TOKENIZER, MANIFEST = "tokenizer.json", "manifest.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ def read_model(path: Path) -> SavedModel:
     best = path / BEST
     folder = settled(best if best.parent.is_dir() else path)
     if not (folder / CONFIG).is_file():
-        raise UserError(f"{path}: {_why_no_model(path)}")
+        raise UserError(f"{path}: {why_no_model(path)}")
     if missing := [name for name in (MANIFEST, WEIGHTS) if not (folder / name).is_file()]:
         raise UserError(f"{folder}: cannot be read as a saved model: there is no {' and no '.join(missing)} in it")
     try:
@@ -84,20 +87,6 @@ def read_model(path: Path) -> SavedModel:
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{folder}: cannot be read as a saved model: {error}") from error
     return SavedModel(folder, config)
-
-
-def _why_no_model(path: Path) -> str:
-    """Why there is no saved model at `path`, and what is near."""
-    if path.is_file():
-        return "a file; expected a run folder"
-    if not path.exists():
-        siblings = [folder.name for folder in path.absolute().parent.glob("*") if folder.is_dir()]
-        return f"no such folder{did_you_mean(path.name, siblings)}"
-    runs = sorted(best.parents[1].name for best in path.glob(f"*/{BEST}"))
-    if runs:
-        shown = ", ".join(runs[:8]) + (f" and {len(runs) - 8} more" if len(runs) > 8 else "")
-        return f"a folder of runs; expected one of them: {shown}"
-    return f"no saved model here; expected a run folder, or a folder with {CONFIG} and {WEIGHTS}"
 
 
 def restore(module: nn.Module, saved: SavedModel) -> None:

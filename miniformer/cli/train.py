@@ -84,6 +84,7 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
     config = merged(config_file, model_config, written, settings, extensions)
     _check_files(config)
     first = is_first()
+    result_is_in_a_file()
     if first:
         click.echo(f"reading {named(config.train_path)}")  # before imports that take seconds
 
@@ -95,7 +96,6 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
     console = Console(soft_wrap=True)
     if first:
         console.print(threads(), highlight=False)
-    result_is_in_a_file()
     result = train(config, console=console)
     result_is_in_a_file(is_finished=True)
     if first:

@@ -61,6 +61,27 @@ class Pipeline:
         self.model, self.tokenizer, self.task, self.notes = trained.model, trained.tokenizer, trained.task, trained.notes
         self.engine = Engine(self.model, self.tokenizer, batch_size=batch_size, encode=trained.prompt)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.trained.summary()})"
+
+    def __call__(self, inputs: Any, **settings: Any) -> Any:
+        """What the model is for: the text that it writes after a text, or its task's prediction for a text or a record.
+
+        Args:
+            inputs: a text or several, as `generate` takes them; or a record or several, as `predict` takes them.
+            settings: as `generate` takes them, where the model writes.
+
+        Raises:
+            UserError: as in `generate` and `predict`, or for settings where nothing is written.
+        """
+        several = inputs if isinstance(inputs, str | Mapping) or not isinstance(inputs, Iterable) else list(inputs)
+        first = several[0] if isinstance(several, list) and several else several
+        if self.model.generates and not isinstance(first, Mapping):
+            return self.generate(several, **settings)
+        if settings:
+            raise UserError(f"there is no setting {next(iter(settings))!r}: a prediction has none, and this writes no text")
+        return self.predict(several)
+
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The model of a run folder, on a GPU if there is one; see `miniformer.load`."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,8 +51,8 @@ class RunResult:
     folder: Path
     metrics: dict[str, float]
     baselines: dict[str, dict[str, float]]
-    module: MiniFormerLitModule
-    data: PreparedData
+    module: MiniFormerLitModule = field(repr=False)
+    data: PreparedData = field(repr=False)
 
 
 class Run:
@@ -92,6 +92,10 @@ class Run:
         self._datamodule = MiniFormerDataModule(config, tokenizer)
         self._trainer: pl.Trainer | None = None
         self._result: RunResult | None = None
+
+    def __repr__(self) -> str:
+        state = "not prepared" if self._trainer is None else f"{self.folder}, step {self.step}{', ended' if self.ended else ''}"
+        return f"{type(self).__name__}({state})"
 
     @property
     def step(self) -> int:

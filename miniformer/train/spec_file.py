@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from miniformer.checkpoint.missing import why_no_model, why_no_spec
 from miniformer.checkpoint.store import BEST, CONFIG
 from miniformer.kernel.errors import SpecError, UserError
 from miniformer.kernel.registry import Availability, current_registry
@@ -25,10 +26,12 @@ def read_spec(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the path leads to none of these, or the file cannot be read.
     """
+    if problem := why_no_spec(path):
+        raise UserError(f"{path}: {problem}")
     if path.is_dir():
         files = [file for file in (path / "run.json", path / BEST / CONFIG, path / CONFIG) if file.is_file()]
         if not files:
-            raise UserError(f"{path}: no run and no saved model here; expected run.json or {CONFIG}")
+            raise UserError(f"{path}: {why_no_model(path)}")
         path = files[0]
     from miniformer.data.yaml_file import read_fields
 

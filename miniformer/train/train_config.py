@@ -7,7 +7,7 @@ itself. JSON and YAML files say `model_config`.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
@@ -158,6 +158,11 @@ class TrainConfig(BaseModel):
         if value is None:
             return {}
         return {name: options or {} for name, options in value.items()} if isinstance(value, Mapping) else value
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """The fields that are not as they are by default, under the names that files use."""
+        changed = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        yield from changed.items()
 
     @property
     def duration(self) -> tuple[int, int]:

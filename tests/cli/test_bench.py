@@ -49,7 +49,7 @@ an-encoder      20,000  does not write
 
 
 @pytest.mark.parametrize(("args", "text"), [
-    (["a.yaml", "--against", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+    (["a.yaml", "--against", "nowhere.yaml"], "nowhere.yaml: there is no run, model or file of that name"),
     (["a.yaml", "--rounds", "0"], "0 is not in the range x>=1"),
 ])
 def test_what_cannot_be_read_is_told(cli, specs, args, text):

@@ -77,6 +77,10 @@ def test_changed_fields_are_checked():
         TrainConfig().with_fields(batch_size=0)
 
 
+def test_a_config_is_shown_by_what_differs_from_its_defaults():
+    assert repr(TrainConfig(lr=0.5, model_config={"d_model": 8})) == "TrainConfig(model_config={'d_model': 8}, lr=0.5)"
+
+
 def test_a_config_is_frozen():
     with pytest.raises(ValidationError):
         TrainConfig().lr = 1.0
