@@ -70,7 +70,7 @@ def load(path: str | Path | SavedModel) -> Trained:
     model = assembly_of(saved.config.get("assembly", "transformer")).from_saved(saved)
     notes = tuple(f"compatible: trained with {name} {then}; this is {now}" for name, then, now in other_versions(saved.config))
     tokenizer = Tokenizer.load(saved.folder) if config.input_dim is None else NoTokenizer()
-    return Trained(model, tokenizer, task, notes, saved.folder if isinstance(path, SavedModel) else Path(path))
+    return Trained(model, tokenizer, task, notes, folder=saved.folder if isinstance(path, SavedModel) else Path(path))
 
 
 def load_on_best_device(path: str | Path | SavedModel) -> Trained:

@@ -74,7 +74,7 @@ class Pipeline:
         Raises:
             UserError: as in `generate` and `predict`, or for settings where nothing is written.
         """
-        several = inputs if isinstance(inputs, str | Mapping) or not isinstance(inputs, Iterable) else list(inputs)
+        several: Any = inputs if isinstance(inputs, str | Mapping) or not isinstance(inputs, Iterable) else list(inputs)
         first = several[0] if isinstance(several, list) and several else several
         if self.model.generates and not isinstance(first, Mapping):
             return self.generate(several, **settings)

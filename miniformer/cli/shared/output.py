@@ -52,7 +52,9 @@ class Guarded:
         """Finished: nobody needs the rest, so a reader that has gone is no reason to stop."""
 
     def write(self, content: Any) -> int:
-        if content == "":  # click tries what a stream takes, and drops the error
+        if not isinstance(content, str):
+            raise TypeError(f"expected text; found {type(content).__name__}")
+        if not content:  # click tries what a stream takes, and drops the error
             return 0
         return self._tried(self.stream.write, content)
 

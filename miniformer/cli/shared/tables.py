@@ -66,7 +66,7 @@ def labelled(label: str, text: str, width: int | None, indent: int) -> Iterator[
         return
     if width - indent < NARROWEST:
         yield label.rstrip()
-        left = " " * min(GAP, indent)
+        left = " " * (GAP + len(label) - len(label.lstrip()))
     lines = textwrap.wrap(text, max(width - len(left), 1), break_long_words=False, break_on_hyphens=False)
     for number, line in enumerate(lines):
         yield (" " * len(left) if number else left) + line
@@ -90,7 +90,7 @@ def _stacked(rows: Sequence[Sequence[str]], width: int, headed: bool) -> Iterato
     names = rows[0] if headed else [""] * max(map(len, rows))
     indent = GAP + (max(map(len, names[1:]), default=0) + GAP if headed else 0)
     for row in rows[1:] if headed else rows:
-        yield row[0]
+        yield f"{names[0]} {row[0]}".strip()
         for name, cell in zip(names[1:], row[1:], strict=False):
             if cell:
                 yield from labelled(" " * GAP + name, cell, width, indent)
