@@ -40,6 +40,7 @@ def work(channel: Connection, measured: str, config: TrainConfig | None, setting
         measured: `train`, `decode` or `gemm`.
         config: a completed run; None for `gemm`.
     """
+    sys.stdout = sys.stderr  # what components print is no part of the figures
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches every process; the contest ends this one
     try:
         with memory_errors("a smaller --batch-size or --length needs less"):

@@ -12,18 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from miniformer.kernel.errors import UserError, did_you_mean
+from miniformer.kernel.errors import UserError
 from miniformer.kernel.hooks import activate
 
 from .atomic import reported, settled, write_folder, write_json
 from .file_names import is_file, is_folder
+from .missing import BEST as BEST
+from .missing import CONFIG as CONFIG
+from .missing import WEIGHTS as WEIGHTS
+from .missing import why_no_model
 from .provenance import provenance
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-CONFIG, WEIGHTS, TOKENIZER, MANIFEST = "config.json", "model.safetensors", "tokenizer.json", "manifest.json"
-BEST = Path("checkpoints") / "best_model"
+TOKENIZER, MANIFEST = "tokenizer.json", "manifest.json"
 KINDS: dict[str, tuple[type, ...]] = {"model": (dict,), "task": (str, dict), "assembly": (str,), "extensions": (dict,),
                                       "providers": (dict,)}
 """The fields of `config.json`, with the types that they may have. All but the model may be missing."""
@@ -73,7 +76,7 @@ def read_model(path: Path) -> SavedModel:
     best = path / BEST
     folder = settled(best if is_folder(best.parent) else path)
     if not is_file(folder / CONFIG):
-        raise UserError(f"{path}: {_why_no_model(path)}")
+        raise UserError(f"{path}: {why_no_model(path)}")
     if missing := [name for name in (MANIFEST, WEIGHTS) if not is_file(folder / name)]:
         raise UserError(f"{folder}: cannot be read as a saved model: there is no {' and no '.join(missing)} in it")
     manifest, config = read_object(folder / MANIFEST), read_object(folder / CONFIG)
@@ -111,24 +114,6 @@ def read_object(path: Path) -> dict[str, Any]:
         reason = str(error) if type(error) is ValueError else f"not JSON: {error}"
         raise UserError(f"{path}: cannot be read as a saved model: {reason}") from None
     return data
-
-
-def _why_no_model(path: Path) -> str:
-    """Why there is no saved model at `path`, and what is near."""
-    if is_file(path):
-        return "a file; expected a run folder"
-    try:
-        there = path.exists()
-        runs = sorted(best.parents[1].name for best in path.glob(f"*/{BEST}"))
-    except OSError as error:  # too long a name, a folder that may not be looked into
-        return f"cannot be read: {error.strerror or error}"
-    if not there:
-        siblings = [folder.name for folder in path.absolute().parent.glob("*") if folder.is_dir()]
-        return f"no such folder{did_you_mean(path.name, siblings)}"
-    if runs:
-        shown = ", ".join(runs[:8]) + (f" and {len(runs) - 8} more" if len(runs) > 8 else "")
-        return f"a folder of runs; expected one of them: {shown}"
-    return f"no saved model here; expected a run folder, or a folder with {CONFIG} and {WEIGHTS}"
 
 
 def restore(module: nn.Module, saved: SavedModel) -> None:

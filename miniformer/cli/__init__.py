@@ -9,12 +9,14 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 import click
 
 from miniformer import __version__
 
+from .shared.output import guarded_streams
 from .shared.own_commands import COMMANDS, module_of, summary
 from .shared.plugin_commands import PluginCommands, broken_commands, dashed, load_command, why_no_command
 
@@ -80,7 +82,8 @@ def cli(context: click.Context, strict_plugins: bool, debug: bool) -> None:
         from miniformer.kernel.registry import Availability, current_registry
 
         registry = current_registry()
-        registry.load_all()
+        with redirect_stdout(sys.stderr):  # what plugins print is no part of the command's result
+            registry.load_all()
         unusable = [e for e in registry.entries() if e.state in (Availability.BROKEN, Availability.INCOMPATIBLE)]
         if broken := [*unusable, *broken_commands(context, COMMANDS, load=True)]:
             raise UnavailableComponent("\n  ".join(["plugins are broken:", *(
@@ -89,16 +92,24 @@ def cli(context: click.Context, strict_plugins: bool, debug: bool) -> None:
 
 def main(args: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> None:
     """Run the command line and end the process with the right exit code."""
+    with guarded_streams():
+        _run([*prefix, *(sys.argv[1:] if args is None else args)])
+
+
+def _run(argv: Sequence[str]) -> None:
     from miniformer.kernel.distributions import broken_left_out
     from miniformer.kernel.errors import MiniformerError
     from miniformer.kernel.out_of_memory import SMALLER, memory_errors
 
-    argv = [*prefix, *(sys.argv[1:] if args is None else args)]
     try:
         less = next((LESS_MEMORY[word] for word in argv if word in LESS_MEMORY), SMALLER)
         with broken_left_out(), memory_errors(less):
-            code = cli.main(args=argv, prog_name="miniformer", standalone_mode=False)
+            code = cli.main(args=list(argv), prog_name="miniformer", standalone_mode=False)
+        sys.stdout.flush()
         sys.exit(code if isinstance(code, int) else 0)
+    except click.NoSuchOption as error:
+        _unknown_option(error).show()
+        sys.exit(2)
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code if isinstance(error, click.UsageError) else 2)
@@ -111,5 +122,14 @@ def main(args: Sequence[str] | None = None, prefix: Sequence[str] = ()) -> None:
         click.echo("interrupted", err=True)
         sys.exit(130)
     except BrokenPipeError:  # the reader of our output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
+
+
+def _unknown_option(error: click.NoSuchOption) -> click.UsageError:
+    """The error for an option that a command does not have, with those that may have been meant."""
+    from miniformer.kernel.errors import did_you_mean
+
+    options = [] if error.ctx is None else [name for parameter in error.ctx.command.get_params(error.ctx)
+                                            for name in (*parameter.opts, *parameter.secondary_opts) if name.startswith("-")]
+    hint = did_you_mean(error.option_name, [name for name in options if name.startswith("--")], settings=True)
+    return click.UsageError(f"there is no option {error.option_name!r}{hint}", error.ctx)

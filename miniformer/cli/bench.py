@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from miniformer.cli.shared.output import ResultCommand, say
+from miniformer.cli.shared.tables import line_width, table
 from miniformer.kernel.errors import UserError
 from miniformer.train.spec_file import model_of, read_spec, run_of
 
@@ -16,7 +18,7 @@ if TYPE_CHECKING:
     from miniformer.bench.contestant import Precision
 
 
-@click.command("bench")
+@click.command("bench", cls=ResultCommand)
 @click.argument("spec", type=click.Path())
 @click.option("--against", multiple=True, type=click.Path(), metavar="SPEC", help="A model to compare with; may be repeated.")
 @click.option("--rounds", type=click.IntRange(min=1), default=5, show_default=True, help="How often each model has its turn.")
@@ -58,22 +60,22 @@ def command(spec: str, against: tuple[str, ...], rounds: int, seconds: float, ba
     results = compare(runs, setting, rounds=rounds, seconds=seconds, only=only,
                       progress=lambda text: click.echo(text, err=True))
     if as_json:
-        click.echo(json.dumps(results, indent=2))
+        say(json.dumps(results, indent=2))
     else:
         _print(results)
 
 
 def _print(results: Mapping[str, Any]) -> None:
     setting, contestants = results["setting"], results["contestants"]
-    click.echo(f"{setting['device']}, {setting['threads']} threads; medians of {setting['rounds']} rounds of "
+    say(f"{setting['device']}, {setting['threads']} threads; medians of {setting['rounds']} rounds of "
                f"{setting['seconds']:g} s, lowest to highest")
     if any(contestant["train"] for contestant in contestants):
-        click.echo(f"\ntraining, {setting['batch_size']} x {setting['length']} tokens, {_named(setting['precision'])}; "
+        say(f"\ntraining, {setting['batch_size']} x {setting['length']} tokens, {_named(setting['precision'])}; "
                    f"the machine's matrix product: {setting['gemm_flops'] / 1e9:,.0f} GFLOP/s")
         _table(contestants, [contestant["train"] for contestant in contestants])
         _explain_mfu(contestants)
     for size in sorted({entry["batch_size"] for contestant in contestants for entry in contestant["decode"]}):
-        click.echo(f"\ndecoding, {size} x {setting['prompt']} + {setting['length'] - setting['prompt']} tokens, greedy, "
+        say(f"\ndecoding, {size} x {setting['prompt']} + {setting['length'] - setting['prompt']} tokens, greedy, "
                    f"{_named(setting['decode_precision'])}")
         _table(contestants, [next((entry for entry in contestant["decode"] if entry["batch_size"] == size), None)
                              for contestant in contestants])
@@ -90,16 +92,13 @@ def _explain_mfu(contestants: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _table(contestants: Sequence[Mapping[str, Any]], figures: Sequence[Mapping[str, Any] | None]) -> None:
-    """A row for each contestant, columns two spaces apart, the first to the left and the others to the right."""
+    """A row for each contestant, the first column to the left and the others to the right."""
     head = ["", "parameters", "tokens/s", "range", "ratio", "range", "memory"]
     if any(row and "mfu" in row for row in figures):
         head.append("MFU")
     rows = [head, *([contestant["name"], f"{contestant['parameters']:,}", *_cells(own)]
                     for contestant, own in zip(contestants, figures, strict=True))]
-    widths = [max(len(row[i]) for row in rows if i < 2 or len(row) == len(head)) for i in range(len(head))]
-    for row in rows:
-        cells = [row[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=False))]
-        click.echo("  ".join(cells).rstrip())
+    say("\n".join(table(rows, line_width(), to_the_right=range(1, len(head)))))
 
 
 def _cells(figures: Mapping[str, Any] | None) -> list[str]:

@@ -9,11 +9,12 @@ from pathlib import Path
 import click
 
 from miniformer.cli.shared.loading import load_for_use, read_saved
+from miniformer.cli.shared.output import ResultCommand, say
 from miniformer.cli.shared.text_input import SEED, checked_text, read_line, unescaped
 from miniformer.decoding.defaults import DEFAULTS
 
 
-@click.command("chat")
+@click.command("chat", cls=ResultCommand)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--max-new-tokens", type=click.IntRange(min=1), default=DEFAULTS.max_new_tokens, show_default=True,
               help="Longest answer, in tokens.")
@@ -42,16 +43,16 @@ def command(run: Path, max_new_tokens: int, stop: str, temperature: float, top_k
     sampling, history = Sampling(temperature, top_k, top_p), ""
     for number in itertools.count(1):
         if sys.stdin.isatty():
-            click.echo("> ", nl=False)
+            say("> ", nl=False)
         if not (line := read_line(sys.stdin.buffer, number)):
             return
         history = line.rstrip("\n") if trained.model.has_source else f"{history}{line.rstrip()}\n"
         stream = engine.stream(history, sampling, max_new_tokens=max_new_tokens, stop=ends, seed=seed, truncate=True)
         try:
             for piece in stream:
-                click.echo(piece, nl=False)
+                say(piece, nl=False)
                 history += piece
         except KeyboardInterrupt:
             click.echo(" (cut short)", nl=False, err=True)
-        click.echo()
+        say()
         history += "\n"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from miniformer.cli.shared.output import ResultCommand, say
 from miniformer.cli.shared.settings import apply, split_setting
 from miniformer.cli.shared.text_input import SEED
 from miniformer.kernel.errors import UserError
@@ -23,7 +24,7 @@ MARKS = {"held": ("✓", "green"), "skipped": ("-", "bright_black"), "fails as d
          "note": ("!", "yellow"), "failed": ("✗", "red")}
 
 
-@click.command("check")
+@click.command("check", cls=ResultCommand)
 @click.argument("what", nargs=-1, metavar="[KIND] [NAME]")
 @click.option("--all", "everything", is_flag=True, help="Check every component that can be loaded, or every one of KIND.")
 @click.option("--set", "settings", multiple=True, metavar="OPTION=VALUE",
@@ -59,17 +60,17 @@ def command(what: Sequence[str], everything: bool, settings: Sequence[str], thor
         subject = ComponentUnderTest.of(entry.kind, {"name": entry.qualified, **options}, None if data is None else str(data))
         suite = Suite(subject, examples or (THOROUGH if thorough else FAST), thorough, seed)
         if not as_json:
-            click.secho(f"{entry.kind} {entry.name} ({entry.provider})", bold=True)
+            say(click.style(f"{entry.kind} {entry.name} ({entry.provider})", bold=True))
         report = Report(entry.kind, subject.name, _results(suite, show=not as_json))
         reports.append(report)
         if not as_json:
             _summary(report)
     if as_json:
         data_of_reports = [report.to_dict() for report in reports]
-        click.echo(json.dumps(data_of_reports if everything or len(reports) != 1 else data_of_reports[0], indent=2))
+        say(json.dumps(data_of_reports if everything or len(reports) != 1 else data_of_reports[0], indent=2))
     elif len(reports) > 1:
         broken = [f"{report.kind} {report.component}" for report in reports if not report.ok]
-        click.echo(f"{len(reports)} components: " + (f"{len(broken)} break promises: {', '.join(broken)}" if broken else
+        say(f"{len(reports)} components: " + (f"{len(broken)} break promises: {', '.join(broken)}" if broken else
                                                      "all keep their promises"))
     if not all(report.ok for report in reports):
         raise click.exceptions.Exit(1)
@@ -91,18 +92,18 @@ def _row(result: Result, width: int) -> None:
     facts = f"{result.examples:4} {'example ' if result.examples == 1 else 'examples'} {result.seconds:6.1f} s"
     cells = (click.style(mark, colour), result.property.ljust(width), result.outcome.value.ljust(8),
              facts if result.examples else result.why)
-    click.echo("  " + " ".join(cells).rstrip())
+    say("  " + " ".join(cells).rstrip())
 
 
 def _summary(report: Report) -> None:
     counts = {outcome: sum(result.outcome.value == outcome for result in report.results) for outcome in MARKS}
     outcomes = ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count)
-    click.echo(f"  {outcomes}; {sum(result.seconds for result in report.results):.1f} s\n")
+    say(f"  {outcomes}; {sum(result.seconds for result in report.results):.1f} s\n")
     for result in report.results:
         if result.outcome.value in ("fails as declared", "note"):
-            click.echo(f"  {result.property}: {result.why}")
+            say(f"  {result.property}: {result.why}")
     if not report.ok:
-        click.echo(report.explain() + "\n")
+        say(report.explain() + "\n")
 
 
 def _entries(what: Sequence[str], everything: bool) -> list[Entry]:

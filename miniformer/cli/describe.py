@@ -8,12 +8,14 @@ from collections.abc import Sequence
 
 import click
 
+from miniformer.cli.shared.output import ResultCommand, say
+from miniformer.cli.shared.tables import labelled, line_width
 from miniformer.kernel.errors import UnknownComponent
 from miniformer.kernel.kinds import KINDS, check_kind
 from miniformer.kernel.registry import Entry, canonical, current_registry
 
 
-@click.command("describe")
+@click.command("describe", cls=ResultCommand)
 @click.argument("what", nargs=-1, required=True, metavar="[KIND] NAME")
 @click.option("--kind", type=click.Choice(list(KINDS)), help="The kind, as KIND.")
 @click.option("--json", "as_json", is_flag=True, help="Write the JSON schema of the options.")
@@ -34,15 +36,15 @@ def command(what: Sequence[str], kind: str | None, as_json: bool) -> None:
         cls = current_registry().load(entry.kind, entry.qualified)
         schema = options_of(cls).model_json_schema(schema_generator=OptionsSchema)
         if as_json:
-            click.echo(json.dumps(schema, indent=2))
+            say(json.dumps(schema, indent=2))
             continue
-        click.echo(("\n" if number else "") + f"{entry.kind} {entry.name}  ({entry.provider}, {entry.target})\n")
-        click.echo(inspect.cleandoc(cls.__doc__ or "(no description)"))
-        click.echo("\nsizes, from the model: " + (", ".join(KINDS[entry.kind].sizes) or "none"))
-        click.echo("options:" if schema.get("properties") else "options: none")
+        say(("\n" if number else "") + f"{entry.kind} {entry.name}  ({entry.provider}, {entry.target})\n")
+        say(inspect.cleandoc(cls.__doc__ or "(no description)"))
+        say("\nsizes, from the model: " + (", ".join(KINDS[entry.kind].sizes) or "none"))
+        say("options:" if schema.get("properties") else "options: none")
         for option, facts in schema.get("properties", {}).items():
             default = "required" if option in schema.get("required", ()) else f"default {json.dumps(facts.get('default'))}"
-            click.echo(f"  {option}: {_type(facts)}, {default}")
+            say("\n".join(labelled(f"  {option}: ", f"{_type(facts)}, {default}", line_width(), len(option) + 4)))
 
 
 def _matches(name: str, kind: str | None) -> list[Entry]:

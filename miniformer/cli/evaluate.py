@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from miniformer.cli.shared.loading import load_for_use, read_saved
+from miniformer.cli.shared.output import ResultCommand, say
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from miniformer.data.jsonl import Line
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=ResultCommand)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--data", "source", required=True, type=click.Path(path_type=Path),
               help="JSONL file with the task's records, labels included; - for standard input.")
@@ -46,12 +47,12 @@ def command(run: Path, source: Path, batch_size: int, as_json: bool) -> None:
     with reading(source, "evaluating") as advance:
         metrics = evaluate(trained, _located(source, trained.task.Record, counted), batch_size=batch_size)
     if as_json:
-        click.echo(json.dumps({"records": count, **finite(metrics)}))
+        say(json.dumps({"records": count, **finite(metrics)}))
         return
     width = max(map(len, ["records", *metrics]))
-    click.echo(f"{'records'.ljust(width)}  {count:,}")
+    say(f"{'records'.ljust(width)}  {count:,}")
     for name, value in metrics.items():
-        click.echo(f"{name.replace('_', ' ').ljust(width)}  {value:.4g}")
+        say(f"{name.replace('_', ' ').ljust(width)}  {value:.4g}")
 
 
 def _located(source: Path, record: type[BaseModel], read: Callable[[Line], None]) -> Iterator[tuple[str, object]]:

@@ -15,6 +15,7 @@ from click.core import ParameterSource
 
 from miniformer.checkpoint.store import TOKENIZER, SavedModel
 from miniformer.cli.shared.loading import load_for_use, read_saved
+from miniformer.cli.shared.output import ResultCommand, result_stream, say
 from miniformer.cli.shared.text_input import SEED, checked_text, decoded, unescaped
 from miniformer.decoding.defaults import DEFAULTS
 from miniformer.kernel.errors import UserError
@@ -31,7 +32,7 @@ ONLY_WITH_BEAMS = ("length_penalty", "beam_groups", "n_best")
 ONLY_FOR_DRAWING = ("temperature", "greedy", "top_k", "top_p", "min_p", "seed")
 
 
-@click.command("generate", context_settings={"max_content_width": 120})
+@click.command("generate", cls=ResultCommand, context_settings={"max_content_width": 120})
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--prompt", "texts", multiple=True, help="Text to continue or to answer; may be empty, and may be repeated.  "
               "[default: standard input]")
@@ -121,7 +122,7 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
         drawing["temperature"] = 0.0
     sampling = Sampling(**drawing, processors=_constraints(trained, regex, schema))
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "truncate": truncate, "stop": [unescaped(end) for end in stop]}
-    if stream or (stream is None and not many and sys.stdout.isatty()):
+    if stream or (stream is None and not many and result_stream().isatty()):
         _stream(engine, next(iter(prompts)), sampling, seed=seed, **limits)
         return
     answers: Iterable[Sequence[Answer]]
@@ -132,7 +133,7 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
         answers = ([answer] for answer in engine.generate(prompts, sampling, seed=seed, **limits))
     for of_prompt in answers:
         for answer in of_prompt[:n_best]:
-            click.echo(_json(answer) if as_json else ("" if trained.model.has_source else answer.prompt) + answer.text)
+            say(_json(answer) if as_json else ("" if trained.model.has_source else answer.prompt) + answer.text)
 
 
 def _prompts(texts: Sequence[str], file: Path | None) -> Iterable[str]:
@@ -209,10 +210,10 @@ def _stream(engine: Engine, prompt: str, sampling: Sampling, **limits: Any) -> N
     """Write the text piece by piece, as it is drawn."""
     pieces: Iterator[str] = engine.stream(prompt, sampling, **limits)
     if not engine.model.has_source:
-        click.echo(prompt, nl=False)
+        say(prompt, nl=False)
     for piece in pieces:
-        click.echo(piece, nl=False)
-    click.echo()
+        say(piece, nl=False)
+    say()
 
 
 def _json(answer: Answer) -> str:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from miniformer.cli.shared.output import ResultCommand, say
+from miniformer.cli.shared.tables import labelled, line_width, table
 from miniformer.config.memory import gib, machine_room
 from miniformer.kernel.errors import SpecError, StateError, UserError
 from miniformer.train.spec_file import model_of, read_spec
@@ -23,7 +25,7 @@ TRAINING_BYTES = 16
 """Bytes of a parameter in training: the parameter, its gradient and the two means of Adam, in fp32."""
 
 
-@click.command("inspect")
+@click.command("inspect", cls=ResultCommand)
 @click.argument("spec", type=click.Path())
 @click.option("--batch-size", type=click.IntRange(min=1), default=1, show_default=True, help="Sequences in a batch.")
 @click.option("--length", type=click.IntRange(min=1), help="Tokens of a sequence.  [default: max_seq_len]")
@@ -50,7 +52,7 @@ def command(spec: str, batch_size: int, length: int | None, source_length: int |
         raise UserError(f"--source-length: model {assembly!r} has no source")
     facts = {**_costs(skeleton, batch_size, **lengths), "batch_size": batch_size, **lengths, "memory_bytes": room}
     if as_json:
-        click.echo(json.dumps(facts, indent=2))
+        say(json.dumps(facts, indent=2))
     else:
         _print(skeleton, facts, " -> ".join(str(lengths[name]) for name in sorted(lengths, reverse=True)))
 
@@ -70,20 +72,21 @@ def _costs(skeleton: Skeleton, batch_size: int, **lengths: int) -> dict[str, Any
 
 def _print(skeleton: Skeleton, facts: Mapping[str, Any], lengths: str) -> None:
     rows = [(row.name, row.made_of, f"{row.parameters:,}") for row in skeleton.rows()]
-    widths = [max(len(row[i]) for row in rows) for i in range(3)]
-    for name, made_of, count in rows:
-        click.echo(f"{name.ljust(widths[0])}  {made_of.ljust(widths[1])}  {count.rjust(widths[2])}")
-    click.echo(f"\nparameters  {facts['parameters']:,}: {gib(facts['weight_bytes'])} in fp32, "
-               f"{gib(facts['weight_bytes'] // 2)} in bf16")
+    width = line_width()
+    say("\n".join(table(rows, width, wrapped=1, to_the_right=[2], headed=False)) + "\n")
     if facts["unknown"]:
-        click.echo(f"forward     {facts['unknown']}; activations are left out below")
+        forward = f"{facts['unknown']}; activations are left out below"
     else:
-        click.echo(f"forward     {facts['flops_per_token'] / 1e6:,.1f} MFLOP per token, in rows of {lengths}")
+        forward = f"{facts['flops_per_token'] / 1e6:,.1f} MFLOP per token, in rows of {lengths}"
     state, room = facts["state_bytes"], facts["memory_bytes"]
     decoding = "no state: the model is not causal, or a part of it keeps none" if state is None else f"{gib(state)} of state"
-    click.echo(f"decoding    {decoding}; {facts['batch_size']} x {lengths} tokens, fp32")
-    for name, size in (("inference", facts["inference_bytes"]), ("training", facts["training_bytes"])):
-        click.echo(f"{name.ljust(11)} {gib(size)} of {gib(room)}: {'fits' if size <= room else 'does not fit'}")
+    lines = {"parameters": f"{facts['parameters']:,}: {gib(facts['weight_bytes'])} in fp32, "
+                           f"{gib(facts['weight_bytes'] // 2)} in bf16",
+             "forward": forward, "decoding": f"{decoding}; {facts['batch_size']} x {lengths} tokens, fp32",
+             **{name: f"{gib(size)} of {gib(room)}: {'fits' if size <= room else 'does not fit'}"
+                for name, size in (("inference", facts["inference_bytes"]), ("training", facts["training_bytes"]))}}
+    for name, text in lines.items():
+        say("\n".join(labelled(name, text, width, indent=12)))
 
 
 def _size(text: str) -> int:

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import inspect
 import json
-import shutil
-import sys
-import textwrap
-from collections.abc import Iterator, Sequence
 
 import click
 
+from miniformer.cli.shared.output import ResultCommand, say
 from miniformer.cli.shared.own_commands import COMMANDS
 from miniformer.cli.shared.plugin_commands import broken_commands
+from miniformer.cli.shared.tables import line_width, table
 from miniformer.kernel.kinds import KINDS
 from miniformer.kernel.registry import Availability, Entry, current_registry
 
 
-@click.command("list-components")
+@click.command("list-components", cls=ResultCommand)
 @click.argument("kind", required=False, type=click.Choice(list(KINDS)))
 @click.option("--load", is_flag=True,
               help="Import every component, or those of KIND, to show what each is or why it is broken.")
@@ -36,7 +34,7 @@ def command(context: click.Context, kind: str | None, load: bool, matrix: bool, 
     entries = [*registry.entries(kind), *(broken_commands(context, COMMANDS, load) if kind is None else [])]
     summaries = [_summary(entry) if load else "" for entry in entries]
     if as_json:
-        click.echo(json.dumps([{"kind": e.kind, "name": e.name, "distribution": e.distribution, "version": e.version,
+        say(json.dumps([{"kind": e.kind, "name": e.name, "distribution": e.distribution, "version": e.version,
                                 "state": e.state.value, "reason": e.reason, **({"summary": summary} if load else {})}
                                for e, summary in zip(entries, summaries, strict=True)], indent=2))
         return
@@ -44,9 +42,9 @@ def command(context: click.Context, kind: str | None, load: bool, matrix: bool, 
     for entry, summary in zip(entries, summaries, strict=True):
         words = [entry.state.value, *filter(None, (" ".join(entry.reason.split()), summary))]
         rows.append((entry.kind, entry.name, entry.provider, ": ".join(words)))
-    click.echo("\n".join(_table(rows, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)))
+    say("\n".join(table(rows, line_width(), wrapped=3)))
     if broken := sum(e.state is not Availability.AVAILABLE for e in entries):
-        click.echo(f"\n{broken} of {len(entries)} cannot be used as they are.")
+        say(f"\n{broken} of {len(entries)} cannot be used as they are.")
 
 
 def _summary(entry: Entry) -> str:
@@ -55,17 +53,6 @@ def _summary(entry: Entry) -> str:
         return ""
     doc = current_registry().load(entry.kind, entry.qualified).__doc__
     return inspect.cleandoc(doc).partition("\n")[0] if doc and isinstance(doc, str) else "(no description)"
-
-
-def _table(rows: Sequence[Sequence[str]], width: int | None) -> Iterator[str]:
-    """The rows as lines of aligned columns; the last column is wrapped where a line would be longer than `width` characters."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]) - 1)]
-    indent = sum(widths) + 2 * len(widths)
-    for row in rows:
-        left = "".join(cell.ljust(size + 2) for cell, size in zip(row, widths, strict=False))
-        lines = [row[-1]] if width is None else textwrap.wrap(row[-1], max(width - indent, 20), break_long_words=False,
-                                                              break_on_hyphens=False)
-        yield left + f"\n{' ' * indent}".join(lines)
 
 
 def _print_matrix() -> None:
@@ -77,15 +64,13 @@ def _print_matrix() -> None:
     for attention in names("attention"):
         rows.append((attention, *("".join("-" if refusal(direction, attention=attention, position=position)
                                           else direction[0].upper() for direction in DIRECTIONS) for position in positions)))
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    click.echo("\nE: encoder, and encoder-decoder; D: decoder; -: refused. " + f"Any ffn ({', '.join(names('ffn'))}) and norm "
+    say("\n".join(table(rows, line_width())))
+    say("\nE: encoder, and encoder-decoder; D: decoder; -: refused. " + f"Any ffn ({', '.join(names('ffn'))}) and norm "
                f"({', '.join(names('norm'))}) goes with them, but for:")
     reasons: dict[str, list[str]] = {}
     for pair, why in refused_pairs():
         reasons.setdefault(" ".join(why.split()), []).append(pair)
     for why, pairs in reasons.items():
-        click.echo(f"  {why}\n" + "\n".join(f"    {pair}" for pair in pairs))
+        say(f"  {why}\n" + "\n".join(f"    {pair}" for pair in pairs))
     if not reasons:
-        click.echo("  nothing")
+        say("  nothing")

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 
 from miniformer.cli.shared.loading import load_for_use, read_saved
+from miniformer.cli.shared.output import ResultCommand, result_is_in_a_file, result_stream, say
 
 
-@click.command("predict")
+@click.command("predict", cls=ResultCommand)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--input", "source", required=True, type=click.Path(path_type=Path),
               help="JSONL file with records of the task, whose labels may be missing; - for standard input.")
@@ -31,10 +32,15 @@ def command(run: Path, source: Path, output: Path, resume: bool, batch_size: int
 
     check_output(output, resume=resume)
     trained = load_for_use(saved)
+    if output != STDOUT:
+        result_is_in_a_file()
     started = time.monotonic()
     with reading(source, "predicting", hidden=output == STDOUT) as advance:
         count = predict_file(trained, source, output, resume=resume, batch_size=batch_size, written=advance,
-                             refused=lambda error: click.echo(f"left out: {error}", err=True))
+                             refused=lambda error: click.echo(f"left out: {error}", err=True),
+                             stdout=result_stream().buffer)
     seconds = time.monotonic() - started
-    where = "" if output == STDOUT else f"; {output}"
-    click.echo(f"predictions: {count:,}, {count / seconds:,.0f} a second{where}", err=output == STDOUT)
+    if output == STDOUT:
+        click.echo(f"predictions: {count:,}, {count / seconds:,.0f} a second", err=True)
+    else:
+        say(f"predictions: {count:,}, {count / seconds:,.0f} a second; {output}")

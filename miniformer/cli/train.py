@@ -6,10 +6,7 @@ overrule the file. Among flags, those of single fields overrule `--model-config`
 
 from __future__ import annotations
 
-import os
-import sys
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +14,8 @@ import click
 from click.core import ParameterSource
 from pydantic.fields import FieldInfo
 
+from miniformer.checkpoint.can_make import check_can_make
+from miniformer.cli.shared.output import result_is_in_a_file
 from miniformer.cli.shared.settings import active_name, apply, path_of, put, split_setting
 from miniformer.config.model_config import TransformerConfig
 from miniformer.config.shorthands import SHORTHANDS
@@ -93,16 +92,21 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
     config = merged(config_file, model_config, written, settings, extensions)
     _check_files(config)
     first = is_first()
+    result_is_in_a_file()
     if first:
         free_folder(config)
         click.echo(f"reading {click.format_filename(named(config.train_path))}")  # before imports that take seconds
 
     from rich.console import Console
 
+    from miniformer.cli.shared.run_report import threads
     from miniformer.train.trainer import train
 
     console = Console(soft_wrap=True)
+    if first:
+        console.print(threads(), highlight=False)
     result = train(config, console=console)
+    result_is_in_a_file(is_finished=True)
     if first:
         _report(console, result)
 
@@ -113,20 +117,9 @@ def _report(console: Console, result: RunResult) -> None:
 
     try:
         report(console, result)
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader of our output has seen enough
-        _discard_output()
     except (Exception, KeyboardInterrupt) as error:
         reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error) or type(error).__name__
         click.echo(f"note: the run is finished, and in {result.folder}; its report could not be shown: {reason}", err=True)
-        if isinstance(error, OSError):
-            _discard_output()
-
-
-def _discard_output() -> None:
-    """Write nothing more to standard output, not even what Python would write at the end of the process."""
-    with suppress(OSError, ValueError):  # a stream that is no file has nothing to write at the end
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def merged(config_file: str | None, model_config: str | None, values: Mapping[str, Any], settings: tuple[str, ...] = (),
@@ -189,3 +182,4 @@ def _check_files(config: TrainConfig) -> None:
         raise UserError("standard input can be read by one process alone; give a file to a run of several")
     for path in paths:
         check_file(Path(path))
+    check_can_make(Path(config.work_dir) / "run", "--work-dir")

@@ -8,7 +8,7 @@ is refused before memory is spent on it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
@@ -132,6 +132,10 @@ class TransformerConfig(BaseModel):
         encoding: Any = current_registry().load("position", position.name)
         width = None if mixer is None or "rotate" not in encoding.hooks() else mixer.rotary_width
         return self.d_model if width is None else width * self.n_heads, self.n_heads, self.max_seq_len
+
+    def __repr_args__(self) -> Iterable[tuple[str | None, Any]]:
+        """The fields that are not as they are by default."""
+        return self.model_dump(mode="json", exclude_defaults=True).items()
 
     def with_fields(self, **fields: Any) -> TransformerConfig:
         """A copy with some fields changed, validated again; a shorthand replaces the field that it stands for."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 from miniformer.decoding.beam_search import Hypothesis
@@ -30,8 +30,8 @@ class Answer:
 
     prompt: str
     text: str
-    tokens: list[int]
-    logprobs: list[float]
+    tokens: list[int] = field(repr=False)
+    logprobs: list[float] = field(repr=False)
     finish_reason: Finish
     score: float | None = None
 

@@ -77,6 +77,10 @@ class Engine:
         if compile:
             pack(model)
 
+    def __repr__(self) -> str:
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        return f"{type(self).__name__}({self.model.assembly}, {size:,} parameters, batch_size={self.batch_size})"
+
     def generate(self, prompts: Iterable[str], sampling: Sampling = SAMPLING, *,
                  max_new_tokens: int = DEFAULTS.max_new_tokens, stop: str | Sequence[str] = (), seed: int | None = None,
                  truncate: bool = False) -> Iterator[Answer]:

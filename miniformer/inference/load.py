@@ -20,18 +20,29 @@ from miniformer.model.assembly import BlockAssembly
 from miniformer.tasks.collate import end_of
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Trained:
     """A trained model in eval mode, with the task and the tokenizer of its training (`NoTokenizer` if it reads features).
 
     Attributes:
         notes: what a user should know before using it, a line each; see `load`.
+        folder: where it was loaded from, as it was given.
     """
 
     model: BlockAssembly
     tokenizer: Tokenizer
     task: Task
     notes: tuple[str, ...] = ()
+    folder: Path | None = None
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.summary()})"
+
+    def summary(self) -> str:
+        """What it is, in a few words: the assembly, the task, how large it is, and where it was loaded from."""
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        place = "" if self.folder is None else f", from {str(self.folder)!r}"
+        return f"{self.model.assembly} for {type(self.task).__name__}, {size:,} parameters{place}"
 
     @property
     def eos_id(self) -> int | None:
@@ -71,7 +82,7 @@ def load(path: str | Path | SavedModel) -> Trained:
     versions = [f"compatible: trained with {name} {then}; this is {now}" for name, then, now in other_versions(saved.config)]
     notes = tuple(filter(None, [note_on_run(saved.folder), *versions]))
     tokenizer = Tokenizer.load(saved.folder) if config.input_dim is None else NoTokenizer()
-    return Trained(model, tokenizer, task, notes)
+    return Trained(model, tokenizer, task, notes, folder=saved.folder if isinstance(path, SavedModel) else Path(path))
 
 
 def load_on_best_device(path: str | Path | SavedModel) -> Trained:

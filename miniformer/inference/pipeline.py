@@ -62,6 +62,27 @@ class Pipeline:
         self.model, self.tokenizer, self.task, self.notes = trained.model, trained.tokenizer, trained.task, trained.notes
         self.engine = Engine(self.model, self.tokenizer, batch_size=batch_size, encode=trained.prompt)
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.trained.summary()})"
+
+    def __call__(self, inputs: Any, **settings: Any) -> Any:
+        """What the model is for: the text that it writes after a text, or its task's prediction for a text or a record.
+
+        Args:
+            inputs: a text or several, as `generate` takes them; or a record or several, as `predict` takes them.
+            settings: as `generate` takes them, where the model writes.
+
+        Raises:
+            UserError: as in `generate` and `predict`, or for settings where nothing is written.
+        """
+        several: Any = inputs if isinstance(inputs, str | Mapping) or not isinstance(inputs, Iterable) else list(inputs)
+        first = several[0] if isinstance(several, list) and several else several
+        if self.model.generates and not isinstance(first, Mapping):
+            return self.generate(several, **settings)
+        if settings:
+            raise UserError(f"there is no setting {next(iter(settings))!r}: a prediction has none, and this writes no text")
+        return self.predict(several)
+
     @classmethod
     def load(cls, path: str | Path) -> Self:
         """The model of a run folder, on a GPU if there is one; see `miniformer.load`."""
@@ -216,5 +237,7 @@ class Pipeline:
 def _sampling(settings: Mapping[str, Any]) -> Sampling:
     known = list(Sampling.__dataclass_fields__)
     if unknown := [name for name in settings if name not in known]:
-        raise UserError(f"there is no setting {unknown[0]!r}{did_you_mean(unknown[0], known)}; there are {', '.join(known)}")
+        others = ("max_new_tokens", "stop", "seed", "beams", "truncate")
+        hint = did_you_mean(unknown[0], [*others, *known], settings=True)
+        raise UserError(f"there is no setting {unknown[0]!r}{hint}; there are {', '.join([*others, *known])}")
     return Sampling(**settings)

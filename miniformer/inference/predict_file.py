@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from miniformer.checkpoint.atomic import reported
+from miniformer.checkpoint.can_make import check_can_make
 from miniformer.checkpoint.file_names import check_length
 from miniformer.data.jsonl import Line, read_each
 from miniformer.kernel.errors import DataError, Interrupted, RunError, UserError
@@ -32,7 +33,7 @@ LISTED = 10
 
 def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resume: bool = False, batch_size: int = 32,
                  written: Callable[[Line], None] = lambda line: None,
-                 refused: Callable[[DataError], None] | None = None) -> int:
+                 refused: Callable[[DataError], None] | None = None, stdout: BinaryIO | None = None) -> int:
     """Write the lines of `source` with their predictions to `output`; return how many were written.
 
     Args:
@@ -43,6 +44,7 @@ def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resum
         batch_size: rows that go through the model together.
         written: called with each line of the input once it is written.
         refused: called with the error of each record that is not predicted; without it, the error at the end lists them.
+        stdout: standard output, if it is another than `sys.stdout`.
 
     Raises:
         DataError: at the end, if records were not predicted; all the others are written.
@@ -55,7 +57,7 @@ def predict_file(trained: Trained, source: Path, output: Path = STDOUT, *, resum
     check_output(output, resume=resume)
     without = _Refused(refused)
     if output == STDOUT:
-        return without.checked(_write(trained, lines, sys.stdout.buffer, "", batch_size, written, without))
+        return without.checked(_write(trained, lines, stdout or sys.stdout.buffer, "", batch_size, written, without))
     size = _pass_over(lines, output, source, partial(_fault, trained), without) if output.exists() else 0
     with reported(output), output.open("ab") as file:
         file.truncate(size)
@@ -109,6 +111,7 @@ def check_output(output: Path, *, resume: bool = False) -> None:
         if not output.parent.is_dir():
             raise UserError(f"{output.parent}: " + ("a file; expected a folder" if output.parent.exists() else
                                                     "no such folder; make it, or choose another --output"))
+        check_can_make(output, "--output")
     except OSError as error:
         raise UserError(f"{output}: cannot be written: {error.strerror or error}") from None
 

@@ -8,7 +8,9 @@ that failed; a `WriteError` among them is a place that cannot be written, which 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from .synonyms import meant_by, why_absent
 
 
 class MiniformerError(Exception):
@@ -70,14 +72,71 @@ class Interrupted(MiniformerError):
 
 
 def nearest(name: str, names: Iterable[str], count: int = 3) -> list[str]:
-    """The names most like `name`, best first; an empty list if none is near."""
-    return difflib.get_close_matches(name, list(names), n=count, cutoff=0.5)
+    """The names that `name` may have been meant for, best first; an empty list if none is near.
+
+    These are the names that differ in capitals and dashes only; else those by which other tools call the same thing (see
+    `synonyms`); else those that are spelt much alike.
+
+    Args:
+        name: what was written.
+        names: what there is.
+        count: how many to return at most.
+    """
+    known, wanted = _by_plain_name(names), _plain(name)
+    close = [wanted] if wanted in known else [other for other in meant_by(wanted) if other in known]
+    close = close or _alike(wanted, list(known))
+    return [shown for each in dict.fromkeys(close) for shown in known[each]][:count]
 
 
-def did_you_mean(name: str, names: Iterable[str]) -> str:
-    """The end of an error's text, `"; did you mean 'x' or 'y'?"`, or "" if no name is near."""
-    close = nearest(name, names)
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+def did_you_mean(name: str, names: Iterable[str], *, settings: bool = False, shown: Mapping[str, str] | None = None) -> str:
+    """The end of an error's text, `"; did you mean 'x' or 'y'?"`, or "" if no name is near.
+
+    Args:
+        name: what was written.
+        names: what there is.
+        settings: these are names of settings. Of a setting that other tools have and miniformer does not, the text says so.
+        shown: how to write some of the names.
+    """
+    names, shown = list(names), shown or {}
+    absent = why_absent(_plain(name)) if settings else ""
+    if absent and not {_plain(name), *meant_by(_plain(name))} & _by_plain_name(names).keys():
+        return f"; {absent}"
+    close = [repr(shown.get(each, each)) for each in nearest(name, names)]
+    return f"; did you mean {' or '.join(close)}?" if close else ""
+
+
+def _by_plain_name(names: Iterable[str]) -> dict[str, list[str]]:
+    known: dict[str, list[str]] = {}
+    for name in names:
+        known.setdefault(_plain(name), []).append(name)
+    return known
+
+
+def _plain(name: str) -> str:
+    """A name as it is compared: in small letters, with underscores, and without the dashes of an option."""
+    return name.strip().lstrip("-").lower().replace("-", "_").replace(" ", "_")
+
+
+def _alike(wanted: str, known: list[str]) -> list[str]:
+    """The names that are spelt like `wanted`, those most alike first; then those that have all its words."""
+    least = 0.7 if len(wanted) > 3 else 0.66  # of short names, one letter is much
+    close = [name for name in difflib.get_close_matches(wanted, known, n=10, cutoff=least)
+             if not _same_but_unlike(wanted, name)]
+    words = _words(wanted)
+    close += [name for name in known if len(wanted) > 2 and words <= _words(name)]
+    return close + [name for name in known if len(wanted) > 4 and name.startswith(wanted[:5])
+                    and difflib.SequenceMatcher(None, wanted, name).ratio() > 0.5 and not _same_but_unlike(wanted, name)]
+
+
+def _same_but_unlike(wanted: str, name: str) -> bool:
+    """Whether the names are alike only by words that they share, as `image_size` and `batch_size` are."""
+    one, other = ("_".join(word for word in text.split("_") if word not in shared) for text in (wanted, name)) \
+        if (shared := _words(wanted) & _words(name)) else ("", "")
+    return bool(one and other) and difflib.SequenceMatcher(None, one, other).ratio() < 0.6
+
+
+def _words(name: str) -> set[str]:
+    return set(name.split("_"))
 
 
 def in_one_line(error: BaseException) -> str:

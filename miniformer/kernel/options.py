@@ -190,21 +190,23 @@ def arguments(cls: type, options: dict[str, Any]) -> dict[str, Any]:
     return dict(options_of(cls).model_validate(options))
 
 
-def explain(error: ValidationError, where: str, names: list[str]) -> str:
+def explain(error: ValidationError, where: str, names: list[str], elsewhere: Mapping[str, str] | None = None) -> str:
     """Say pydantic's errors in sentences: the field, what was found, what was expected, the nearest right name.
 
     Args:
         error: pydantic's.
         where: path of the model in a larger spec; "" if it is the whole.
         names: the names that a field may have.
+        elsewhere: fields of other places that may have been meant, by name, each as it is written from here.
     """
-    lines = []
+    lines, elsewhere = [], elsewhere or {}
     for detail in error.errors(include_url=False):
         path = [str(part) for part in detail["loc"]]
         field = ".".join([where, *path] if where else path)
         last = path[-1] if path else ""
         if detail["type"] == "extra_forbidden":
-            lines.append(f"{field}: there is no {last!r} here{did_you_mean(last, names) or _choices(names)}")
+            hint = did_you_mean(last, [*names, *elsewhere], settings=True, shown=elsewhere)
+            lines.append(f"{field}: there is no {last!r} here{hint or _choices(names)}")
         elif detail["type"] == "missing":
             lines.append(f"{field}: missing")
         elif detail["type"] == "component":

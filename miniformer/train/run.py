@@ -80,6 +80,10 @@ class Run:
         self._trainer: pl.Trainer | None = None
         self._result: RunResult | None = None
 
+    def __repr__(self) -> str:
+        state = "not prepared" if self._trainer is None else f"{self.folder}, step {self.step}{', ended' if self.ended else ''}"
+        return f"{type(self).__name__}({state})"
+
     @property
     def step(self) -> int:
         """Optimizer steps done."""

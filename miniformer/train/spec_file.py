@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from miniformer.checkpoint.file_names import is_file, is_folder
+from miniformer.checkpoint.missing import why_no_model, why_no_spec
 from miniformer.checkpoint.record import RECORD
 from miniformer.checkpoint.store import BEST, CONFIG
 from miniformer.kernel.errors import SpecError, UserError
@@ -41,10 +42,12 @@ def read_spec(path: Path) -> dict[str, Any]:
     Raises:
         UserError: the path leads to none of these, or the file cannot be read.
     """
+    if problem := why_no_spec(path):
+        raise UserError(f"{path}: {problem}")
     if is_folder(path):
         files = [file for file in (path / RECORD, path / BEST / CONFIG, path / CONFIG) if is_file(file)]
         if not files:
-            raise UserError(f"{path}: no run and no saved model here; expected {RECORD} or {CONFIG}")
+            raise UserError(f"{path}: {why_no_model(path)}")
         path = files[0]
     from miniformer.data.yaml_file import read_fields
 

@@ -7,7 +7,7 @@ itself. JSON and YAML files say `model_config`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
@@ -26,7 +26,7 @@ from miniformer.config.model_config import MOST_TOKENS, TransformerConfig, check
 from miniformer.config.shorthands import SHORTHANDS
 from miniformer.config.slots import RUN_SLOTS, SLOTS, find_components
 from miniformer.data.stdlib import NAME
-from miniformer.kernel.errors import SpecError, did_you_mean, nearest
+from miniformer.kernel.errors import SpecError, did_you_mean
 from miniformer.kernel.options import explain, refuse_truth_values
 from miniformer.kernel.registry import canonical, current_registry
 from miniformer.kernel.spec import ComponentSpec
@@ -41,6 +41,7 @@ MOST_WORKERS = 1024
 Count = Annotated[int, Field(ge=1, le=MOST)]
 MODEL_FIELDS = (*TransformerConfig.model_fields, *SHORTHANDS)
 """Fields that `model_config` may have."""
+_IN_MODEL = {name: f"model_config.{name}" for name in MODEL_FIELDS}
 
 
 def _default(slot: str) -> ComponentSpec:
@@ -111,7 +112,7 @@ class TrainConfig(BaseModel):
         """Look up the names of components, then validate; a mistake becomes a `SpecError` with its field."""
         names = [field.alias or name for name, field in cls.model_fields.items()]
         if isinstance(value, Mapping):
-            _refuse_model_fields([name for name in value if name not in names], names)
+            _refuse_model_fields(name for name in value if name not in names)
             find_components(RUN_SLOTS, value)
             if blank := [slot for slot in RUN_SLOTS if slot in value and value[slot] is None]:
                 raise SpecError(f"{blank[0]}: left blank; expected a name, such as {SLOTS[blank[0]].default}, or no such field")
@@ -122,7 +123,7 @@ class TrainConfig(BaseModel):
         try:
             return handler(value)
         except ValidationError as error:
-            raise SpecError(explain(error, "", names)) from None
+            raise SpecError(explain(error, "", names, _IN_MODEL)) from None
 
     @field_validator(*RUN_SLOTS, mode="before")
     @classmethod
@@ -156,7 +157,8 @@ class TrainConfig(BaseModel):
         """The model's fields, with text from a command line as numbers. A wrong name is an error before torch is imported."""
         for name in value:
             if name not in MODEL_FIELDS:
-                raise SpecError(f"model_config.{name}: there is no {name!r} here{did_you_mean(name, MODEL_FIELDS)}")
+                hint = did_you_mean(name, MODEL_FIELDS, settings=True)
+                raise SpecError(f"model_config.{name}: there is no {name!r} here{hint}")
         fields = {name: _number(name, item) if isinstance(item, str) else item for name, item in value.items()}
         with_names_found(fields)
         check_values(fields, "model_config")
@@ -168,6 +170,11 @@ class TrainConfig(BaseModel):
         if value is None:
             return {}
         return {name: options or {} for name, options in value.items()} if isinstance(value, Mapping) else value
+
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        """The fields that are not as they are by default, under the names that files use."""
+        changed = self.model_dump(mode="json", by_alias=True, exclude_defaults=True)
+        yield from changed.items()
 
     @property
     def duration(self) -> tuple[int, int]:
@@ -185,14 +192,11 @@ class TrainConfig(BaseModel):
         return self.model_dump(mode="json", by_alias=True)
 
 
-def _refuse_model_fields(unknown: Iterable[Any], names: list[str]) -> None:
-    """Say of a name that no run has, but that is a model's or like one of a model's, where it belongs."""
+def _refuse_model_fields(unknown: Iterable[Any]) -> None:
+    """Say of a name that no run has, but that is a model's, where it belongs."""
     for name in map(str, unknown):
         if name in MODEL_FIELDS:
             raise SpecError(f"{name}: a field of the model; expected it in model_config, as in model_config={{{name!r}: ...}}")
-        near = nearest(name, [*names, *MODEL_FIELDS])
-        if near and near[0] not in names:
-            raise SpecError(f"{name}: there is no {name!r} here{did_you_mean(name, MODEL_FIELDS)} (in model_config)")
 
 
 def _number(name: str, text: str) -> Any:

@@ -1,4 +1,5 @@
 import json
+import os
 import resource
 import shutil
 from pathlib import Path
@@ -7,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from miniformer.checkpoint.store import digest, load_weights, read_model, unshared, write_model
+from miniformer.checkpoint.store import WEIGHTS, digest, load_weights, read_model, unshared, write_model
 from miniformer.config.model_config import TransformerConfig
 from miniformer.kernel import (
     Entry,
@@ -119,8 +120,35 @@ def test_a_file_cut_short_is_found(folder):
 
 
 def test_a_folder_that_is_not_there_is_told_with_what_is_near(folder):
-    assert refused(folder.with_name("modle")) == f"{folder.with_name('modle')}: no such folder; did you mean 'model'?"
-    assert refused(folder / "config.json").endswith("config.json: a file; expected a run folder")
+    missing, told = folder.with_name("modle"), "there is no run, model or file of that name"
+    assert refused(missing) == f"{missing}: {told}; did you mean '{folder}'?"
+    assert refused(folder / "config.json").endswith(f"config.json: a file; expected a run folder; did you mean '{folder}'?")
+    assert f"a file of weights; expected the folder of its run; did you mean '{folder}'?" in refused(folder / WEIGHTS)
+
+
+def test_of_runs_that_are_there_those_with_a_similar_name_come_first_then_the_latest(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert refused("x/no-such").endswith("of that name; runs: model")
+    for number, name in enumerate(("runs/old", "runs/new")):
+        shutil.copytree(folder, tmp_path / name)
+        os.utime(tmp_path / name, (number, number))
+    os.utime(folder, (5, 5))
+    assert refused("no-such").endswith("of that name; runs: model, runs/new, runs/old")
+    assert refused("olt").endswith("of that name; did you mean 'runs/old'?; other runs: model, runs/new")
+    monkeypatch.chdir("/")
+    assert "there are no runs here yet" in refused(tmp_path / "runs" / "old" / "none")
+
+
+@pytest.mark.parametrize(("name", "content", "told"), [
+    ("my texts.jsonl", "", "a data file, not a run or a model; `miniformer train --train-path 'my texts.jsonl'` trains on it"),
+    ("texts", '{"a": 1}\n{"a": 2}\n', "a data file, not a run or a model; `miniformer train --train-path texts`"),
+    ("texts.csv", "a,b", "a data file, not a run or a model; data is read as JSON lines"),
+    ("notes", "{}", "a file; expected a run folder"),
+])
+def test_a_file_in_place_of_a_run_is_told_by_what_it_is(tmp_path, monkeypatch, name, content, told):
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(content)
+    assert f"{name}: {told}" in refused(name)
 
 
 def test_of_a_folder_of_runs_the_runs_are_told(folder, tmp_path):

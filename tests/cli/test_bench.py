@@ -59,7 +59,7 @@ def test_more_than_the_machine_s_own_rate_is_explained_where_it_is_shown(capsys)
 
 
 @pytest.mark.parametrize(("args", "text"), [
-    (["a.yaml", "--against", "nowhere.yaml"], "nowhere.yaml: cannot be read"),
+    (["a.yaml", "--against", "nowhere.yaml"], "nowhere.yaml: there is no run, model or file of that name"),
     (["a.yaml", "--rounds", "0"], "0 is not in the range x>=1"),
 ])
 def test_what_cannot_be_read_is_told(cli, specs, args, text):

@@ -191,7 +191,7 @@ def test_on_a_terminal_a_text_is_written_as_it_is_drawn(trained):
     (("--prompt", "x", "--seed", str(2**64)), "'--seed': 18446744073709551616 is not in the range"),
     (("--prompt", "caf\udce9"), "--prompt: not UTF-8: byte 0xe9 at byte 4"),
     (("--prompt", "x", "--stop", "\udcff"), "--stop: not UTF-8: byte 0xff at byte 1"),
-    (("--prompt", "x", "--draft", "nowhere"), "nowhere: no such folder"),
+    (("--prompt", "x", "--draft", "nowhere"), "nowhere: there is no run, model or file of that name"),
     (("--prompt", "x", "--draft", "nowhere", "--beams", "2"), "--draft helps drawing and greedy decoding; leave out --beams"),
     (("--prompt", "x", "--json-schema", "nowhere.json"), "nowhere.json: cannot be read: No such file"),
     (("--prompt", "x", "--json-schema", "s", "--regex", "a"), "--regex and --json-schema: give one of them"),

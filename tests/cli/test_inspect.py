@@ -65,7 +65,7 @@ def test_a_file_says_by_its_model_or_task_what_is_counted(cli, tmp_path, text, p
 
 
 @pytest.mark.parametrize(("args", "text"), [
-    (["nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
+    (["nowhere.yaml"], "nowhere.yaml: there is no run, model or file of that name"),
     (["."], "no run and no saved model here"),
     (["model.yaml", "--memory", "8XB"], "expected a size such as 8GB or 512MB"),
     (["model.yaml", "--source-length", "8"], "model 'transformer' has no source"),

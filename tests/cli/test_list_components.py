@@ -6,7 +6,7 @@ import resource
 import pytest
 from depth import thorough
 
-from miniformer.cli.list_components import _table
+from miniformer.cli.shared.tables import table
 
 BAD = {"raising": "raise RuntimeError('boom')", "exiting": "import sys; sys.exit(3)", "wrong": "class Thing: pass"}
 
@@ -103,8 +103,9 @@ def test_what_is_declared_amiss_is_a_row(cli, tmp_path):
 
 def test_a_long_reason_goes_on_below_itself_on_a_terminal():
     rows = [("ffn", "a", "broken: rename dim to d_model"), ("attention", "b", "available")]
-    assert list(_table(rows, 38)) == ["ffn        a  broken: rename dim to\n              d_model", "attention  b  available"]
-    assert next(_table(rows, None)).endswith("a  broken: rename dim to d_model")
+    assert list(table(rows, 38, wrapped=2)) == ["ffn        a  broken: rename dim to", "              d_model",
+                                                "attention  b  available"]
+    assert next(table(rows, None)).endswith("a  broken: rename dim to d_model")
 
 
 def test_training_with_a_good_component_is_not_harmed(cli, fifty, texts, tiny):

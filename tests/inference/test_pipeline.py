@@ -39,6 +39,25 @@ def test_a_run_folder_is_loaded_and_generates(trained, answering):
     assert animals.predict("7 times the owl jumps") == {"target": "the owl"}
 
 
+def test_called_it_does_what_its_model_is_for(trained, answering):
+    fox, animals = miniformer.load(trained), miniformer.load(answering)
+    labels = pipeline({"name": "classification", "labels": ["few", "many"]})
+    assert fox("the quick", max_new_tokens=40, temperature=0, stop=[" over"]) == " brown fox jumps"
+    assert animals(["7 times the owl jumps"], beams=2) == ["the owl"]
+    assert animals({"source": "7 times the owl jumps"}) == {"target": "the owl"}
+    assert labels("7 bears") == labels.predict("7 bears") == labels([{"input": "7 bears"}])[0]
+    with pytest.raises(UserError, match="there is no setting 'temperature': a prediction has none, and this writes no text"):
+        labels("7 bears", temperature=0)
+
+
+def test_it_is_shown_by_model_task_size_and_folder(trained):
+    fox = miniformer.load(trained)
+    size = sum(parameter.numel() for parameter in fox.model.parameters())
+    words = f"transformer for LanguageModeling, {size:,} parameters, from '{trained}'"
+    assert repr(fox) == f"Pipeline({words})" and repr(fox.trained) == f"Trained({words})"
+    assert repr(fox.engine) == f"Engine(transformer, {size:,} parameters, batch_size=16)"
+
+
 def test_a_folder_without_a_model_is_told(tmp_path):
     with pytest.raises(UserError, match="no saved model here"):
         miniformer.load(tmp_path)

@@ -215,6 +215,7 @@ def test_a_prediction_that_is_no_number_is_told(source, output):
 def test_a_place_that_cannot_be_written_is_told(source, tmp_path):
     for place, told in {".": ": a directory; expected a file to write", "nowhere/out.jsonl": "nowhere: no such folder; make it",
                         "in.jsonl/out.jsonl": r"in\.jsonl: a file; expected a folder",
+                        "/proc/out.jsonl": "/proc/out.jsonl: cannot be written: /proc: .*; choose another --output",
                         "/dev/null": "null: a device or a pipe; expected a file to write",
                         "n" * 300: "cannot be written: File name too long"}.items():
         for resume in (False, True):

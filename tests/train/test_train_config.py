@@ -80,6 +80,10 @@ def test_changed_fields_are_checked():
         TrainConfig().with_fields(batch_size=0)
 
 
+def test_a_config_is_shown_by_what_differs_from_its_defaults():
+    assert repr(TrainConfig(lr=0.5, model_config={"d_model": 8})) == "TrainConfig(model_config={'d_model': 8}, lr=0.5)"
+
+
 def test_a_config_is_frozen():
     with pytest.raises(ValidationError):
         TrainConfig().lr = 1.0
@@ -93,7 +97,9 @@ def test_names_are_lower_case_with_dashes_however_they_are_spelt(field, name, wr
 
 
 @pytest.mark.parametrize(("field", "near"), [("batchsize", "batch_size"), ("model_confg", "model_config"),
-                                             ("max_epoch", "max_epochs")])
+                                             ("max_epoch", "max_epochs"),
+                                             ("hidden_size", "model_config.d_model"), ("n_layers", "model_config.n_layers"),
+                                             ("learning_rate", "lr")])
 def test_an_unknown_field_is_told_with_what_is_near_it(field, near):
     with pytest.raises(SpecError, match=f"there is no '{field}' here; did you mean.*'{near}'"):
         TrainConfig(**{field: 1})

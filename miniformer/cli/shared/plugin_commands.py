@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable
+from contextlib import redirect_stdout
 from dataclasses import replace
 from importlib.metadata import EntryPoint
 from typing import TYPE_CHECKING
@@ -89,7 +91,8 @@ def load_command(entry: Entry) -> click.Command:
     if entry.state is not Availability.AVAILABLE:
         raise UnavailableComponent(f"{told} {entry.state.value}: {entry.reason}")
     try:
-        loaded = EntryPoint(entry.name, entry.target, entry.kind).load()
+        with redirect_stdout(sys.stderr):  # what a plugin prints at import is no part of its command's result
+            loaded = EntryPoint(entry.name, entry.target, entry.kind).load()
         if isinstance(loaded, click.Command):
             return loaded
         problem = f"conformance: a command is a click.Command; this is {type(loaded).__name__} {loaded!r:.80}"

@@ -6,9 +6,11 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from rich.table import Table
 from rich.text import Text
 
+from miniformer.cli.shared.tables import show
 from miniformer.data.stdlib import NAME
 from miniformer.decoding.sampling import Sampling
 from miniformer.inference.engine import Engine
@@ -23,7 +25,7 @@ def report(console: Any, result: RunResult) -> None:
     """Print the metrics of the best model beside those of baselines, a sample, the run's folder, and a command to try next."""
     for table in _metrics(result):
         console.print()
-        console.print(table)
+        show(console, table)
     run = shlex.quote(str(result.folder))
     if result.module.model.generates:
         prompt, text = _sample_or_why_not(result)
@@ -34,6 +36,11 @@ def report(console: Any, result: RunResult) -> None:
         next_command = f"miniformer predict {run} --input FILE.jsonl"
     console.print(f"\nrun folder: {result.folder}", highlight=False, markup=False)
     console.print(f"next: {next_command}", highlight=False, markup=False)
+
+
+def threads() -> str:
+    """What a run says first: how many threads it computes with, and how to change that."""
+    return f"threads: {torch.get_num_threads()}; the environment variable OMP_NUM_THREADS sets how many"
 
 
 def _metrics(result: RunResult) -> Iterator[Table]:

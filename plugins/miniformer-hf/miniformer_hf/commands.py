@@ -20,7 +20,7 @@ def import_hf(folder: str, out: str) -> None:
 
 
 @click.command("export-hf")
-@click.argument("run", type=click.Path(exists=True, file_okay=False))
+@click.argument("run", type=click.Path())
 @click.argument("folder", metavar="DIR", type=click.Path())
 def export_hf(run: str, folder: str) -> None:
     """Make a checkpoint that transformers reads, from a model that fits GPT-2, Llama, BERT or T5.

@@ -141,7 +141,8 @@ def test_what_the_command_refuses(here: Path, tmp_path: Path) -> None:
     assert "expected the name of a task" in refused("--tasks", ",")
     (tmp_path / "empty.yaml").write_text(TASKS.format(name="empty", data="nowhere.jsonl") + "output_type: multiple_choice\n")
     assert "nowhere.jsonl" in refused("--tasks", "empty", "--include-path", str(tmp_path))
-    assert "no such folder" in str(CliRunner().invoke(lm_eval, ["nowhere", "--tasks", "mine"]).exception)
+    nowhere = CliRunner().invoke(lm_eval, ["nowhere", "--tasks", "mine"])
+    assert "there is no run, model or file of that name" in str(nowhere.exception)
 
 
 def test_help_costs_nothing() -> None:
