@@ -30,7 +30,7 @@ from miniformer.kernel.registry import current_registry
 from miniformer.kernel.spec import ComponentSpec, build, resolve
 
 from .layer_pattern import LayerSpec, pattern_of, unique
-from .shorthands import SHORTHANDS, expand_components, expand_fields
+from .shorthands import SHORTHANDS, expand_components, expand_fields, refuse_blanks
 from .slots import LAYER_SLOTS, MODEL_SLOTS, SLOTS, find_components
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ def with_names_found(value: Mapping[str, Any]) -> dict[str, Any]:
         UserError: a name is unknown, a shorthand contradicts the field that it stands for, or `layers` makes no sense.
     """
     fields = dict(value)
-    _refuse_blanks(fields)
+    refuse_blanks(fields)
     expand_fields(fields)
     _fill_in(fields)
     for layer in (fields, *(fields.get("layers") or ())):
@@ -267,18 +267,6 @@ def check_values(fields: Mapping[str, Any], where: str) -> None:
             raise SpecError(explain(error, f"{where}.{name}", [])) from None
         if isinstance(value, bool) and not isinstance(read, bool):
             raise SpecError(f"{where}.{name}: expected a number, not true or false; found {value}")
-
-
-def _refuse_blanks(fields: Mapping[str, Any]) -> None:
-    """Refuse a field that is there without a value and whose default would silently take its place.
-
-    Raises:
-        SpecError: naming the field and what it may have.
-    """
-    for name in (*MODEL_SLOTS, *SHORTHANDS, "d_ff", "layers"):
-        if name in fields and fields[name] is None:
-            expected = f"a name, such as {SLOTS[name].default or 'lm'}" if name in SLOTS else "a value"
-            raise SpecError(f"{name}: left blank; expected {expected}, or no such field")
 
 
 def _fill_in(fields: dict[str, Any]) -> None:

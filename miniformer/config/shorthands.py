@@ -17,7 +17,7 @@ from miniformer.kernel.options import explain
 from miniformer.kernel.registry import current_registry
 from miniformer.kernel.spec import ComponentSpec
 
-from .slots import LAYER_SLOTS, SLOTS, component_name
+from .slots import LAYER_SLOTS, MODEL_SLOTS, SLOTS, component_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,3 +110,15 @@ def expand_components(fields: Mapping[str, Any]) -> dict[str, Any]:
             else:
                 slots.setdefault(target, spec)
     return slots
+
+
+def refuse_blanks(fields: Mapping[str, Any]) -> None:
+    """Refuse a field that is there without a value and whose default would silently take its place.
+
+    Raises:
+        SpecError: naming the field and what it may have.
+    """
+    for name in (*MODEL_SLOTS, *SHORTHANDS, "d_ff", "layers"):
+        if name in fields and fields[name] is None:
+            expected = f"a name, such as {SLOTS[name].default or 'lm'}" if name in SLOTS else "a value"
+            raise SpecError(f"{name}: left blank; expected {expected}, or no such field")

@@ -14,8 +14,9 @@ from miniformer.kernel.errors import UserError
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout, latest
 
+from .memory import rows_of, stack_memories
 from .sampling import Sampling, Text
-from .state import ModelState, rows_of, stack_memories
+from .state import ModelState
 
 Readout = Callable[[Tensor, Head], Tensor]
 ModelCall = Callable[[Memory | None, Tensor, Context, ModelState | None, Readout], Tensor]

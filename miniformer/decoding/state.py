@@ -22,6 +22,8 @@ from miniformer.kernel.masks import Mask, MaskRule
 from miniformer.kernel.renamed import old_attributes
 from miniformer.kernel.state import State
 
+from .memory import rows_of, stack_memories
+
 ROOM = 1024
 """Columns that a state that can grow has free at first; when they are full, its room is doubled."""
 Visible = tuple[tuple[Tensor, ...], Mask, Tensor | None]
@@ -96,9 +98,8 @@ class ModelState(State):
         return all(state is None or state.grows for state in self.layers)
 
     def grow(self, capacity: int) -> None:
-        for state in self.layers:
-            if state is not None:
-                state.grow(capacity)
+        for state in filter(None, self.layers):
+            state.grow(capacity)
         self.capacity, self.limit = capacity, max(capacity, self.limit)
 
     @property
@@ -111,9 +112,8 @@ class ModelState(State):
 
     def reorder(self, index: Tensor) -> None:
         self.layout = None if self.layout is None else self.layout.rows(index)
-        for state in self.layers:
-            if state is not None:
-                state.reorder(index)
+        for state in filter(None, self.layers):
+            state.reorder(index)
 
     def truncate(self, length: int) -> None:
         for state in self.layers:  # all are asked before any changes, so that no layer is ahead of another
@@ -121,9 +121,8 @@ class ModelState(State):
                 raise StateError(f"{type(state).__name__} cannot go back from {state.length} tokens to {length}; start again "
                                  "with an empty state")
         self.layout = None if self.layout is None or length == 0 else self.layout.columns(length)
-        for state in self.layers:
-            if state is not None:
-                state.truncate(length)
+        for state in filter(None, self.layers):
+            state.truncate(length)
 
     @property
     def can_join(self) -> bool:
@@ -256,18 +255,6 @@ class EncoderDecoderState(ModelState):
         for state, joining in zip(self.cross, other.cross, strict=True):
             if state is not None and joining is not None:
                 state.join(joining, memory_columns, memory_columns)
-
-
-def rows_of(memory: Memory, index: Tensor) -> Memory:
-    """The rows of a memory that `index` `[N]` names, in its order."""
-    return Memory(memory.hidden[index], memory.layout.rows(index))
-
-
-def stack_memories(memory: Memory, other: Memory) -> Memory:
-    """The rows of both memories; the shorter memory is padded on the left."""
-    columns = max(memory.layout.shape[1], other.layout.shape[1])
-    hidden = torch.cat([latest(part.hidden, 1, columns) for part in (memory, other)])
-    return Memory(hidden, memory.layout.stack_rows(other.layout, columns))
 
 
 class MemoryState(AttentionState):

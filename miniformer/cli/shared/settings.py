@@ -81,7 +81,8 @@ def path_of(text: str, source: str, extensions: Any = None) -> Path:
     if in_model == names and (extension := active_name(names[0], extensions)):
         return "extensions", extension, *names[1:]
     fields = MODEL_FIELDS if in_model != names else sorted({*RUN_FIELDS, *MODEL_FIELDS})
-    raise UserError(f"{source}: there is no {in_model[0]!r}{_inactive(names[0]) or did_you_mean(in_model[0], fields, settings=True)}")
+    hint = _inactive(names[0]) or did_you_mean(in_model[0], fields, settings=True)
+    raise UserError(f"{source}: there is no {in_model[0]!r}{hint}")
 
 
 def active_name(name: str, extensions: Any) -> str | None:

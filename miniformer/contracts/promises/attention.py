@@ -14,7 +14,7 @@ from miniformer.contracts.kit.attention_harness import AttentionHarness, each_do
 from miniformer.contracts.kit.case import Case, picture, require, require_equal, seeded
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.properties import Skip, contract
-from miniformer.decoding.state import rows_of, stack_memories
+from miniformer.decoding.memory import rows_of, stack_memories
 from miniformer.kernel.context import Context, Memory, Signal
 from miniformer.kernel.interfaces import PositionEncoding
 from miniformer.kernel.layout import Layout
