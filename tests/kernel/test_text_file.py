@@ -20,7 +20,7 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize(("content", "told"), [
-    (gzip.compress(b"x"), "compressed by gzip; unpack it first: gzip -dc a.jsonl.gz > a.jsonl"),
+    (gzip.compress(b"x", mtime=0), "compressed by gzip; unpack it first: gzip -dc a.jsonl.gz > a.jsonl"),
     (bz2.compress(b"x"), "compressed by bzip2; unpack it first: bzip2 -dc"),
     (lzma.compress(b"x"), "compressed by xz; unpack it first: xz -dc"),
     (b"\x28\xb5\x2f\xfd\x04\0", "compressed by zstd; unpack it first: zstd -dc"),
@@ -64,7 +64,7 @@ def test_a_byte_order_mark_is_no_part_of_a_text(path):
     (b'{"a": "\\ud800"}', ": not usable JSON: '\\ud800' is half of a surrogate pair"),
     (b"[" * 100_000, ": not usable JSON: it is nested too deeply"),
     (b"9" * 5000, ": not usable JSON: Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits"),
-    (gzip.compress(b"{}"), ": compressed by gzip; unpack it first: "),
+    (gzip.compress(b"{}", mtime=0), ": compressed by gzip; unpack it first: "),
 ])
 def test_what_is_no_json_is_told_with_its_line(path, content, told):
     path.write_bytes(content)
