@@ -105,7 +105,9 @@ def _tokenizer_config(tokenizer: Tokenizer, config: Mapping[str, Any]) -> dict[s
     """The `tokenizer_config.json` that transformers needs beside a tokenizer.json: the tokens with a special meaning."""
     backend = tokenizer.backend
     ids = {mark: getattr(tokenizer, f"{mark}_id") for mark in MARKS}
-    ids["eos"] = config.get("eos_token_id") if ids["eos"] is None else ids["eos"]  # the model knows it by whatever name
+    end, added = config.get("eos_token_id"), backend.get_added_tokens_decoder()
+    if end in added and added[end].special or ids["eos"] is None:  # the model's own end token counts, whatever its name
+        ids["eos"] = end
     marks = {f"{mark}_token": backend.id_to_token(i) for mark, i in ids.items() if i is not None}
     marks |= {f"{mark}_token": name for mark, name in OTHER_MARKS.items() if backend.token_to_id(name) is not None}
     length = config.get("max_position_embeddings") or config.get("n_positions")
