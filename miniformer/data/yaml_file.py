@@ -24,6 +24,8 @@ MOST_TEXT = 2**22
 """Characters of YAML, which is read slowly. JSON may be longer."""
 DEEPEST = 100
 """Brackets that may be open at a time."""
+LONE_HALF = re.compile("[\ud800-\udc7f\udd00-\udfff]")
+"""Half of a surrogate pair. Those between the two ranges are bytes of a file's name that are not UTF-8 (`os.fsdecode`)."""
 MERGE = "tag:yaml.org,2002:merge"
 WHOLE = "(0|[1-9][0-9]*)"
 POWER = "([eE][-+]?[0-9]+)"
@@ -92,10 +94,10 @@ def _construct_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
 
 def _construct_text(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> str:
     """A text, in which two escapes for the halves of a surrogate pair are one character, as in JSON."""
-    try:
-        return str(loader.construct_scalar(node)).encode("utf-16", "surrogatepass").decode("utf-16")
-    except UnicodeDecodeError:
-        raise _error("half of a surrogate pair, which no text has", node) from None
+    text = str(loader.construct_scalar(node)).encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    if LONE_HALF.search(text):
+        raise _error("half of a surrogate pair, which no text has", node)
+    return text
 
 
 Loader.add_constructor("tag:yaml.org,2002:int", _construct_int)

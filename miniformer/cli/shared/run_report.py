@@ -95,7 +95,8 @@ def _sample(result: RunResult) -> tuple[str, str]:
         (answer,) = engine.generate([question], Sampling(0.0), max_new_tokens=SAMPLE)
         return question, f"{question}\n-> {answer.text}"
     prompt = "def " if result.module.config.train_path == NAME else _first_words(result)
-    (answer,) = Engine(model, tokenizer).generate([prompt], Sampling(0.7, top_p=0.9), max_new_tokens=SAMPLE,
+    room = max(1, model.config.max_seq_len - len(tokenizer.encode(prompt)))  # further on, it may write worse
+    (answer,) = Engine(model, tokenizer).generate([prompt], Sampling(0.7, top_p=0.9), max_new_tokens=min(SAMPLE, room),
                                                   seed=result.module.config.seed, truncate=True)
     return prompt, prompt + answer.text
 

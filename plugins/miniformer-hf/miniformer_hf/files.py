@@ -106,7 +106,7 @@ def _tokenizer_config(tokenizer: Tokenizer, config: Mapping[str, Any]) -> dict[s
     backend = tokenizer.backend
     ids = {mark: getattr(tokenizer, f"{mark}_id") for mark in MARKS}
     end, added = config.get("eos_token_id"), backend.get_added_tokens_decoder()
-    if end in added and added[end].special or ids["eos"] is None:  # the model's own end token counts, whatever its name
+    if (end in added and added[end].special) or ids["eos"] is None:  # the model's own end token counts, whatever its name
         ids["eos"] = end
     marks = {f"{mark}_token": backend.id_to_token(i) for mark, i in ids.items() if i is not None}
     marks |= {f"{mark}_token": name for mark, name in OTHER_MARKS.items() if backend.token_to_id(name) is not None}
