@@ -47,12 +47,14 @@ def computed(func, args, kwargs):
         strangers = [t for t in tree_leaves(args[2:]) if isinstance(t, torch.Tensor) and t.ndim and not isinstance(t, Away)]
     if away and strangers and func not in MOVES:
         raise RuntimeError(f"{func}: expected all tensors to be on the same device")
-    made = kwargs.get("device")
+    named = next((device for device in tree_leaves(args) if isinstance(device, torch.device)), None)
+    made = kwargs.get("device", named)
+    args = tree_map_only(torch.device, lambda device: torch.device("cpu"), args)
     if func is torch.ops.aten.copy_.default:
         there = isinstance(args[0], Away)
     else:
         there = bool(away) if made is None else torch.device(made) == FAKE
-    if made is not None:
+    if kwargs.get("device") is not None:
         kwargs = {**kwargs, "device": "cpu"}
     here, named = tree_map_only(Away, lambda t: t.held, (args, kwargs))
     found = func(*here, **named)

@@ -164,4 +164,5 @@ def _naming(name: str) -> Iterator[None]:
     try:
         yield
     except MiniformerError as error:
-        raise (UserError if error.exit_code == UserError.exit_code else RunError)(f"{name}: {error}") from error
+        told = str(error) if str(error).startswith(f"{name}:") else f"{name}: {error}"  # an error of a file names its line too
+        raise (UserError if error.exit_code == UserError.exit_code else RunError)(told) from error

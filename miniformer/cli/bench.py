@@ -49,7 +49,7 @@ def command(spec: str, against: tuple[str, ...], rounds: int, seconds: float, ba
             runs.append((path, run_of(data)))
             length = length or model_of(data)[0].max_seq_len
         except UserError as error:
-            raise type(error)(f"{path}: {error}") from None
+            raise type(error)(str(error) if str(error).startswith(f"{path}:") else f"{path}: {error}") from None
 
     from miniformer.bench.contest import compare
     from miniformer.bench.contestant import Setting

@@ -56,14 +56,18 @@ def read_records(path: str | Path, record: type[R]) -> Iterator[tuple[str, R]]:
 
 def read_lines(path: Path, record: type[BaseModel]) -> Iterator[Line]:
     """The lines of a file, or of standard input if the path is `-`. Blank lines are skipped; errors as `read_records`."""
-    for line in read_each(path, record):
+    for line in read_each(path, record, stops=True):
         if isinstance(line, DataError):
             raise line
         yield line
 
 
-def read_each(path: Path, record: type[BaseModel]) -> Iterator[Line | DataError]:
+def read_each(path: Path, record: type[BaseModel], *, stops: bool = False) -> Iterator[Line | DataError]:
     """The lines as `read_lines` gives them; in place of a line that cannot be used, the error that says why.
+
+    Args:
+        path, record: as for `read_lines`.
+        stops: nothing is read after the first error, so that it may look ahead and say what the whole file is.
 
     Raises:
         DataError: the file cannot be read, or has no records.
@@ -74,7 +78,8 @@ def read_each(path: Path, record: type[BaseModel]) -> Iterator[Line | DataError]
         try:
             line = _parsed(where, text, start, record)
         except DataError as error:
-            if what := not_lines.told(path, text, (following for _, following, _ in lines), is_start=empty):
+            following = (text for _, text, _ in lines)
+            if (stops or empty) and (what := not_lines.told(path, text, following, is_start=empty)):
                 raise DataError(f"{where}: {what}") from None
             line = error
         yield line

@@ -68,7 +68,7 @@ class LinearAttention(Attention):
         else:
             before = LinearState(q.new_zeros(*q.shape[:2], self.d_head, self.d_head + 1)) if state is None else state
             documents_BT = _filled(context.layout.documents, before.document)
-            starts = before.sums.to(q).tensor_split((self.d_head,), dim=-1)
+            starts = before.sums.to(q.device, q.dtype).tensor_split((self.d_head,), dim=-1)
             (values, sum_values), (weights, sum_weights) = (
                 cumulative(q, k, v, documents_BT, start, before.document) for (q, k, v), start in zip(summed, starts))
             if state is not None:

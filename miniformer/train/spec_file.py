@@ -59,13 +59,17 @@ def run_fields(data: Mapping[str, Any]) -> Mapping[str, Any]:
 
     A run folder's name is its own, so that a run that is made again gets another one.
     """
+    from miniformer.data.yaml_file import Fields
+
     trained = data.get("train")
     if isinstance(trained, Mapping):
-        return {**trained, "experiment_name": None}
-    if isinstance(data.get("model"), Mapping):  # the config.json of a saved model
+        fields = {**trained, "experiment_name": None}
+    elif isinstance(data.get("model"), Mapping):  # the config.json of a saved model
         task = {"task": data["task"]} if "task" in data else {}
-        return {**task, "model": data.get("assembly"), "extensions": data.get("extensions"), "model_config": data["model"]}
-    return data
+        fields = {**task, "model": data.get("assembly"), "extensions": data.get("extensions"), "model_config": data["model"]}
+    else:
+        return data
+    return Fields(fields, data.source) if isinstance(data, Fields) else fields  # so that errors name the file and the line
 
 
 @_naming_lines

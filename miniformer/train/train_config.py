@@ -7,7 +7,7 @@ itself. JSON and YAML files say `model_config`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
@@ -112,7 +112,6 @@ class TrainConfig(BaseModel):
         """Look up the names of components, then validate; a mistake becomes a `SpecError` with its field."""
         names = [field.alias or name for name, field in cls.model_fields.items()]
         if isinstance(value, Mapping):
-            _refuse_model_fields(name for name in value if name not in names)
             find_components(RUN_SLOTS, value)
             if blank := [slot for slot in RUN_SLOTS if slot in value and value[slot] is None]:
                 raise SpecError(f"{blank[0]}: left blank; expected a name, such as {SLOTS[blank[0]].default}, or no such field")
@@ -190,13 +189,6 @@ class TrainConfig(BaseModel):
     def to_data(self) -> dict[str, Any]:
         """The config as JSON data, under the names that files use."""
         return self.model_dump(mode="json", by_alias=True)
-
-
-def _refuse_model_fields(unknown: Iterable[Any]) -> None:
-    """Say of a name that no run has, but that is a model's, where it belongs."""
-    for name in map(str, unknown):
-        if name in MODEL_FIELDS:
-            raise SpecError(f"{name}: a field of the model; expected it in model_config, as in model_config={{{name!r}: ...}}")
 
 
 def _number(name: str, text: str) -> Any:

@@ -67,10 +67,10 @@ def test_what_cannot_be_read_is_told(cli, specs, args, text):
 
 
 @pytest.mark.parametrize(("args", "text"), [
-    (["a.yaml", "--against", "typo.yaml"], "typo.yaml: there is no ffn named 'swigloo'"),
+    (["a.yaml", "--against", "typo.yaml"], "typo.yaml:1: there is no ffn named 'swigloo'"),
     (["a.yaml", "--against", "short.yaml", "--length", "32"], "short.yaml: rows of 32 tokens"),
     (["encoder.yaml", "--only", "decode"], "none of these models writes"),
-    (["odd.yaml"], "odd.yaml: no task trains a decoder (causal: true) with head 'regression'"),
+    (["odd.yaml"], "odd.yaml:1: no task trains a decoder (causal: true) with head 'regression'"),
 ])
 def test_what_cannot_be_compared_is_told(specs, tmp_path, monkeypatch, args, text):
     monkeypatch.chdir(tmp_path)

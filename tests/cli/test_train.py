@@ -160,7 +160,7 @@ def test_a_mistake_on_the_command_line_is_not_the_files(tmp_path):
     (["--lr", "-1"], "lr: input should be greater than 0; found '-1'"),
     (["--model-config", "{"], "--model-config: not JSON"),
     (["--model-config", '{"d_modell": 3}'], "model_config.d_modell: there is no 'd_modell' here; did you mean 'd_model'"),
-    (["--config", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
+    (["--config", "nowhere.yaml"], "nowhere.yaml: there is no run, model or file of that name"),
     (["--train-path", "nowhere.jsonl"], "nowhere.jsonl: no such file"),
     (["--train-path", "-", "--test-path", "-"], "standard input can be read once, and is given 2 times"),
     (["--with", "lora"], "there is no extension named 'lora'"),
@@ -220,7 +220,7 @@ def test_of_a_run_json_the_settings_are_taken_and_not_the_results(tmp_path):
 
 
 def test_a_run_json_with_a_wrong_field_is_blamed(tmp_path):
-    with pytest.raises(UserError, match=r"run\.json: lr: input should be greater than 0; found -1"):
+    with pytest.raises(UserError, match=r"run\.json:\d+: lr: input should be greater than 0; found -1"):
         merged(str(written_run(tmp_path, lr=-1)), None, {})
 
 
@@ -249,18 +249,16 @@ def test_a_run_that_is_made_again_has_a_folder_of_its_own_and_the_same_weights(c
 # --- what comes after a run that is finished
 
 @pytest.mark.parametrize("error", [RuntimeError("no sample"), UserError("no prompt"), UnicodeError("no such character"),
-                                   OSError(28, "No space left on device"), BrokenPipeError(), KeyboardInterrupt()])
+                                   OSError(28, "No space left on device"), KeyboardInterrupt()])
 def test_a_report_that_cannot_be_shown_is_a_note_and_changes_no_exit_code(tmp_path, monkeypatch, capsys, error):
     def fail(*args):
         raise error
 
     monkeypatch.setattr("miniformer.cli.shared.run_report.report", fail)
-    monkeypatch.setattr("miniformer.cli.train._discard_output", lambda: None)
     show_report(None, SimpleNamespace(folder=tmp_path / "runs" / "mine"))
     said = capsys.readouterr().err
     reason = "interrupted" if isinstance(error, KeyboardInterrupt) else str(error)
-    assert said == ("" if isinstance(error, BrokenPipeError) else
-                    f"note: the run is finished, and in {tmp_path}/runs/mine; its report could not be shown: {reason}\n")
+    assert said == f"note: the run is finished, and in {tmp_path}/runs/mine; its report could not be shown: {reason}\n"
 
 
 @pytest.mark.parametrize(("held_out", "prompt"), [(["", " ", "red green blue"], "red green"), (["", "hello"], "hello")])
@@ -368,7 +366,7 @@ def test_classification_on_string_labels_reports_accuracy_and_f1(cli, labelled, 
     assert all(f"{value:.4g}" in text for name, value in results["best"].items() if name != "step"), "no number is cut"
     assert "accuracy" in text
     assert "f1" in text
-    assert "│ always" in text
+    assert "\nalways " in text, "a row for each baseline, its cells below it where they have no room beside it"
 
 
 @thorough

@@ -26,7 +26,7 @@ def refused(tmp_path, text, **flags):
     ("model_config: {head: null}", "run.yaml:1: head: left blank; expected a name, such as lm, or no such field"),
     ("model_config:\n  d_ff: null", "run.yaml:2: d_ff: left blank; expected a value, or no such field"),
     ("\nscheduler:", "run.yaml:2: scheduler: left blank; expected a name, such as cosine, or no such field"),
-    ("batch_size: 0\nlr: -1", "run.yaml:1: batch_size: input should be greater than 0; found 0\n"
+    ("batch_size: 0\nlr: -1", "run.yaml:1: batch_size: input should be greater than or equal to 1; found 0\n"
      "run.yaml:2: lr: input should be greater than 0; found -1"),
     ("model_config:\n  layers:\n    - {attention: mha}\n    - {repeat: 0}",
      "run.yaml:4: layers.1.repeat: expected a whole number from 1 on; found 0"),
