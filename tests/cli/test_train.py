@@ -279,13 +279,13 @@ def test_a_sample_that_cannot_be_made_leaves_the_rest_of_the_report(cli, texts, 
 
 # --- real runs
 
-def test_a_file_whose_name_is_no_utf_8_is_trained_on_and_its_run_made_again(cli, texts, tiny, tmp_path):
+def test_a_file_whose_name_is_no_utf_8_is_trained_on_and_its_run_made_again(cli_process, texts, tiny, tmp_path):
     name = os.fsdecode(b"caf\xe9[1].jsonl")
     texts.rename(tmp_path / name)
-    cli("train", "--train-path", name, "--max-steps", "1", *tiny)
+    cli_process("train", "--train-path", name, "--max-steps", "1", *tiny)
     record = json.loads((tmp_path / "runs" / "caf_[1]-language-modeling-1" / "run.json").read_text(encoding="utf-8"))
     assert record["train"]["train_path"] == name
-    cli("train", "--config", "runs/caf_[1]-language-modeling-1/run.json")
+    cli_process("train", "--config", "runs/caf_[1]-language-modeling-1/run.json")
     assert (tmp_path / "runs" / "caf_[1]-language-modeling-2" / "checkpoints" / "best_model").is_dir()
 
 
