@@ -61,7 +61,8 @@ def pytest_xdist_make_scheduler(config, log):
 def _seeded(monkeypatch):
     """The same weights in every run and in any order of the tests, and no settings of who runs them."""
     torch.manual_seed(0)
-    monkeypatch.delenv("MINIFORMER_PLUGINS", raising=False)
+    for name in ("MINIFORMER_PLUGINS", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
