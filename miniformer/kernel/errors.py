@@ -132,7 +132,8 @@ def _same_but_unlike(wanted: str, name: str) -> bool:
     """Whether the names are alike only by words that they share, as `image_size` and `batch_size` are."""
     one, other = ("_".join(word for word in text.split("_") if word not in shared) for text in (wanted, name)) \
         if (shared := _words(wanted) & _words(name)) else ("", "")
-    return bool(one and other) and difflib.SequenceMatcher(None, one, other).ratio() < 0.6
+    short = max(len(one), len(other)) <= 2  # `top_q` is `top_p` with a letter mistaken
+    return bool(one and other) and not short and difflib.SequenceMatcher(None, one, other).ratio() < 0.6
 
 
 def _words(name: str) -> set[str]:

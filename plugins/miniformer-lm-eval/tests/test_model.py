@@ -199,7 +199,7 @@ def test_a_text_without_context_needs_a_marker(drawn: Callable[..., Pipeline], m
     assert (lm.prefix_token_id, lm.eot_token_id) == (tokenizer.bos_id, tokenizer.eos_id)
     monkeypatch.setattr(tokenizer, "bos_id", None)
     assert lm.prefix_token_id == tokenizer.eos_id
-    monkeypatch.setattr(tokenizer, "eos_id", None)
+    monkeypatch.setattr(lm.engine, "eos_id", None)
     with pytest.raises(UserError, match="neither a start nor an end token"):
         lm.loglikelihood_rolling(requests("loglikelihood_rolling", [("birds",)]))
 
