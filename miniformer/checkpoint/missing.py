@@ -1,4 +1,4 @@
-"""What is told where a run or a saved model was expected and is not there: what is there instead, and which runs there are."""
+"""Errors for a run or a saved model that is not where it was expected: what is there instead, and which runs there are."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from miniformer.kernel.errors import nearest
 
-RUN, CONFIG, WEIGHTS, BEST = "run.json", "config.json", "model.safetensors", Path("checkpoints") / "best_model"
+RECORD, CONFIG, WEIGHTS, BEST = "run.json", "config.json", "model.safetensors", Path("checkpoints") / "best_model"
 SHOWN, LOOKED_AT = 8, 500
 OTHER_DATA = (".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zip", ".xlsx")
 
@@ -25,7 +25,7 @@ def why_no_model(path: Path) -> str:
             return f"there is no run, model or file of that name{_runs_near(path)}"
         if inside := [folder.name for folder in _runs_in(path)]:
             return f"a folder of runs; expected one of them: {_listed(sorted(inside))}"
-        if (path / RUN).is_file():
+        if (path / RECORD).is_file():
             return "a run without a model: it ended before its first measurement"
         return (f"no run and no saved model here; expected a run folder, or a folder with {CONFIG} and {WEIGHTS}"
                 f"{_runs_near(path)}")
@@ -75,7 +75,9 @@ def _folder_of(path: Path) -> str:
 
 
 def _is_run(folder: Path) -> bool:
-    return (folder / BEST).is_dir() or (folder / RUN).is_file() or all((folder / name).is_file() for name in (CONFIG, WEIGHTS))
+    if (folder / BEST).is_dir() or (folder / RECORD).is_file():
+        return True
+    return all((folder / name).is_file() for name in (CONFIG, WEIGHTS))
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:

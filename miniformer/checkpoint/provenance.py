@@ -95,7 +95,7 @@ def _qualified(spec: Any, kind: str = "component") -> Iterator[tuple[str, str]]:
     """The kind and the name of each component with a qualified name, however deeply specs nest, and of extensions.
 
     Args:
-        kind: what `spec` is; the kind of a component inside another one is told by the name of the option.
+        kind: what `spec` is; the kind of a component inside another one is the name of the option.
     """
     if isinstance(spec, dict):
         extensions = spec.get("extensions")

@@ -9,9 +9,9 @@ from typing import Any, Literal
 from miniformer.kernel.errors import UserError
 
 from .atomic import write_json
+from .missing import RECORD as RECORD
 from .store import BEST, read_object
 
-RECORD = "run.json"
 Status = Literal["running", "finished", "stopped", "failed"]
 
 

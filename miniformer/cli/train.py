@@ -112,7 +112,7 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
 
 
 def _report(console: Console, result: RunResult) -> None:
-    """Print the report of a run that is finished: whatever fails from here on is told, and the exit code is that of the run."""
+    """Print the report of a finished run. Whatever fails from here on gives a note, and the exit code stays that of the run."""
     from miniformer.cli.shared.run_report import report
 
     try:

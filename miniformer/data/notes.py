@@ -131,6 +131,6 @@ def is_blank(task: Task, record: Any) -> bool:
     """Whether a record has texts, and nothing but spaces in them."""
     try:
         texts = list(task.texts(record))
-    except ValueError:  # what a task refuses is told elsewhere
+    except ValueError:  # `examples` reports what a task refuses
         return False
     return bool(texts) and not any(text and not text.isspace() for text in texts)

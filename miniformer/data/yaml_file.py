@@ -143,7 +143,7 @@ def read_fields(path: str | Path) -> Fields:
     try:
         data = json.loads(text, object_pairs_hook=_unique)
         json.dumps(data, ensure_ascii=False).encode()
-    except (ValueError, RecursionError) as error:  # YAML then, which is told better where it is wrong
+    except (ValueError, RecursionError) as error:  # then it is YAML, whose errors say better where they are
         data = _yaml(path, text, error if path.suffix == ".json" else None)
     if not isinstance(data, Mapping):
         kind = "nothing" if data is None else type(data).__name__
@@ -159,7 +159,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _yaml(path: Path, text: str, json_error: Exception | None) -> Any:
-    """The value that a text is in YAML, which is more than JSON; `json_error` is told if the text should be JSON."""
+    """The value that a text is in YAML, which is more than JSON; `json_error` is raised if the text should be JSON."""
     try:
         if len(text) > MOST_TEXT:
             raise yaml.YAMLError(f"more than {MOST_TEXT:,} characters; expected the fields of a run or a model")

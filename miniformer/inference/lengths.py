@@ -1,4 +1,4 @@
-"""What a user is told about lengths: texts beyond what a model was trained on, and what is left out."""
+"""Notes about lengths: texts that are longer than those that a model was trained on, and what is left out of them."""
 
 from __future__ import annotations
 

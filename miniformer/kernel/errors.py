@@ -130,8 +130,10 @@ def _alike(wanted: str, known: list[str]) -> list[str]:
 
 def _same_but_unlike(wanted: str, name: str) -> bool:
     """Whether the names are alike only by words that they share, as `image_size` and `batch_size` are."""
-    one, other = ("_".join(word for word in text.split("_") if word not in shared) for text in (wanted, name)) \
-        if (shared := _words(wanted) & _words(name)) else ("", "")
+    shared = _words(wanted) & _words(name)
+    if not shared:
+        return False
+    one, other = ("_".join(word for word in text.split("_") if word not in shared) for text in (wanted, name))
     short = max(len(one), len(other)) <= 2  # `top_q` is `top_p` with a letter mistaken
     return bool(one and other) and not short and difflib.SequenceMatcher(None, one, other).ratio() < 0.6
 

@@ -97,7 +97,7 @@ class Registry:
                     continue
 
     def unknown_of_any_kind(self, name: str) -> str:
-        """What is told of a name that no component of any kind has: what is near, what to install, what there is."""
+        """The hint for a name that no component of any kind has: what is near, what to install, what there is."""
         names = sorted({entry.name for entry in self._entries.values() if entry.kind in KINDS})
         distribution, _, short = canonical(name).rpartition(":")
         elsewhere = [(kind, package) for (kind, other), package in packages_elsewhere().items() if other == short]

@@ -1,4 +1,4 @@
-"""Reading files that people hand over: what should be text in UTF-8 and is something else is told by what it is.
+"""Reading files that people hand over: an error says what a file is that should be text in UTF-8 and is something else.
 
 A byte order mark before the text is passed over. Nothing waits in silence, and nothing is read without end.
 """

@@ -1,4 +1,4 @@
-"""The processes of a run: which of them this one is, and what is told of one that died.
+"""The processes of a run: which of them this one is, and why one of them died.
 
 A launcher, which is torchrun or Lightning itself, says in the environment which process this is. Beside its own processes a run
 may have workers, which make its batches.
@@ -32,7 +32,7 @@ def launched() -> tuple[int, int] | None:
 
 
 def why_a_process_died(error: BaseException) -> str:
-    """What is told of a worker, or of another process of the run, if an error comes from its death; else ""."""
+    """Why a worker or another process of the run died, if an error comes from its death; else ""."""
     texts = [str(one) for one in _chain(error) if isinstance(one, RuntimeError)]
     deaths = [found for found in map(WORKER.search, texts) if found]
     if deaths:

@@ -41,7 +41,7 @@ class Guarded:
 
     Args:
         stream: of text or of bytes; None: one that is closed.
-        keeps_going: a failure is told, and no error.
+        keeps_going: a failure gives a note instead of an error.
         told: say on standard error, once, that a text was lost.
     """
 

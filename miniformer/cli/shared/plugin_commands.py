@@ -61,7 +61,7 @@ def dashed(name: str) -> str:
 
 
 def why_no_command(name: str, context: click.Context, names: Iterable[str]) -> str:
-    """What is told of a name that no command has: which package has it, why it is not offered, or what is near."""
+    """The hint for a name that no command has: which package has it, why it is not offered, or what is near."""
     from miniformer.kernel.discovery import packages_elsewhere
     from miniformer.kernel.entries import COMMAND
     from miniformer.kernel.errors import nearest
