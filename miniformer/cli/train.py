@@ -25,8 +25,6 @@ from miniformer.data.stdlib import NAME
 from miniformer.kernel.errors import UserError
 from miniformer.kernel.registry import canonical
 from miniformer.train.processes import is_first, launched
-from miniformer.train.run_name import free_folder
-from miniformer.train.spec_file import read_spec, run_fields
 from miniformer.train.train_config import TrainConfig
 
 if TYPE_CHECKING:
@@ -94,6 +92,8 @@ def command(context: click.Context, /, config_file: str | None, model_config: st
     first = is_first()
     result_is_in_a_file()
     if first:
+        from miniformer.train.run_name import free_folder
+
         free_folder(config)
         click.echo(f"reading {click.format_filename(named(config.train_path))}")  # before imports that take seconds
 
@@ -169,6 +169,8 @@ def _blame(file_fields: Mapping[str, Any]) -> None:
 
 def _read_file(path: str) -> Mapping[str, Any]:
     """The fields of a run in a file, or in the folder of a run that is to be made again."""
+    from miniformer.train.spec_file import read_spec, run_fields  # `--help` and runs without a file need none of it
+
     return run_fields(read_spec(Path(path)))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import codecs
 import errno
 import json
-import logging
 import os
 import re
 import shlex
@@ -22,7 +21,6 @@ from typing import Any, BinaryIO, TypeVar
 from .errors import UserError
 
 T = TypeVar("T")
-logger = logging.getLogger(__name__)
 BOM = b"\xef\xbb\xbf"
 HEAD = 4096
 """Bytes at the start of a file by which it is recognised."""
@@ -132,6 +130,9 @@ def _saying_that_it_waits(path: Path) -> Iterator[None]:
     if not stat.S_ISFIFO(path.stat().st_mode):
         yield
         return
+    import logging  # few files are pipes, and without it a command starts sooner
+
+    logger = logging.getLogger(__name__)
     timer = Timer(PATIENCE, logger.warning, (f"{path}: waiting for something to write to this pipe",))
     timer.daemon = True
     timer.start()

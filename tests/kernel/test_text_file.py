@@ -3,6 +3,7 @@
 import bz2
 import gzip
 import lzma
+import logging
 import os
 import socket
 import zipfile
@@ -118,7 +119,7 @@ def test_it_is_said_that_a_pipe_has_no_writer(path, monkeypatch):
         told.append(message)
         opened.append(os.open(path, os.O_RDWR))  # which opens the other end too, so that the reader goes on
 
-    monkeypatch.setattr("miniformer.kernel.text_file.logger.warning", write)
+    monkeypatch.setattr(logging.getLogger("miniformer.kernel.text_file"), "warning", write)
     open_file(path).close()
     assert told == [f"{path}: waiting for something to write to this pipe"]
     for end in opened:
