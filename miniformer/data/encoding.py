@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from miniformer.kernel.errors import DataError
+from miniformer.kernel.errors import DataError, panics_as_errors
 from miniformer.kernel.task import Example, Task
 
 from .records import Located
@@ -84,7 +84,8 @@ def _in_parts(task: Task, records: Sequence[Located], tokenizer: Tokenizer
 
 def _encoded(encode: Encode, texts: list[str]) -> Mapping[str, list[int] | Encoding]:
     try:
-        return dict(zip(texts, encode(texts), strict=True))
+        with panics_as_errors():
+            return dict(zip(texts, encode(texts), strict=True))
     except Exception:  # one of them cannot be encoded: by itself each is encoded, or reported with its record
         return {}
 

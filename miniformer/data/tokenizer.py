@@ -11,7 +11,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from miniformer.kernel.errors import DataError
+from miniformer.kernel.errors import DataError, panics_as_errors
 
 from .bpe import FastBPE, byte_alphabet
 
@@ -102,15 +102,14 @@ class Tokenizer:
         if not os.path.isfile(path):
             raise DataError(f"{path}: no such tokenizer file")
         try:
-            backend = Backend.from_str(path.read_text(encoding="utf-8-sig"))
+            with panics_as_errors():
+                return cls(Backend.from_str(path.read_text(encoding="utf-8-sig")))
         except OSError as error:
             raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
-        except Exception as error:  # the library raises bare exceptions
-            raise DataError(f"{path}: not a tokenizer of the tokenizers library: {error}") from None
-        try:
-            return cls(backend)
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
+        except Exception as error:  # the library raises bare exceptions
+            raise DataError(f"{path}: not a tokenizer of the tokenizers library: {error}") from None
 
     @classmethod
     def of(cls, tokenizer: Any) -> Tokenizer:
@@ -169,7 +168,8 @@ class Tokenizer:
 
     def _encoding(self, text: str) -> Encoding:
         try:
-            return self.backend.encode(text)
+            with panics_as_errors():
+                return self.backend.encode(text)
         except TypeError:
             text.encode()  # its error names the character and its place
             raise
@@ -200,7 +200,8 @@ class Tokenizer:
         """The ids that the library's tokenizer puts before and after a text."""
         for text in ("a", *self.backend.get_vocab()):
             try:
-                encoding = self.backend.encode(text)
+                with panics_as_errors():
+                    encoding = self.backend.encode(text)
             except Exception:  # it has no token for this text
                 continue
             is_added = encoding.special_tokens_mask

@@ -8,7 +8,8 @@ that failed; a `WriteError` among them is a place that cannot be written, which 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 
 from .synonyms import meant_by, why_absent
 
@@ -149,3 +150,17 @@ def in_one_line(error: BaseException) -> str:
     except Exception:
         message = "(its message cannot be read)"
     return f"{type(error).__name__}: {message[:500]}" if message else type(error).__name__
+
+
+@contextmanager
+def panics_as_errors() -> Iterator[None]:
+    """Around calls of a library that is written in Rust: a fault of its own is raised as a RuntimeError.
+
+    It raises a "panic" then, which is no `Exception`, so that it passes by every `except Exception`.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ != "PanicException":  # pyo3 makes the class anew in each library, and none can be imported
+            raise
+        raise RuntimeError(f"the library stopped at a fault of its own: {' '.join(str(error).split())}") from None

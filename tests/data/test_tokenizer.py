@@ -202,6 +202,15 @@ def test_a_file_that_is_no_tokenizer_is_told(tmp_path, text):
         Tokenizer.load(path)
 
 
+def test_a_tokenizer_at_which_the_library_panics_is_told(tmp_path):
+    data = json.loads(TRAINED.to_json())
+    data["post_processor"]["special_tokens"] = {}  # the template still names <bos>
+    path = tmp_path / "tokenizer.json"
+    path.write_text(json.dumps(data))
+    with pytest.raises(DataError, match="not a tokenizer of the tokenizers library: the library stopped at a fault of its own"):
+        Tokenizer.load(path)
+
+
 def test_a_tokenizer_of_the_library_is_taken_with_its_special_tokens():
     tokenizer = Tokenizer.of(words("cat", "sat"))
     assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)
