@@ -1,5 +1,7 @@
 """Tokenizers: training, round trips, special tokens, bytes, and the ways to get one."""
 
+import json
+
 import depth
 import pytest
 import tokenizers
