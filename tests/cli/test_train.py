@@ -261,6 +261,13 @@ def test_a_report_that_cannot_be_shown_is_a_note_and_changes_no_exit_code(tmp_pa
     assert said == f"note: the run is finished, and in {tmp_path}/runs/mine; its report could not be shown: {reason}\n"
 
 
+def test_a_tokenizer_that_cannot_be_used_is_told_before_data_is_read(cli, texts, tmp_path):
+    (tmp_path / "tokenizer.json").write_text("[]")
+    for path, told in (("tokenizer.json", "not a tokenizer of the tokenizers library"), ("nowhere", "no such tokenizer file")):
+        done = cli("train", "--train-path", str(texts), "--tokenizer", path, code=2)
+        assert told in done.stderr and not done.stdout
+
+
 @pytest.mark.parametrize(("held_out", "prompt"), [(["", " ", "red green blue"], "red green"), (["", "hello"], "hello")])
 def test_a_sample_is_asked_for_with_the_first_held_out_text_that_has_words(cli, texts, tiny, tmp_path, held_out, prompt):
     (tmp_path / "held.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held_out))
