@@ -52,7 +52,8 @@ def command(spec: str, batch_size: int, length: int | None, source_length: int |
         lengths["source_length"] = source_length or length
     elif source_length:
         raise UserError(f"--source-length: model {assembly!r} has no source")
-    facts = {**_costs(skeleton, batch_size, **lengths), "batch_size": batch_size, **lengths, "memory_bytes": room}
+    facts: dict[str, Any] = {**_costs(skeleton, batch_size, **lengths), "batch_size": batch_size, **lengths,
+                             "memory_bytes": room}
     if progress := _progress(data):
         facts["run"] = progress
     if as_json:

@@ -92,13 +92,22 @@ def test_prompts_of_a_file_and_of_standard_input_are_answered_in_order(answering
 
 
 @pytest.mark.parametrize("search", [(), ("--beams", "2")])
-def test_a_prompt_that_cannot_be_answered_is_told_by_its_place(cli, answering, tmp_path, search):
-    long = "fox " * 40
-    (tmp_path / "asked.jsonl").write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("the fox", long)))
-    told = "the prompt has"
-    assert f"asked.jsonl:2: {told}" in cli("generate", str(answering), "--prompts", "asked.jsonl", *search, code=2).stderr
-    assert f"--prompt 2: {told}" in cli("generate", str(answering), "--prompt", "x", "--prompt", long, *search, code=2).stderr
-    assert f"error: {told}" in cli("generate", str(answering), "--prompt", long, *search, code=2).stderr
+def test_a_prompt_that_cannot_be_answered_is_told_by_its_place(answering, tmp_path, monkeypatch, search):
+    encode = Engine.encode
+
+    def short(engine, prompt, *limits):
+        if len(prompt) > 20:
+            raise UserError("the prompt is too long")
+        return encode(engine, prompt, *limits)
+
+    monkeypatch.setattr(Engine, "encode", short)
+    long, file = "fox " * 20, tmp_path / "asked.jsonl"
+    file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("the fox", long)))
+    for args, place in ((("--prompts", file), f"{file}:2: "), (("--prompt", "x", "--prompt", long), "--prompt 2: "),
+                        (("--prompt", long), "")):
+        with pytest.raises(UserError) as caught:
+            written(answering, *args, *search)
+        assert str(caught.value) == f"{place}the prompt is too long"
 
 
 def test_a_text_on_standard_input_is_a_prompt(trained):

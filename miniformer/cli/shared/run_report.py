@@ -102,7 +102,7 @@ def _sample(result: RunResult) -> tuple[str, str]:
     return prompt, prompt + answer.text
 
 
-def _question(result: RunResult) -> tuple[Sequence[int], str]:
+def _question(result: RunResult) -> tuple[Sequence[int] | torch.Tensor, str]:
     """The first held-out source that has words, or the first of all, and the end of it as text."""
     sources = [example.source for example in result.data.val.examples[:LOOKED_AT] if example.source is not None]
     questions = [(source, " ".join(result.data.tokenizer.decode(source).split())[-200:]) for source in sources]
