@@ -32,7 +32,7 @@ FAULTS = (
           "tests/kernel/test_options.py", "a saved spec cannot be read again"),
     Fault("a-set-is-saved-in-any-order", "miniformer/kernel/options.py", "            data.sort()\n", "            pass\n",
           "tests/kernel/test_options.py", "two runs of one spec have different files"),
-    Fault("a-default-is-not-filled-in", "miniformer/kernel/spec.py", 'complete(cls, spec.options, f"{kind} {entry.name}")',
+    Fault("a-default-is-not-filled-in", "miniformer/kernel/spec.py", 'complete(cls, spec.options, f"{slot or kind} {entry.name}")',
           "spec.options", "tests/kernel/test_spec.py", "a saved spec means something else once a default changes"),
     Fault("a-qualified-name-is-not-stored", "miniformer/kernel/spec.py", "name=entry.saved", "name=entry.name",
           "tests/kernel/test_spec.py", "a saved model does not say which package its component is of"),
