@@ -20,7 +20,7 @@ from .file_names import is_folder, name_limit, shortened
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, None}
 """Errors of a disk, a quota or a file that is full. Writers that say no number, such as numpy's, have few other reasons."""
-PARTLY = re.compile("inline_container|PytorchStreamWriter|write failed")
+PARTLY = re.compile("inline_container|PytorchStreamWriter|write failed|iostream error")
 """What `torch.save` says where its archive could not be written to the end; it does not say why."""
 SURROGATE = re.compile("[\ud800-\udfff]")
 

@@ -60,6 +60,11 @@ def printable(name: str) -> str:
     return "".join(character if character.isprintable() else "_" for character in name)
 
 
+def as_argument(path: Path) -> str:
+    """A path as it is written after a command, which takes one that begins with a dash for an option."""
+    return f".{os.sep}{path}" if str(path).startswith("-") else str(path)
+
+
 def _limit(path: Path, which: str, usual: int) -> int:
     """A limit of the file system that `path` is on, or will be on."""
     for folder in path.absolute().parents:

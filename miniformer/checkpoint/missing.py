@@ -11,6 +11,8 @@ from pathlib import Path
 
 from miniformer.kernel.errors import nearest
 
+from .file_names import is_file, is_folder
+
 RECORD, CONFIG, WEIGHTS, BEST = "run.json", "config.json", "model.safetensors", Path("checkpoints") / "best_model"
 SHOWN, LOOKED_AT = 8, 500
 OTHER_DATA = (".csv", ".tsv", ".parquet", ".arrow", ".gz", ".zip", ".xlsx")
@@ -75,15 +77,15 @@ def _folder_of(path: Path) -> str:
 
 
 def _is_run(folder: Path) -> bool:
-    if (folder / BEST).is_dir() or (folder / RECORD).is_file():
+    if is_folder(folder / BEST) or is_file(folder / RECORD):
         return True
-    return all((folder / name).is_file() for name in (CONFIG, WEIGHTS))
+    return all(is_file(folder / name) for name in (CONFIG, WEIGHTS))
 
 
 def _runs_in(folder: Path) -> Iterator[Path]:
-    if folder.is_dir():
-        with os.scandir(folder) as entries:
-            yield from (folder / entry.name for entry in islice(entries, LOOKED_AT) if entry.is_dir()
+    if is_folder(folder):
+        with os.scandir(folder) as entries:  # of which one may be a link to itself
+            yield from (folder / entry.name for entry in islice(entries, LOOKED_AT) if is_folder(folder / entry.name)
                         and not entry.name.startswith(".") and _is_run(folder / entry.name))
 
 

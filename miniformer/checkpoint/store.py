@@ -159,9 +159,11 @@ def read_weights(path: Path) -> dict[str, Tensor]:
         UserError: the file cannot be read, or is no such file.
     """
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load, load_file
 
     try:
+        if any("\ud800" <= character <= "\udfff" for character in str(path)):  # bytes that are not UTF-8, which it refuses
+            return load(path.read_bytes())
         return load_file(path)
     except (SafetensorError, OSError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
         # what is no such file, or says sizes and types that there cannot be, is refused by one library or another

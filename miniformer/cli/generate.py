@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,7 +95,7 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
     for option, values in (("--prompt", texts), ("--stop", stop), ("--regex", () if regex is None else (regex,))):
         for value in values:
             checked_text(option, value)
-    prompts = _prompts(texts, file)
+    asked = _prompts(texts, file)
     many = as_json or beams or file or len(texts) > 1
     if stream and many:
         raise click.UsageError("--stream writes the text of one prompt as it is drawn; leave out --json, --beams and --prompts")
@@ -121,6 +121,7 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
     if greedy:
         drawing["temperature"] = 0.0
     sampling = Sampling(**drawing, processors=_constraints(trained, regex, schema))
+    prompts = _tried(asked, lambda prompt: engine.encode(prompt, max_new_tokens, truncate))
     limits: dict[str, Any] = {"max_new_tokens": max_new_tokens, "truncate": truncate, "stop": [unescaped(end) for end in stop]}
     if stream or (stream is None and not many and result_stream().isatty()):
         _stream(engine, next(iter(prompts)), sampling, seed=seed, **limits)
@@ -136,12 +137,15 @@ def command(context: click.Context, /, run: Path, texts: tuple[str, ...], file: 
             say(_json(answer) if as_json else ("" if trained.model.has_source else answer.prompt) + answer.text)
 
 
-def _prompts(texts: Sequence[str], file: Path | None) -> Iterable[str]:
-    """The prompts from flags, a file or standard input; a file that cannot be read is refused before a model is loaded."""
+def _prompts(texts: Sequence[str], file: Path | None) -> Iterable[tuple[str, str]]:
+    """The prompts from flags, a file or standard input, each after the place that errors name.
+
+    A file that cannot be read is refused before a model is loaded.
+    """
     if texts and file:
         raise click.UsageError("--prompt and --prompts: give one of them")
     if texts:
-        return texts
+        return [(f"--prompt {number}" if len(texts) > 1 else "", text) for number, text in enumerate(texts, start=1)]
     if file:
         from pydantic import BaseModel
 
@@ -152,10 +156,20 @@ def _prompts(texts: Sequence[str], file: Path | None) -> Iterable[str]:
 
         if file != STDIN:
             check_file(file)
-        return (record.prompt for _, record in read_records(file, PromptRecord))
+        return ((where, record.prompt) for where, record in read_records(file, PromptRecord))
     if sys.stdin.isatty():
         raise click.UsageError("there is no prompt; give --prompt TEXT, --prompts FILE, or a text on standard input")
-    return [decoded("standard input", sys.stdin.buffer.read()).removesuffix("\n")]
+    return [("", decoded("standard input", sys.stdin.buffer.read()).removesuffix("\n"))]
+
+
+def _tried(asked: Iterable[tuple[str, str]], attempt: Callable[[str], object]) -> Iterator[str]:
+    """The prompts. The error of an attempt to use one names its place."""
+    for where, prompt in asked:
+        try:
+            attempt(prompt)
+        except UserError as error:
+            raise UserError(f"{where}: {error}" if where else str(error)) from None
+        yield prompt
 
 
 def _refuse_contradictions(context: click.Context) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from miniformer.config.counting import Skeleton
 
 UNITS = {"": 1, "k": 2**10, "m": 2**20, "g": 2**30, "t": 2**40}
+UNFINISHED = {"running": "not finished: still at work, or killed, with its last note"}
+"""What is said of a run whose own word would mislead."""
 TRAINING_BYTES = 16
 """Bytes of a parameter in training: the parameter, its gradient and the two means of Adam, in fp32."""
 
@@ -50,11 +52,21 @@ def command(spec: str, batch_size: int, length: int | None, source_length: int |
         lengths["source_length"] = source_length or length
     elif source_length:
         raise UserError(f"--source-length: model {assembly!r} has no source")
-    facts = {**_costs(skeleton, batch_size, **lengths), "batch_size": batch_size, **lengths, "memory_bytes": room}
+    facts: dict[str, Any] = {**_costs(skeleton, batch_size, **lengths), "batch_size": batch_size, **lengths,
+                             "memory_bytes": room}
+    if progress := _progress(data):
+        facts["run"] = progress
     if as_json:
         say(json.dumps(facts, indent=2))
     else:
         _print(skeleton, facts, " -> ".join(str(lengths[name]) for name in sorted(lengths, reverse=True)))
+
+
+def _progress(data: Mapping[str, Any]) -> dict[str, Any]:
+    """How far the run is that a spec file was written by; empty where it says nothing of that."""
+    if not isinstance(data.get("status"), str):
+        return {}
+    return {name: data[name] for name in ("status", "step", "signal") if name in data}
 
 
 def _costs(skeleton: Skeleton, batch_size: int, **lengths: int) -> dict[str, Any]:
@@ -85,6 +97,10 @@ def _print(skeleton: Skeleton, facts: Mapping[str, Any], lengths: str) -> None:
              "forward": forward, "decoding": f"{decoding}; {facts['batch_size']} x {lengths} tokens, fp32",
              **{name: f"{gib(size)} of {gib(room)}: {'fits' if size <= room else 'does not fit'}"
                 for name, size in (("inference", facts["inference_bytes"]), ("training", facts["training_bytes"]))}}
+    if run := facts.get("run"):
+        status = UNFINISHED.get(run["status"], run["status"])
+        signal = f" by {run['signal']}" if "signal" in run else ""
+        lines = {"run": f"{status} at step {run.get('step', 'unknown')}{signal}", **lines}
     for name, text in lines.items():
         say("\n".join(labelled(name, text, width, indent=12)))
 

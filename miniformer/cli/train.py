@@ -184,4 +184,8 @@ def _check_files(config: TrainConfig) -> None:
         raise UserError("standard input can be read by one process alone; give a file to a run of several")
     for path in paths:
         check_file(Path(path))
+    if config.tokenizer is not None and not Path(config.tokenizer).is_fifo():
+        from miniformer.data.tokenizer import Tokenizer
+
+        Tokenizer.load(config.tokenizer)  # before data is read, which may take long
     check_can_make(Path(config.work_dir) / "run", "--work-dir")

@@ -288,7 +288,8 @@ def _resolved(fields: dict[str, Any]) -> dict[str, Any]:
     """The fields with every slot in explicit form: the saved name, and all options filled in and checked."""
     fields = {**fields, **expand_components(fields)}
     for slot in MODEL_SLOTS:
-        fields[slot] = resolve(SLOTS[slot].kind, SLOTS[slot].default if fields.get(slot) is None else fields[slot])
+        fields[slot] = resolve(SLOTS[slot].kind, SLOTS[slot].default if fields.get(slot) is None else fields[slot],
+                               slot)
     layers = []
     for entry in fields.get("layers") or ():
         own = {slot: resolve(SLOTS[slot].kind, value) for slot, value in expand_components(entry).items()}

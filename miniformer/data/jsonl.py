@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 import sys
 from collections.abc import Iterable, Iterator
@@ -139,6 +140,8 @@ def _lines(path: Path) -> Iterator[tuple[str, str, int]]:
     except IsADirectoryError:
         raise DataError(f"{path}: a directory; expected a file of JSON lines") from None
     except FileNotFoundError:
+        if os.path.islink(path):
+            raise DataError(f"{path}: a link to {os.readlink(path)}, which is not there") from None
         raise DataError(f"{path}: no such file{_near(path)}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
@@ -166,7 +169,7 @@ def _whole_lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
 def _near(path: Path) -> str:
     """A hint at similar files beside a missing one. Names are compared without suffixes, which most data files share."""
     try:
-        files = sorted(p for p in path.parent.glob("*") if not p.is_dir())
+        files = sorted(p for p in path.parent.glob("*") if os.path.isfile(p))
     except OSError:
         return ""
     close = [file.name for stem in nearest(path.stem, {file.stem for file in files})

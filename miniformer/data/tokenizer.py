@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from miniformer.kernel.errors import DataError, panics_as_errors
+from miniformer.kernel.text_file import read_text
 
 from .bpe import FastBPE, byte_alphabet
 
@@ -99,13 +100,12 @@ class Tokenizer:
 
         path = Path(path)
         path = path / "tokenizer.json" if os.path.isdir(path) else path
-        if not os.path.isfile(path):
+        if not os.path.lexists(path):
             raise DataError(f"{path}: no such tokenizer file")
+        text = read_text(path, DataError)
         try:
             with panics_as_errors():
-                return cls(Backend.from_str(path.read_text(encoding="utf-8-sig")))
-        except OSError as error:
-            raise DataError(f"{path}: cannot be read: {error.strerror or error}") from None
+                return cls(Backend.from_str(text))
         except DataError as error:
             raise DataError(f"{path}: {error}") from None
         except Exception as error:  # the library raises bare exceptions

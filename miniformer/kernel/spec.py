@@ -53,42 +53,48 @@ class ComponentSpec(BaseModel):
         return {"name": self.name, **self.options}
 
 
-def resolve(kind: str, value: Any) -> ComponentSpec:
+def resolve(kind: str, value: Any, slot: str = "") -> ComponentSpec:
     """Make a spec explicit: the name as it is saved, and every option checked and filled in. Imports the component.
+
+    Args:
+        kind: the component's kind.
+        value: a name, a mapping with a name, or a `ComponentSpec`.
+        slot: what errors call the place of the spec, where that is not the kind.
 
     Raises:
         UserError: there is no such component, or it does not take these options.
     """
     if not isinstance(value, (str, Mapping, ComponentSpec)) or (isinstance(value, Mapping) and "name" not in value):
-        raise SpecError(f"{kind}: expected a name or a mapping with a 'name'; found {value!r:.80}")
+        raise SpecError(f"{slot or kind}: expected a name or a mapping with a 'name'; found {value!r:.80}")
     try:
         spec = ComponentSpec.model_validate(value)
     except ValidationError as error:
-        raise SpecError(explain(error, kind, ["name", "options"])) from None
+        raise SpecError(explain(error, slot or kind, ["name", "options"])) from None
     registry = current_registry()
     entry = registry.find(kind, spec.name)
     cls = registry.load(kind, spec.name)
-    return ComponentSpec(name=entry.saved, options=complete(cls, spec.options, f"{kind} {entry.name}"))
+    return ComponentSpec(name=entry.saved, options=complete(cls, spec.options, f"{slot or kind} {entry.name}"))
 
 
-def build(interface: Callable[..., T], value: Any, *sizes: Any) -> T:
+def build(interface: Callable[..., T], value: Any, *sizes: Any, slot: str = "") -> T:
     """Make a component from a spec in any form.
 
     Args:
         interface: the interface of the component's kind, such as `FeedForward`.
         value: a name, a mapping with a name, or a `ComponentSpec`.
         sizes: the kind's positional parameters, such as `d_model` and `d_ff`.
+        slot: what errors call the place of the spec, where that is not the kind.
 
     Raises:
         UserError: the spec is wrong, or the component refuses the sizes.
     """
     kind = kind_of(cast(type, interface))
-    spec = resolve(kind, value)
+    spec = resolve(kind, value, slot)
     cls = current_registry().load(kind, spec.name)
     try:
         return cast(T, cls(*sizes, **arguments(cls, spec.options)))
     except ValueError as error:
-        raise SpecError(f"{kind} {spec.name}: {error}") from error
+        raise SpecError(f"{slot or kind} {spec.name}: {error}") from error
 
 
 class _SlotOf:

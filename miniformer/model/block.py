@@ -130,7 +130,10 @@ class Stack(nn.Module):
         for layer, mixer in zip(specs, mixers):
             ffn = build(FeedForward, layer.ffn, config.d_model, config.d_ff)
             make_norm = partial(build, Norm, layer.norm, config.d_model)
-            attention_to_memory = build(Attention, config.cross_attention, config.d_model, config.n_heads) if cross else None
+            attention_to_memory = None
+            if cross:
+                attention_to_memory = build(Attention, config.cross_attention, config.d_model, config.n_heads,
+                                            slot="cross_attention")
             self.blocks.append(Block(mixer, ffn, make_norm, cross=attention_to_memory, dropout=config.dropout,
                                      norm_placement=config.norm_placement, parallel=config.parallel))
         ends_normalised = config.norm_placement == "post"

@@ -26,6 +26,8 @@ from .train_config import TrainConfig
 LAST = Path("checkpoints") / "last.ckpt"
 AGREE = 16
 """Batches after which several processes ask each other whether one got a signal. Asking waits for the device."""
+STOPPING = [signal.SIGINT, signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
+"""Signals after which a run saves its state and stops. Windows has no SIGHUP."""
 
 
 class RunCallback(Callback):
@@ -114,11 +116,12 @@ class LastState(RunCallback):
 
 
 class StopOnSignal(RunCallback):
-    """Saves and stops at the end of the batch in which Ctrl-C or SIGTERM came; a second signal stops at once.
+    """Saves and stops at the end of the batch in which Ctrl-C, SIGTERM or SIGHUP came; a second signal stops at once.
 
-    Lightning's own handling ends a run that got SIGTERM with exit code 0 and saves nothing. The handler here only notes
-    the signal, and the loop acts on it after a batch of training or measuring. Several processes agree on it now and then, and
-    stop at the same batch. Where no model was kept yet, the present weights become the run's best model.
+    Lightning's own handling ends a run that got SIGTERM with exit code 0 and saves nothing. A terminal that is closed sends
+    SIGHUP, which under `nohup` is ignored, and stays so. The handler here only notes the signal, and the loop acts on it after
+    a batch of training or measuring. Several processes agree on it now and then, and stop at the same batch. Where no model
+    was kept yet, the present weights become the run's best model.
 
     Args:
         run: the run folder.
@@ -133,18 +136,20 @@ class StopOnSignal(RunCallback):
     def on_train_start(self, trainer: pl.Trainer, module: Any) -> None:
         if threading.current_thread() is not threading.main_thread():  # Python lets only the main thread set handlers
             return
-        for signum in (signal.SIGINT, signal.SIGTERM):
+        for signum in STOPPING:
+            if signum != signal.SIGINT and signal.getsignal(signum) is signal.SIG_IGN:
+                continue
             self._handlers_before[signum] = signal.signal(signum, self._note)
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         self.signum = signum
-        signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for each in self._handlers_before:
+            signal.signal(each, signal.default_int_handler if each == signal.SIGINT else signal.SIG_DFL)
 
     def _stop(self, trainer: pl.Trainer, module: Any) -> None:
         if self.signum:
             trainer.save_checkpoint(self.run / LAST)
-            name = "Ctrl-C" if self.signum == signal.SIGINT else "SIGTERM"
+            name = "Ctrl-C" if self.signum == signal.SIGINT else signal.Signals(self.signum).name
             if self.best.best:
                 model = f"the best model so far, of step {self.best.best['step']:.0f}, is in {self.run / BEST}"
             else:  # else the hours before the first measurement would leave no model to use

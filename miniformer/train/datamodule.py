@@ -24,11 +24,9 @@ from miniformer.kernel.task import Batch, Example, Split, Task
 
 from .processes import is_first
 from .specs import task_spec
-from .train_config import TrainConfig
+from .train_config import CACHE, TrainConfig
 
 logger = logging.getLogger(__name__)
-CACHE = ".cache"
-"""Where in `work_dir` data are kept for the next run."""
 
 
 class JSONLinesDataset(Dataset[Example]):

@@ -149,7 +149,7 @@ def quiet_lightning() -> Iterator[None]:
         logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         for text in UNWANTED:
-            warnings.filterwarnings("ignore", message=text)
+            warnings.filterwarnings("ignore", message=f"(?s){text}")  # names of folders may have line ends
         try:
             yield
         finally:

@@ -34,6 +34,8 @@ from miniformer.kernel.spec import ComponentSpec
 STDLIB_STEPS = 450
 """Optimizer steps of a run on the embedded corpus that is not given a length: a few minutes on two cores."""
 DEFAULT_EPOCHS = 10
+CACHE = ".cache"
+"""Where in `work_dir` data are kept for the next run."""
 MOST = 2**53
 """No count is larger. It is the last whole number that every reader of JSON holds exactly."""
 MOST_WORKERS = 1024
@@ -148,6 +150,8 @@ class TrainConfig(BaseModel):
             return None
         if not value.strip() or value in (".", "..") or not value.isprintable() or set(value) & set("/\\"):
             raise ValueError("expected the plain name of a folder in work_dir, without / or \\, or nothing")
+        if value.casefold() == CACHE:  # whose folders are removed when there are many
+            raise ValueError("expected the plain name of a folder in work_dir, where this one is the cache")
         return value
 
     @field_validator("architecture")

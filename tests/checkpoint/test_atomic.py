@@ -203,6 +203,7 @@ def test_a_file_for_which_there_is_no_room_is_told_with_the_room_that_is_left(tm
      "No space left on device; 0.0 MiB are free there"),
     (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 576 vs 534"),
      "not all of it could be written; 0.0 MiB are free there"),
+    (RuntimeError("basic_ios::clear: iostream error"), "not all of it could be written; 0.0 MiB are free there"),
     (OSError(errno.EACCES, "Permission denied"), "Permission denied"),
 ])
 def test_each_library_says_in_its_own_way_that_a_file_cannot_be_written(tmp_path, monkeypatch, error, told):

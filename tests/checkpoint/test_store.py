@@ -166,6 +166,20 @@ def test_a_missing_file_is_told(folder, name):
     assert f"there is no {name} in it" in told and "Errno" not in told
 
 
+def test_a_model_in_a_folder_whose_name_is_not_utf8_is_loaded(folder, model, tmp_path):
+    place = Path(shutil.copytree(folder, tmp_path / "of \udcff"))
+    copy = type(model)(model.config)
+    load_weights(copy, read_model(place))
+    assert all(torch.equal(one, other) for one, other in zip(model.parameters(), copy.parameters(), strict=True))
+
+
+def test_a_link_to_itself_beside_a_missing_run_hides_no_other(folder, tmp_path, monkeypatch):
+    (tmp_path / "loop").symlink_to("loop")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="there is no run, model or file of that name; "):
+        read_model(Path("nowhere"))
+
+
 def test_files_are_as_readable_as_any_new_file(folder, tmp_path):
     (tmp_path / "new").touch()
     assert {file.stat().st_mode for file in folder.iterdir()} == {(tmp_path / "new").stat().st_mode}

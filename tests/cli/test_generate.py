@@ -91,6 +91,25 @@ def test_prompts_of_a_file_and_of_standard_input_are_answered_in_order(answering
     assert written(*args, "--prompts", "-", input=lines) == expected
 
 
+@pytest.mark.parametrize("search", [(), ("--beams", "2")])
+def test_a_prompt_that_cannot_be_answered_is_told_by_its_place(answering, tmp_path, monkeypatch, search):
+    encode = Engine.encode
+
+    def short(engine, prompt, *limits):
+        if len(prompt) > 20:
+            raise UserError("the prompt is too long")
+        return encode(engine, prompt, *limits)
+
+    monkeypatch.setattr(Engine, "encode", short)
+    long, file = "fox " * 20, tmp_path / "asked.jsonl"
+    file.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in ("the fox", long)))
+    for args, place in ((("--prompts", file), f"{file}:2: "), (("--prompt", "x", "--prompt", long), "--prompt 2: "),
+                        (("--prompt", long), "")):
+        with pytest.raises(UserError) as caught:
+            written(answering, *args, *search)
+        assert str(caught.value) == f"{place}the prompt is too long"
+
+
 def test_a_text_on_standard_input_is_a_prompt(trained):
     piped = subprocess.run([sys.executable, "-m", "miniformer", "generate", str(trained), *FOX], input="the quick\n",
                            capture_output=True, text=True, check=True, timeout=120).stdout
@@ -98,6 +117,10 @@ def test_a_text_on_standard_input_is_a_prompt(trained):
 
 
 def test_standard_input_that_is_no_text_is_told(trained):
+    for content, told in (("the quick".encode("utf-16"), "standard input: UTF-16, not UTF-8"),
+                          (b"\x1f\x8b\x08\x00", "standard input: compressed by gzip; unpack it first")):
+        with pytest.raises(UserError, match=told):
+            written(trained, input=content)
     with pytest.raises(UserError, match="standard input: not UTF-8: byte 0xe9 at byte 4"):
         written(trained, input=b"caf\xe9\n")
     for prompt in (b"the quick\r\n", b"\xef\xbb\xbfthe quick\n"):

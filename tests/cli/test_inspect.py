@@ -36,6 +36,17 @@ def test_a_run_is_inspected_by_its_folder_and_by_its_file(cli, trained):
     assert cli("inspect", str(trained)).stdout == cli("inspect", str(trained / "run.json")).stdout
 
 
+@pytest.mark.parametrize(("facts", "told"), [
+    ({}, "finished at step 60"), ({"status": "stopped", "step": 3, "signal": "SIGTERM"}, "stopped at step 3 by SIGTERM"),
+    ({"status": "failed", "step": 2}, "failed at step 2"), ({"status": "running", "step": 7}, "still at work, or killed")])
+def test_of_a_run_it_says_how_far_it_is(cli, trained, tmp_path, facts, told):
+    record = {**json.loads((trained / "run.json").read_text()), **facts}
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert told in " ".join(cli("inspect", "run.json").stdout.split())
+    run = json.loads(cli("inspect", "run.json", "--json").stdout)["run"]
+    assert run == {name: record[name] for name in ("status", "step", "signal") if name in record}
+
+
 def test_a_run_of_an_encoder_decoder_is_shown_by_its_layers(cli, answering):
     text = cli("inspect", str(answering), "--length", "10", "--source-length", "20").stdout
     names = [line.split("  ")[0] for line in text.split("\n\n")[0].splitlines()]

@@ -261,11 +261,27 @@ def test_a_report_that_cannot_be_shown_is_a_note_and_changes_no_exit_code(tmp_pa
     assert said == f"note: the run is finished, and in {tmp_path}/runs/mine; its report could not be shown: {reason}\n"
 
 
+def test_a_tokenizer_that_cannot_be_used_is_told_before_data_is_read(cli, texts, tmp_path):
+    (tmp_path / "tokenizer.json").write_text("[]")
+    for path, told in (("tokenizer.json", "not a tokenizer of the tokenizers library"), ("nowhere", "no such tokenizer file")):
+        done = cli("train", "--train-path", str(texts), "--tokenizer", path, code=2)
+        assert told in done.stderr and not done.stdout
+
+
 @pytest.mark.parametrize(("held_out", "prompt"), [(["", " ", "red green blue"], "red green"), (["", "hello"], "hello")])
 def test_a_sample_is_asked_for_with_the_first_held_out_text_that_has_words(cli, texts, tiny, tmp_path, held_out, prompt):
     (tmp_path / "held.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in held_out))
-    said = cli("train", "--train-path", str(texts), "--val-path", "held.jsonl", "--max-steps", "1", *tiny).stdout
+    said = cli("train", "--train-path", str(texts), "--val-path", "held.jsonl", "--work-dir=-dashed", "--max-steps", "1",
+               *tiny).stdout
     assert f"\nsample:\n{prompt}" in said and f"--prompt {shlex.quote(prompt)}" in said
+    assert "next: miniformer generate ./-dashed/texts-" in said, "no option begins with a dot"
+
+
+def test_a_sample_of_an_encoder_decoder_is_of_the_first_held_out_source_that_has_words(cli, pairs, tiny, tmp_path):
+    (tmp_path / "held.jsonl").write_text("".join(json.dumps({"source": text, "target": "7"}) + "\n" for text in ("", "say 7")))
+    said = cli("train", "--task", "seq2seq", "--train-path", str(pairs), "--val-path", "held.jsonl", "--max-steps", "1",
+               *tiny).stdout
+    assert "\nsample:\nsay 7\n-> " in said and "--prompt 'say 7'" in said
 
 
 def test_a_sample_that_cannot_be_made_leaves_the_rest_of_the_report(cli, texts, tiny, monkeypatch):

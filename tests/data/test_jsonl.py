@@ -267,6 +267,12 @@ def test_files_are_alike_in_their_names_without_suffixes(path):
         assert str(caught.value).partition("no such file")[2] == hint
 
 
+def test_a_link_to_nothing_is_told_with_where_it_leads(tmp_path):
+    (tmp_path / "data.jsonl").symlink_to("gone.jsonl")
+    with pytest.raises(DataError, match=r"data.jsonl: a link to gone.jsonl, which is not there$"):
+        list(read_records(tmp_path / "data.jsonl", BaseModel))
+
+
 def test_a_missing_file_in_a_missing_folder_is_told(tmp_path):
     with pytest.raises(DataError, match=r"no such file$"):
         list(read_records(tmp_path / "nowhere" / "train.jsonl", Text))

@@ -213,6 +213,22 @@ def test_a_tokenizer_at_which_the_library_panics_is_told(tmp_path):
         Tokenizer.load(path)
 
 
+@pytest.mark.parametrize(("content", "told"), [
+    (TRAINED.to_json().encode("utf-16"), "UTF-16, not UTF-8"), (b"\x1f\x8b\x08\x00", "compressed by gzip"),
+    (b'{"version": "\xe9"}', "not UTF-8: byte 0xe9 at byte 14")])
+def test_a_tokenizer_that_is_no_text_is_told_by_what_it_is(tmp_path, content, told):
+    (tmp_path / "tokenizer.json").write_bytes(content)
+    with pytest.raises(DataError, match=told):
+        Tokenizer.load(tmp_path)
+
+
+def test_a_tokenizer_in_a_device_or_a_link_to_itself_is_told_by_that(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    for path, told in ((tmp_path / "loop", "Too many levels of symbolic links"), ("/dev/zero", "a device, which may have")):
+        with pytest.raises(DataError, match=told):
+            Tokenizer.load(path)
+
+
 def test_a_tokenizer_of_the_library_is_taken_with_its_special_tokens():
     tokenizer = Tokenizer.of(words("cat", "sat"))
     assert (tokenizer.pad_id, tokenizer.bos_id, tokenizer.eos_id) == (0, 1, 2)

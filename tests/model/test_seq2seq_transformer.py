@@ -345,6 +345,14 @@ def test_an_attention_that_only_looks_back_is_refused():
         build(attention="backward")
 
 
+@pytest.mark.parametrize(("value", "told"), [
+    ({"name": "mha", "windw": 3}, "cross_attention mha.windw: "), (3, "cross_attention: expected a name"),
+    ({"name": "mha", "n_kv_heads": 3}, "cross_attention mha: ")])
+def test_an_error_of_the_cross_attention_names_its_field(value, told):
+    with pytest.raises(SpecError, match=told):
+        build(cross_attention=value)
+
+
 def test_a_cross_attention_that_cannot_cross_is_refused():
     with ours(), pytest.raises(SpecError, match="cross_attention: attention 'acme:blind' cannot look at another sequence"):
         build(cross_attention="blind")

@@ -32,7 +32,8 @@ def running(tmp_path, texts, tiny):
     process.wait()
 
 
-@pytest.mark.parametrize(("signum", "code", "name"), [(signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM")])
+@pytest.mark.parametrize(("signum", "code", "name"), [
+    (signal.SIGINT, 130, "Ctrl-C"), (signal.SIGTERM, 143, "SIGTERM"), (signal.SIGHUP, 129, "SIGHUP")])
 def test_a_signal_saves_and_stops_with_its_exit_code(running, tmp_path, signum, code, name):
     running.send_signal(signum)
     _, errors = running.communicate(timeout=60)
@@ -59,6 +60,17 @@ def test_a_signal_after_a_measurement_leaves_the_best_model_as_it_is(tmp_path):
                        r"weights and optimizer of this step are in .*last.ckpt, which MiniFormerLitModule"):
         stop._stop(SimpleNamespace(save_checkpoint=saved.append, global_step=3), None)
     assert len(saved) == 1 and not written
+
+
+def test_a_run_that_is_to_outlive_its_terminal_ignores_that_it_is_closed(tmp_path):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    stop = StopOnSignal(tmp_path, None)
+    try:
+        stop.on_train_start(None, None)
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN and signal.getsignal(signal.SIGTERM) == stop._note
+    finally:
+        stop.teardown(None, None, "fit")
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_outside_the_main_thread_signals_are_left_alone(tmp_path):

@@ -150,7 +150,7 @@ def test_how_long_a_run_is(fields, duration):
     assert TrainConfig(**fields).duration == duration
 
 
-@pytest.mark.parametrize("name", ["", " ", ".", "..", "../evil", "/evil", "a/b", "a\\b", "a\0b", "a\nb"])
+@pytest.mark.parametrize("name", ["", " ", ".", "..", "../evil", "/evil", "a/b", "a\\b", "a\0b", "a\nb", ".cache"])
 def test_an_experiment_is_named_as_a_folder_of_its_own(name):
     with pytest.raises(SpecError, match=r"experiment_name: expected the plain name of a folder in work_dir.*; found "):
         TrainConfig(experiment_name=name)

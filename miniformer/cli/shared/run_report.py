@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from rich.table import Table
 from rich.text import Text
 
+from miniformer.checkpoint.file_names import as_argument
 from miniformer.cli.shared.tables import show
 from miniformer.data.stdlib import NAME
 from miniformer.decoding.sampling import Sampling
@@ -19,6 +20,8 @@ from miniformer.train.trainer import RunResult
 
 SAMPLE = 60
 """Longest sample at the end of a run, in tokens."""
+LOOKED_AT = 20
+"""Held-out sources among which one with words is looked for."""
 
 
 def report(console: Any, result: RunResult) -> None:
@@ -26,7 +29,7 @@ def report(console: Any, result: RunResult) -> None:
     for table in _metrics(result):
         console.print()
         show(console, table)
-    run = shlex.quote(str(result.folder))
+    run = shlex.quote(as_argument(result.folder))
     if result.module.model.generates:
         prompt, text = _sample_or_why_not(result)
         console.print("\nsample:", highlight=False)
@@ -88,9 +91,7 @@ def _sample(result: RunResult) -> tuple[str, str]:
     """A prompt to try, and a text with what the model wrote: its continuation, or its answer to a held-out source."""
     tokenizer, model = result.data.tokenizer, result.module.model
     if model.has_source:
-        source = result.data.val.examples[0].source
-        assert source is not None
-        question = " ".join(tokenizer.decode(source).split())[-200:]
+        source, question = _question(result)
         engine = Engine(model, tokenizer, encode=lambda _: list(source))  # the whole source, of which `question` is the end
         (answer,) = engine.generate([question], Sampling(0.0), max_new_tokens=SAMPLE)
         return question, f"{question}\n-> {answer.text}"
@@ -99,6 +100,13 @@ def _sample(result: RunResult) -> tuple[str, str]:
     (answer,) = Engine(model, tokenizer).generate([prompt], Sampling(0.7, top_p=0.9), max_new_tokens=min(SAMPLE, room),
                                                   seed=result.module.config.seed, truncate=True)
     return prompt, prompt + answer.text
+
+
+def _question(result: RunResult) -> tuple[Sequence[int] | torch.Tensor, str]:
+    """The first held-out source that has words, or the first of all, and the end of it as text."""
+    sources = [example.source for example in result.data.val.examples[:LOOKED_AT] if example.source is not None]
+    questions = [(source, " ".join(result.data.tokenizer.decode(source).split())[-200:]) for source in sources]
+    return next((pair for pair in questions if pair[1]), questions[0])
 
 
 def _first_words(result: RunResult) -> str:

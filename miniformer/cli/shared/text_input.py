@@ -7,6 +7,7 @@ from typing import BinaryIO
 import click
 
 from miniformer.kernel.errors import UserError
+from miniformer.kernel.text_file import HEAD, STDIN, foreign
 
 ESCAPES = {"\\n": "\n", "\\t": "\t"}
 SEED = click.IntRange(0, 2**63 - 1)
@@ -17,8 +18,14 @@ def decoded(where: str, content: bytes) -> str:
     """The text that bytes encode, with \\n as the only line end, and without a byte order mark before it.
 
     Raises:
-        UserError: they are not UTF-8; the error has `where`, the wrong byte and its position.
+        UserError: they are not UTF-8; the error has `where`, and what they are, or the wrong byte and its position.
     """
+    if what := foreign(STDIN, content[:HEAD]):
+        raise UserError(f"{where}: {what}")
+    return _text(where, content)
+
+
+def _text(where: str, content: bytes) -> str:
     try:
         return content.decode().removeprefix("\ufeff").replace("\r\n", "\n")
     except UnicodeDecodeError as error:
@@ -31,7 +38,7 @@ def checked_text(where: str, text: str) -> str:
     Raises:
         UserError: it has such bytes.
     """
-    decoded(where, text.encode("utf-8", "surrogateescape"))
+    _text(where, text.encode("utf-8", "surrogateescape"))
     return text
 
 

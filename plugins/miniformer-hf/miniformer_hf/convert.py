@@ -131,6 +131,7 @@ def export_folder(run: str | Path, folder: str | Path) -> BlockAssembly:
         UserError: as `export_model`; or no model is in `run`, or an extension changed it.
         RunError: the folder cannot be written.
     """
+    files.free(Path(folder))  # before a large model is read
     saved = read_model(Path(run))
     for name in saved.config.get("extensions", {}):
         extension = current_registry().load("extension", name)

@@ -11,6 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from miniformer.checkpoint.atomic import reported, write_folder, write_json
+from miniformer.checkpoint.can_make import check_can_make
 from miniformer.checkpoint.file_names import check_length
 from miniformer.checkpoint.store import read_weights
 from miniformer.data.tokenizer import Tokenizer
@@ -82,14 +83,15 @@ def tokenizer_of(folder: Path) -> Path | None:
 
 
 def free(folder: Path) -> Path:
-    """Return `folder` if it can be written: it does not exist, or it is empty.
+    """Return `folder` if it can be written, which is tried: it does not exist, or it is empty.
 
     Raises:
-        UserError: it exists and is not an empty folder, or its name is too long.
+        UserError: it exists and is not an empty folder, its name is too long, or nothing can be written there.
     """
     check_length(folder, "the new folder")
     if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
         raise UserError(f"{folder}: exists already; name a new folder")
+    check_can_make(folder / CONFIG, "folder")
     return folder
 
 

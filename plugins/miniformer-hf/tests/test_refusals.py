@@ -159,6 +159,14 @@ def test_parameters_that_an_architecture_has_not_are_refused(tmp_path: Path) -> 
         export_model(model, tmp_path / "there")
 
 
+def test_a_place_that_cannot_be_written_is_told_before_a_model_is_read(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for write in (lambda: import_folder(tmp_path / "nowhere", tmp_path / "file" / "out"),
+                  lambda: export_folder(tmp_path / "nowhere", tmp_path / "file" / "out")):
+        with pytest.raises(UserError, match="file is a file; expected a folder"):
+            write()
+
+
 def test_nothing_that_exists_is_written_over(tmp_path: Path) -> None:
     (tmp_path / "kept").write_text("")
     for write in (lambda: import_folder(saved(llama(), tmp_path / "x"), tmp_path), lambda: export_folder(tmp_path, tmp_path),
