@@ -6,6 +6,7 @@ The first dimension is the batch: row b of an output is computed from row b of t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,8 @@ from .case import Case, seeded
 
 MODULE_KINDS = ("attention", "position", "ffn", "norm", "head")
 """The kinds whose components are modules."""
+RANDOM_TRAINING = "training mode (it draws random numbers)"
+"""How `Case.unseen` says that a module was looked at in eval mode only."""
 
 
 @dataclass
@@ -31,6 +34,7 @@ class ModuleRunner:
         kind: the component's kind.
         causal: whether tokens look back only.
         records: the values that the module recorded in the last run.
+        seed: the seed that each run begins with; None: whatever the random state is.
     """
 
     module: Any
@@ -38,10 +42,12 @@ class ModuleRunner:
     kind: str
     causal: bool
     records: list[Record]
+    seed: int | None = None
 
     @classmethod
     def drawn(cls, case: Case, *, batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64,
-              options: Mapping[str, Any] | None = None, training: bool = False, long: bool = False) -> ModuleRunner:
+              options: Mapping[str, Any] | None = None, training: bool = False, long: bool = False, edges: bool = False,
+              same_shapes: bool = False) -> ModuleRunner:
         """A component with drawn options, and a drawn input for it.
 
         Args:
@@ -49,25 +55,30 @@ class ModuleRunner:
             options: options; without them, they are drawn.
             training: whether training mode may be drawn.
             long: whether rows may be long, up to the component's `max_seq_len`.
+            edges: whether rows may have as many columns as one of `EDGES`, up to `max_seq_len`.
+            same_shapes: all runs will have inputs of one shape. In training mode they then begin with one seed, so that they
+                can be compared although the module draws random numbers.
         """
         module = case.component(dtype, options=options)
         if training:
-            set_mode(case, module)
-        if long:
-            length = case.length(length, min(drawing.LONG, getattr(module, "max_seq_len", drawing.LONG)))
-        return cls.of(case, module, case.tensor(batch, length, module.d_model, dtype=dtype))
+            set_mode(case, module, same_shapes)
+        if long or edges:
+            at_most = min(drawing.LONG, getattr(module, "max_seq_len", drawing.LONG))
+            length = case.edge_length(length, at_most) if edges else case.length(length, at_most)
+        return cls.of(case, module, case.tensor(batch, length, module.d_model, dtype=dtype), 0 if same_shapes else None)
 
     @classmethod
-    def of(cls, case: Case, module: Any, x: Tensor) -> ModuleRunner:
+    def of(cls, case: Case, module: Any, x: Tensor, seed: int | None = None) -> ModuleRunner:
         """A runner of a component that is built already."""
-        return cls(module, x, case.under_test.kind, bool(getattr(module, "causal_only", False)), [])
+        return cls(module, x, case.under_test.kind, bool(getattr(module, "causal_only", False)), [], seed)
 
     def outputs(self, x: Tensor | None = None) -> dict[str, Tensor]:
         """The outputs by the name of the method, for `x` or the runner's own input; the first dimension is the batch."""
         x = self.x if x is None else x
         context = Context.plain(x, causal=self.causal)
         self.records = context.records
-        by_method = METHODS[self.kind](self.module, x, context)
+        with nullcontext() if self.seed is None else seeded(self.seed):
+            by_method = METHODS[self.kind](self.module, x, context)
         return {name: value for name, value in by_method.items() if value is not None}
 
     def joined(self, x: Tensor | None = None) -> Tensor:
@@ -75,14 +86,20 @@ class ModuleRunner:
         return torch.cat([value.flatten(1).to(torch.float64) for value in self.outputs(x).values()], dim=1)
 
 
-def set_mode(case: Case, module: nn.Module) -> None:
+def set_mode(case: Case, module: nn.Module, same_shapes: bool = False) -> None:
     """Draw whether a module is in training mode.
 
-    A module that draws random numbers in training, as dropout does, stays in eval mode: its outputs differ from run to run, so
-    they cannot be compared.
+    A module that draws random numbers in training, as dropout does, draws the same ones in two passes that begin with one seed
+    and have inputs of one shape. Where a check compares other passes, such a module stays in eval mode.
+
+    Args:
+        case: what is drawn from; its `unseen` says so if training mode was left out.
+        module: the component.
+        same_shapes: whether the check compares only passes under one seed with inputs of one shape.
     """
-    if case.choose("mode", ["evaluation", "training"]) == "training" and draws_in_training(case, module):
+    if case.choose("mode", ["evaluation", "training"]) == "training" and draws_in_training(case, module) and not same_shapes:
         case.story["mode"] = "evaluation"
+        case.unseen.add(RANDOM_TRAINING)
         module.eval()
 
 
