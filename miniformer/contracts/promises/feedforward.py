@@ -30,7 +30,7 @@ def acts_on_each_position(case: Case) -> None:
         for t in case.indices("positions", T):
             other_text = others.clone()
             other_text[:, t] = x[:, t]
-            require_equal(_under_one_seed(module, other_text)[:, t], out[:, t], f"position {t} beside others and in another text")
+            require_equal(_under_one_seed(module, other_text)[:, t], out[:, t], f"position {t} in another text")
         if module.training and draws_in_training(case, module):  # at another place it draws other numbers
             module.eval()
             case.unseen.add(f"positions alone in {RANDOM_TRAINING}")
