@@ -249,7 +249,7 @@ def reads_no_environment(case: Case) -> None:
 
 @contextmanager
 def _variables_read() -> Iterator[set[str]]:
-    """Collects the names of the environment's variables that are read in the block, but for those that libraries of miniformer read."""
+    """Collects the names of the environment's variables that are read in the block, but not by torch or pydantic."""
     environment: Any = type(os.environ)
     usual, read = environment.__getitem__, set[str]()
 

@@ -86,7 +86,7 @@ def records_losses_that_train(case: Case) -> None:
                 require(record.value.requires_grad, f"{record.name} has no gradient")
 
 
-@contract("attention", "ffn")
+@contract("attention", "ffn", examples=0.5)
 def recorded_losses_are_means(case: Case) -> None:
     """A loss that it records is a mean, whose size does not grow with the batch: a batch that is given twice records the same.
 

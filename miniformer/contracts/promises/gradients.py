@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
-from miniformer.contracts.kit.case import Case, require, seeded
+from miniformer.contracts.kit.case import Case, require, require_equal, seeded
 from miniformer.contracts.kit.module_runner import MODULE_KINDS, ModuleRunner
 from miniformer.contracts.kit.properties import Broken, contract
 
@@ -35,7 +36,7 @@ def trains_every_parameter(case: Case) -> None:
     named = dict(runner.module.named_parameters())
     frozen = [name for name, p in named.items() if not p.requires_grad]
     require(not frozen, f"{', '.join(frozen)} takes no gradient")
-    few = len(runner.x) * runner.x.shape[1] < 16  # tokens, of which a choice such as that of an expert may leave something out
+    few = len(runner.x) * runner.x.shape[1] < 64  # tokens: of so few, none may choose one of the experts
     last = not few and runner.x.shape[1] > 16 and case.flip("loss of the last token only")
     reached = set[str]()
     for attempt in range(1 if few else 2 if last else 4):
@@ -147,3 +148,29 @@ def _require_slope(runner: ModuleRunner, x: Tensor) -> None:
                 return
     raise Broken(f"along a drawn direction the loss changes by {slope:.4g} per unit, and the gradient says {expected:.4g}, "
                  f"in a row of {x.shape[1]} tokens in {'training' if runner.module.training else 'eval'} mode")
+
+
+@contract("head", examples=0.5)
+def loss_counts_every_target(case: Case) -> None:
+    """Its `cross_entropy`, and the gradient of that, count each target once, in rows of any length; without one it is zero.
+
+    In training: the last tokens of long rows are never learnt, or a batch without targets makes the loss NaN.
+    """
+    module = case.component()
+    T = case.edge_length(5)
+    x = case.tensor(2, T, module.d_model).requires_grad_()
+    targets = (case.tensor(2, T).abs() * 1000).long() % module.n_outputs
+    which = case.choose("targets", ["all", "the last ones", "none", "some"])
+    if which == "some":
+        targets[case.tensor(2, T) > 0] = -1
+    elif which != "all":
+        targets[:, :T - 1 if which == "the last ones" else T] = -1
+    own = module.cross_entropy(x, targets)
+    of_scores = F.cross_entropy(module(x).flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
+    require_equal(own, of_scores, f"its loss and that of its scores, in rows of {T} tokens with {which} of the targets")
+    if own.requires_grad:
+        gradients = [torch.autograd.grad(loss, x, materialize_grads=True, allow_unused=True)[0] for loss in (own, of_scores)]
+        require_equal(*gradients, f"gradients of its loss and of that of its scores, in rows of {T} tokens with {which} of the "
+                                  "targets")
+    else:
+        require(which == "none", "its loss has no gradient")

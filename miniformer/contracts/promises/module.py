@@ -16,7 +16,7 @@ from miniformer.contracts.kit.module_runner import MODULE_KINDS, RANDOM_TRAINING
 from miniformer.contracts.kit.properties import Broken, contract
 
 
-@contract("attention", "ffn", "norm", "head")
+@contract("attention", "ffn", "norm", "head", examples=0.7)
 def keeps_the_shape(case: Case) -> None:
     """The output of an attention, a feed-forward or a norm has the shape of its input, whatever that is; a head gives
     `n_outputs` numbers for each position, for each selected one, or for each row as its summary.

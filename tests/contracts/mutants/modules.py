@@ -253,11 +253,10 @@ class CachesAConstant(Norm):
         return F.normalize(x, dim=-1) * self.root * self.weight
 
 
-class SummarisesWithoutABatch(Head):
-    """The summary of a batch of one row has no batch."""
+class PlainHead(Head):
+    """A linear map; correct."""
 
     kind = "head"
-    caught_by = "keeps-the-shape"
 
     def __init__(self, d_model: int, n_outputs: int) -> None:
         super().__init__(d_model, n_outputs)
@@ -266,8 +265,34 @@ class SummarisesWithoutABatch(Head):
     def forward(self, x, select=None):
         return self.out(x if select is None else x[select])
 
+
+class SummarisesWithoutABatch(PlainHead):
+    """The summary of a batch of one row has no batch."""
+
+    caught_by = "keeps-the-shape"
+
     def summary(self, x, layout):
         return super().summary(x, layout).squeeze(0)
+
+
+class LosesTheLastChunk(PlainHead):
+    """A loss in chunks of 64 tokens, of which the last counts only if it is whole."""
+
+    caught_by = "loss-counts-every-target"
+
+    def cross_entropy(self, x, targets):
+        length = x.shape[1] // 64 * 64 or x.shape[1]
+        return super().cross_entropy(x[:, :length], targets[:, :length])
+
+
+class DividesByItsTargets(PlainHead):
+    """Divides by the number of targets and multiplies again, which is NaN without any."""
+
+    caught_by = "loss-counts-every-target"
+
+    def cross_entropy(self, x, targets):
+        n = (targets >= 0).sum()
+        return super().cross_entropy(x, targets) / n * n
 
 
 class ReadsItsWidthElsewhere(ffn.Plain):
