@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from miniformer.kernel.interfaces import Attention, PositionEncoding
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.state import State
 
-from .case import Case
+from .case import Case, seeded
 from .module_runner import set_mode
 
 
@@ -47,14 +48,15 @@ class AttentionHarness:
         module: the attention.
         causal: whether tokens look back only.
         encoding: the position encoding, or None.
+        seed: the seed that each pass over whole rows begins with; None: whatever the random state is.
     """
 
-    def __init__(self, module: Attention, causal: bool, encoding: PositionEncoding | None) -> None:
-        self.module, self.causal, self.encoding = module, causal, encoding
+    def __init__(self, module: Attention, causal: bool, encoding: PositionEncoding | None, seed: int | None = None) -> None:
+        self.module, self.causal, self.encoding, self.seed = module, causal, encoding, seed
 
     @classmethod
     def drawn(cls, case: Case, *, causal: bool | None = None, encoded: bool = True, dtype: torch.dtype = torch.float64,
-              training: bool = True, **component: Any) -> AttentionHarness:
+              training: bool = True, same_shapes: bool = False, **component: Any) -> AttentionHarness:
         """An attention with drawn options, a direction that it supports, and an encoding whose hook it applies.
 
         Args:
@@ -62,6 +64,7 @@ class AttentionHarness:
             encoded: whether a position encoding may be drawn.
             dtype: dtype of the parameters.
             training: whether training mode may be drawn.
+            same_shapes: all passes will have inputs of one shape, so that they can begin with one seed; see `set_mode`.
             component: passed on to `Case.component`.
         """
         attention = case.under_test.cls
@@ -71,9 +74,9 @@ class AttentionHarness:
         hook = case.choose("position", ["none", *hooks]) if hooks else "none"
         module = case.component(dtype, **component)
         if training:
-            set_mode(case, module)
+            set_mode(case, module, same_shapes)
         encoding = None if hook == "none" else ENCODINGS[hook](module.d_model, module.n_heads, 64)
-        return cls(module, causal, encoding)
+        return cls(module, causal, encoding, 0 if same_shapes else None)
 
     def context(self, layout: Layout, keys: Layout | None = None) -> Context:
         """The context of a call. `layout` is that of the call's tokens, `keys` that of all tokens so far, these included."""
@@ -84,7 +87,8 @@ class AttentionHarness:
 
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
         """The output for whole rows, without a state."""
-        return self.module(x, self.context(layout))
+        with nullcontext() if self.seed is None else seeded(self.seed):
+            return self.module(x, self.context(layout))
 
     def steps(self, x: Tensor, layout: Layout, ends: Sequence[int], state: State, start: int = 0) -> Tensor:
         """The output for the columns from `start` on, fed in pieces.
