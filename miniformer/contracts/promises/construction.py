@@ -151,7 +151,7 @@ def _fingerprint(case: Case, options: Mapping[str, Any], length: int) -> bytes |
     return repr(observed).encode()
 
 
-@contract(*MODULE_KINDS)
+@contract(*MODULE_KINDS, examples=0.5)
 def is_saved_and_loaded(case: Case) -> None:
     """A new component that loads its saved state_dict has the same outputs to the last bit; so has a copy made by pickle.
 

@@ -69,7 +69,7 @@ def keeps_dtype_and_device(case: Case) -> None:
             raise Broken(f"on another device than the CPU: {' '.join(str(error).split())[:200]}") from None
 
 
-@contract(*MODULE_KINDS)
+@contract(*MODULE_KINDS, examples=0.5)
 def is_the_same_twice_in_eval(case: Case) -> None:
     """In eval mode it has the same outputs each time, whatever the random state. In training mode it has the same outputs under
     the same seed.
