@@ -14,7 +14,8 @@ from miniformer.kernel.interfaces import Attention, PositionEncoding
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.state import State
 
-from .case import Case, seeded
+from .case import Case
+from .fixed_draws import fixed_draws
 from .module_runner import set_mode
 
 
@@ -48,11 +49,11 @@ class AttentionHarness:
         module: the attention.
         causal: whether tokens look back only.
         encoding: the position encoding, or None.
-        seed: the seed that each pass over whole rows begins with; None: whatever the random state is.
+        fixed: whether each pass over whole rows draws the same random numbers.
     """
 
-    def __init__(self, module: Attention, causal: bool, encoding: PositionEncoding | None, seed: int | None = None) -> None:
-        self.module, self.causal, self.encoding, self.seed = module, causal, encoding, seed
+    def __init__(self, module: Attention, causal: bool, encoding: PositionEncoding | None, fixed: bool = False) -> None:
+        self.module, self.causal, self.encoding, self.fixed = module, causal, encoding, fixed
 
     @classmethod
     def drawn(cls, case: Case, *, causal: bool | None = None, encoded: bool = True, dtype: torch.dtype = torch.float64,
@@ -64,7 +65,7 @@ class AttentionHarness:
             encoded: whether a position encoding may be drawn.
             dtype: dtype of the parameters.
             training: whether training mode may be drawn.
-            same_shapes: all passes will have inputs of one shape, so that they can begin with one seed; see `set_mode`.
+            same_shapes: all passes will have inputs of one shape, so that they can have the same draws; see `set_mode`.
             component: passed on to `Case.component`.
         """
         attention = case.under_test.cls
@@ -73,10 +74,9 @@ class AttentionHarness:
         hooks = sorted(attention.applies & ENCODINGS.keys()) if encoded else []
         hook = case.choose("position", ["none", *hooks]) if hooks else "none"
         module = case.component(dtype, **component)
-        if training:
-            set_mode(case, module, same_shapes)
+        fixed = training and set_mode(case, module, same_shapes)
         encoding = None if hook == "none" else ENCODINGS[hook](module.d_model, module.n_heads, 64)
-        return cls(module, causal, encoding, 0 if same_shapes else None)
+        return cls(module, causal, encoding, fixed)
 
     def context(self, layout: Layout, keys: Layout | None = None) -> Context:
         """The context of a call. `layout` is that of the call's tokens, `keys` that of all tokens so far, these included."""
@@ -87,7 +87,7 @@ class AttentionHarness:
 
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
         """The output for whole rows, without a state."""
-        with nullcontext() if self.seed is None else seeded(self.seed):
+        with fixed_draws() if self.fixed else nullcontext():
             return self.module(x, self.context(layout))
 
     def steps(self, x: Tensor, layout: Layout, ends: Sequence[int], state: State, start: int = 0) -> Tensor:

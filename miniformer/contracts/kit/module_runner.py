@@ -17,6 +17,7 @@ from miniformer.kernel.context import Context, Record
 
 from . import drawing
 from .case import Case, seeded
+from .fixed_draws import fixed_draws
 
 MODULE_KINDS = ("attention", "position", "ffn", "norm", "head")
 """The kinds whose components are modules."""
@@ -34,7 +35,7 @@ class ModuleRunner:
         kind: the component's kind.
         causal: whether tokens look back only.
         records: the values that the module recorded in the last run.
-        seed: the seed that each run begins with; None: whatever the random state is.
+        fixed: whether each run draws the same random numbers.
     """
 
     module: Any
@@ -42,7 +43,7 @@ class ModuleRunner:
     kind: str
     causal: bool
     records: list[Record]
-    seed: int | None = None
+    fixed: bool = False
 
     @classmethod
     def drawn(cls, case: Case, *, batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64,
@@ -56,28 +57,27 @@ class ModuleRunner:
             training: whether training mode may be drawn.
             long: whether rows may be long, up to the component's `max_seq_len`.
             edges: whether rows may have as many columns as one of `EDGES`, up to `max_seq_len`.
-            same_shapes: all runs will have inputs of one shape. In training mode they then begin with one seed, so that they
+            same_shapes: all runs will have inputs of one shape. In training mode they then have the same draws, so that they
                 can be compared although the module draws random numbers.
         """
         module = case.component(dtype, options=options)
-        if training:
-            set_mode(case, module, same_shapes)
+        fixed = training and set_mode(case, module, same_shapes)
         if long or edges:
             at_most = min(drawing.LONG, getattr(module, "max_seq_len", drawing.LONG))
             length = case.edge_length(length, at_most) if edges else case.length(length, at_most)
-        return cls.of(case, module, case.tensor(batch, length, module.d_model, dtype=dtype), 0 if same_shapes else None)
+        return cls.of(case, module, case.tensor(batch, length, module.d_model, dtype=dtype), fixed)
 
     @classmethod
-    def of(cls, case: Case, module: Any, x: Tensor, seed: int | None = None) -> ModuleRunner:
+    def of(cls, case: Case, module: Any, x: Tensor, fixed: bool = False) -> ModuleRunner:
         """A runner of a component that is built already."""
-        return cls(module, x, case.under_test.kind, bool(getattr(module, "causal_only", False)), [], seed)
+        return cls(module, x, case.under_test.kind, bool(getattr(module, "causal_only", False)), [], fixed)
 
     def outputs(self, x: Tensor | None = None) -> dict[str, Tensor]:
         """The outputs by the name of the method, for `x` or the runner's own input; the first dimension is the batch."""
         x = self.x if x is None else x
         context = Context.plain(x, causal=self.causal)
         self.records = context.records
-        with nullcontext() if self.seed is None else seeded(self.seed):
+        with fixed_draws() if self.fixed else nullcontext():
             by_method = METHODS[self.kind](self.module, x, context)
         return {name: value for name, value in by_method.items() if value is not None}
 
@@ -86,21 +86,24 @@ class ModuleRunner:
         return torch.cat([value.flatten(1).to(torch.float64) for value in self.outputs(x).values()], dim=1)
 
 
-def set_mode(case: Case, module: nn.Module, same_shapes: bool = False) -> None:
-    """Draw whether a module is in training mode.
+def set_mode(case: Case, module: nn.Module, same_shapes: bool = False) -> bool:
+    """Draw whether a module is in training mode; whether it is, and needs `fixed_draws` there.
 
-    A module that draws random numbers in training, as dropout does, draws the same ones in two passes that begin with one seed
-    and have inputs of one shape. Where a check compares other passes, such a module stays in eval mode.
+    A module that draws random numbers in training, as dropout does, can be given the same ones in passes that have inputs of
+    one shape. Where a check compares other passes, such a module stays in eval mode.
 
     Args:
         case: what is drawn from; its `unseen` says so if training mode was left out.
         module: the component.
-        same_shapes: whether the check compares only passes under one seed with inputs of one shape.
+        same_shapes: whether the check compares only passes with fixed draws and inputs of one shape.
     """
-    if case.choose("mode", ["evaluation", "training"]) == "training" and draws_in_training(case, module) and not same_shapes:
+    if case.choose("mode", ["evaluation", "training"]) == "evaluation" or not draws_in_training(case, module):
+        return False
+    if not same_shapes:
         case.story["mode"] = "evaluation"
         case.unseen.add(RANDOM_TRAINING)
         module.eval()
+    return same_shapes
 
 
 def draws_in_training(case: Case, module: nn.Module) -> bool:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from miniformer.contracts.kit import drawing
 from miniformer.contracts.kit.case import Case, require, require_equal, seeded
+from miniformer.contracts.kit.fixed_draws import fixed_draws
 from miniformer.contracts.kit.module_runner import RANDOM_TRAINING, draws_in_training, set_mode
 from miniformer.contracts.kit.properties import Broken, contract
 from miniformer.kernel.context import Context
@@ -22,16 +25,16 @@ def acts_on_each_position(case: Case) -> None:
     Seen: expert-choice routing (Zhou 2022, arXiv:2202.09368), in which experts pick tokens from the whole sequence.
     """
     module = case.component()
-    set_mode(case, module, same_shapes=True)
+    fixed = set_mode(case, module, same_shapes=True)
     T = case.length(6)
     x, order, others = case.tensor(2, T, module.d_model), case.order(T), case.tensor(2, T, module.d_model)
     with torch.no_grad():
-        out = _under_one_seed(module, x)
+        out = _output(module, x, fixed)
         for t in case.indices("positions", T):
             other_text = others.clone()
             other_text[:, t] = x[:, t]
-            require_equal(_under_one_seed(module, other_text)[:, t], out[:, t], f"position {t} in another text")
-        if module.training and draws_in_training(case, module):  # at another place it draws other numbers
+            require_equal(_output(module, other_text, fixed)[:, t], out[:, t], f"position {t} in another text")
+        if fixed:  # at another place it draws other numbers
             module.eval()
             case.unseen.add(f"positions alone in {RANDOM_TRAINING}")
             out = module(x)
@@ -40,8 +43,8 @@ def acts_on_each_position(case: Case) -> None:
             require_equal(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
 
 
-def _under_one_seed(module: nn.Module, x: Tensor) -> Tensor:
-    with seeded(0):
+def _output(module: nn.Module, x: Tensor, fixed: bool) -> Tensor:
+    with fixed_draws() if fixed else nullcontext():
         out: Tensor = module(x)
     return out
 
@@ -60,9 +63,9 @@ def padding_changes_nothing(case: Case) -> None:
     changed = torch.where(layout.real[..., None], x, x + 3)
     with torch.no_grad():
         context, changed_context = Context(layout), Context(layout)
-        with seeded(0):
+        with fixed_draws():
             out = module(x, context)
-        with seeded(0):  # in training mode it draws the same numbers, since the shapes are the same
+        with fixed_draws():
             changed_out = module(changed, changed_context)
         require_equal(changed_out[layout.real], out[layout.real], "real tokens beside other padding")
         for record, changed_record in zip(context.records, changed_context.records, strict=True):

@@ -165,6 +165,19 @@ class Experts(ffn.Plain):
         return out
 
 
+class DropsOutInExperts(Experts):
+    """Each expert drops out features of the tokens that it is sent, and draws by where the others go; correct."""
+
+    def mixed(self, x, gates):
+        weight, chosen = gates.max(dim=-1)
+        out = torch.zeros_like(x)
+        for number, expert in enumerate(self.experts):
+            tokens = chosen == number
+            made = F.dropout(expert(x[tokens]), 0.2, self.training) * weight[tokens][..., None]
+            out = out.index_put(tokens.nonzero(as_tuple=True), made.to(x.dtype))
+        return out
+
+
 class SkipsIdleExperts(Experts):
     """An expert without tokens is not called, so that a batch of one token leaves it without a gradient."""
 
