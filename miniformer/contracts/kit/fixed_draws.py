@@ -14,7 +14,7 @@ CONSTANTS = {"bernoulli": 1.0, "rand": 0.5, "uniform": 0.5, "randn": 0.0, "norma
 """What takes the place of random numbers, by the operator that draws them. Dropout draws from `bernoulli`, and keeps all."""
 
 
-class _Constants(TorchDispatchMode):
+class _Constants(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Replaces what operators draw by a constant."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -30,5 +30,5 @@ def fixed_draws() -> Iterator[None]:
     One seed would do if a module drew by the shape of its input alone. But experts draw for the tokens that they are sent, so
     that with another token in one place, other numbers come to all places behind it.
     """
-    with seeded(0), _Constants():
+    with seeded(0), _Constants():  # type: ignore[no-untyped-call]
         yield

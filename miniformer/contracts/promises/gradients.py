@@ -169,8 +169,9 @@ def loss_counts_every_target(case: Case) -> None:
     of_scores = F.cross_entropy(module(x).flatten(0, 1), targets.flatten(), ignore_index=-1, reduction="sum")
     require_equal(own, of_scores, f"its loss and that of its scores, in rows of {T} tokens with {which} of the targets")
     if own.requires_grad:
-        gradients = [torch.autograd.grad(loss, x, materialize_grads=True, allow_unused=True)[0] for loss in (own, of_scores)]
-        require_equal(*gradients, f"gradients of its loss and of that of its scores, in rows of {T} tokens with {which} of the "
-                                  "targets")
+        gradient, expected = (torch.autograd.grad(loss, x, materialize_grads=True, allow_unused=True)[0]
+                              for loss in (own, of_scores))
+        require_equal(gradient, expected, f"gradients of its loss and of that of its scores, in rows of {T} tokens with {which} "
+                      "of the targets")
     else:
         require(which == "none", "its loss has no gradient")
