@@ -171,7 +171,7 @@ def loss_counts_every_target(case: Case) -> None:
     if own.requires_grad:
         gradient, expected = (torch.autograd.grad(loss, x, materialize_grads=True, allow_unused=True)[0]
                               for loss in (own, of_scores))
-        require_equal(gradient, expected, f"gradients of its loss and of that of its scores, in rows of {T} tokens with {which} "
-                      "of the targets")
+        require_equal(gradient, expected, f"gradients of its loss and of that of its scores, in rows of {T} tokens with "
+                      f"{which} of the targets")
     else:
         require(which == "none", "its loss has no gradient")
