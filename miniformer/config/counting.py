@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from miniformer.kernel.assembly import Assembly
-from miniformer.kernel.errors import SpecError
+from miniformer.kernel.errors import ComponentError, SpecError
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.options import options_of
 from miniformer.kernel.registry import current_registry
@@ -162,13 +162,14 @@ def _shapes_only() -> Iterator[None]:
     try:
         with torch.device("meta"):
             yield
-    except RuntimeError as error:
+    except (RuntimeError, ComponentError) as error:
+        original = error.__cause__ or error
         reason = ("a component decides from values what it computes, so it cannot be counted without running it"
-                  if looks_at_values(error) else "a component cannot be run, so it cannot be counted")
-        raise SpecError(f"{reason}: {str(error).splitlines()[0]}") from error
+                  if looks_at_values(original) else "a component cannot be run, so it cannot be counted")
+        raise SpecError(f"{reason}: {str(error).splitlines()[0]}") from original
 
 
-def looks_at_values(error: RuntimeError) -> bool:
+def looks_at_values(error: BaseException) -> bool:
     """Whether an error on the meta device arose because a component read values, which tensors without storage lack."""
     return isinstance(error, NotImplementedError) or ".item()" in str(error)
 

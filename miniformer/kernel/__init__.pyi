@@ -7,6 +7,7 @@ from .context import Memory as Memory
 from .context import Record as Record
 from .context import Signal as Signal
 from .errors import AmbiguousComponent as AmbiguousComponent
+from .errors import ComponentError as ComponentError
 from .errors import DataError as DataError
 from .errors import Interrupted as Interrupted
 from .errors import MiniformerError as MiniformerError

@@ -2,6 +2,7 @@
 
 `UserError` (exit 2) is a mistake that the user can correct: a name, an option, a line of data. `RunError` (exit 1) is a run
 that failed; a `WriteError` among them is a place that cannot be written, which the user can correct too (exit 2).
+`ComponentError` (exit 1) is a component with a fault in its code, such as one of a plugin.
 `Interrupted` (128 + signal) is a run that a signal stopped. Any other exception that escapes is a bug.
 """
 
@@ -10,6 +11,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from traceback import walk_tb
 
 from .synonyms import meant_by, why_absent
 
@@ -56,6 +59,10 @@ class StateError(MiniformerError):
 
 class RunError(MiniformerError):
     """A run cannot continue, for example because its loss is not finite."""
+
+
+class ComponentError(MiniformerError):
+    """A component of a model failed; the text says which, where it is used, and in which line of its code."""
 
 
 class WriteError(RunError):
@@ -164,3 +171,24 @@ def panics_as_errors() -> Iterator[None]:
         if type(error).__name__ != "PanicException":  # pyo3 makes the class anew in each library, and none can be imported
             raise
         raise RuntimeError(f"the library stopped at a fault of its own: {' '.join(str(error).split())}") from None
+
+
+def line_of(error: BaseException, module: str) -> str:
+    """The innermost line of an error's traceback that belongs to the package of `module`, such as `acme/attention.py:31`.
+
+    Without one it is the innermost line that is not torch's.
+    """
+    package, own, other = module.partition(".")[0], "", ""
+    for frame, number in walk_tb(error.__traceback__):
+        name = str(frame.f_globals.get("__name__", ""))
+        line = f"{file_in_package(frame.f_code.co_filename, name)}:{number}"
+        if name.partition(".")[0] == package:
+            own = line
+        elif name.partition(".")[0] != "torch":
+            other = line
+    return own or other
+
+
+def file_in_package(file: str, module: str) -> str:
+    """The path of a module's file from the folder of its package on, such as `acme/attention.py`."""
+    return "/".join(Path(file).parts[-1 - module.count(".") - (Path(file).name == "__init__.py"):])

@@ -22,9 +22,10 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, PydanticCustomError, core_schema
 
-from .errors import SpecError, UserError
+from .errors import ComponentError, MiniformerError, SpecError, UserError, in_one_line, line_of
 from .kinds import kind_of
 from .options import SHAPE_ONLY, arguments, complete, explain
+from .out_of_memory import ran_out
 from .registry import current_registry
 
 T = TypeVar("T")
@@ -87,6 +88,7 @@ def build(interface: Callable[..., T], value: Any, *sizes: Any, slot: str = "") 
 
     Raises:
         UserError: the spec is wrong, or the component refuses the sizes.
+        ComponentError: its constructor failed in another way.
     """
     kind = kind_of(cast(type, interface))
     spec = resolve(kind, value, slot)
@@ -95,6 +97,13 @@ def build(interface: Callable[..., T], value: Any, *sizes: Any, slot: str = "") 
         return cast(T, cls(*sizes, **arguments(cls, spec.options)))
     except ValueError as error:
         raise SpecError(f"{slot or kind} {spec.name}: {error}") from error
+    except MiniformerError:
+        raise
+    except Exception as error:
+        if ran_out(error):
+            raise
+        where = line_of(error, cls.__module__)
+        raise ComponentError(f"{slot or kind} {spec.name} cannot be constructed: {in_one_line(error)} at {where}") from error
 
 
 class _SlotOf:

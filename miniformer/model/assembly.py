@@ -9,7 +9,7 @@ from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 from weakref import WeakKeyDictionary
 
 import torch
@@ -32,6 +32,7 @@ from miniformer.kernel.registry import current_registry
 from miniformer.kernel.renamed import old_attributes
 
 from .block import Stack
+from .failures import names_component
 
 
 class BlockAssembly(kernel.Assembly):
@@ -47,6 +48,20 @@ class BlockAssembly(kernel.Assembly):
         super().__init__(config)
         self.config: TransformerConfig = config
         check_weights(self.least_numbers(config))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What `forward` gives.
+
+        Raises:
+            ComponentError: a component of the model failed.
+        """
+        if torch.compiler.is_compiling():  # a graph that ends inside `try` would not be compiled at all
+            return super().__call__(*args, **kwargs)
+        try:
+            return super().__call__(*args, **kwargs)
+        except Exception as error:
+            names_component(error, self)
+            raise
 
     @classmethod
     def least_numbers(cls, config: TransformerConfig) -> int:
@@ -237,6 +252,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Keep a model in eval mode inside, and put the modules that were training back afterwards.
 
     Several threads may evaluate one model; the last that leaves puts it back.
+
+    Raises:
+        ComponentError: a component of the model failed inside: its module, or the state that it keeps.
     """
     with _lock:
         needed = model.training or model in _held
@@ -246,6 +264,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
             model.eval()
     try:
         yield
+    except Exception as error:
+        names_component(error, model)
+        raise
     finally:
         with _lock:
             if needed:

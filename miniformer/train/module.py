@@ -25,6 +25,7 @@ from miniformer.kernel.spec import build, resolve
 from miniformer.kernel.task import Batch, LossTerm, Task, Tokenizer
 from miniformer.model.assembly import BlockAssembly
 from miniformer.model.block import compile_blocks
+from miniformer.model.failures import names_component
 from miniformer.tasks.metrics import LossRatio, placed, widest
 
 from .datamodule import MiniFormerDataModule
@@ -161,6 +162,13 @@ class MiniFormerLitModule(pl.LightningModule):
             return mean
         self._weight = term.weight if self._weight is None else self._weight + term.weight
         return term.sum / self.unit
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        try:
+            super().backward(loss, *args, **kwargs)
+        except Exception as error:  # of a backward pass by hand, or of a block that runs again there
+            names_component(error, self.model)
+            raise
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         if self._weight is None:

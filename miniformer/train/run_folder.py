@@ -13,7 +13,7 @@ from miniformer.checkpoint.atomic import make_folder
 from miniformer.checkpoint.provenance import environment, provenance
 from miniformer.checkpoint.record import RECORD, Record
 from miniformer.data.prepare import PreparedData, token_counts
-from miniformer.kernel.errors import Interrupted, OutOfMemory, RunError, UserError, WriteError
+from miniformer.kernel.errors import ComponentError, Interrupted, OutOfMemory, RunError, UserError, WriteError
 from miniformer.kernel.out_of_memory import memory_errors
 
 from .processes import why_a_process_died
@@ -75,8 +75,8 @@ def errors_name(record: Record, step: Callable[[], int]) -> Iterator[None]:
                 _note_end(record, step(), error, died)
         if died:
             raise RunError(f"{died} ({place})") from error
-        if isinstance(error, (RunError, OutOfMemory)):
-            raise type(error)(f"{error} ({place})") from error
+        if isinstance(error, (RunError, OutOfMemory, ComponentError)):
+            raise type(error)(f"{error} ({place})") from error.__cause__ or error
         raise
 
 

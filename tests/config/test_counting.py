@@ -238,7 +238,8 @@ def test_rows_of_an_encoder_decoder_are_those_of_both(shared):
 
 @pytest.mark.parametrize(("forward", "said"), [
     (lambda self, x, context: x if x.max() > 0 else -x, "decides from values what it computes"),
-    (lambda self, x, context: x.view(7), "cannot be run, so it cannot be counted: shape '[7]' is invalid"),
+    (lambda self, x, context: x.view(7), "cannot be run, so it cannot be counted: ffn 'acme:odd' (layer 0, slot ffn): "
+                                         "RuntimeError: shape '[7]' is invalid"),
 ])
 def test_what_cannot_be_counted_is_told_for_what_it_is(forward, said):
     cls = type("Odd", (FeedForward,), {"forward": forward, "__module__": __name__})

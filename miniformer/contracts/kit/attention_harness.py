@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from miniformer.kernel.layout import Layout
 from miniformer.kernel.state import State
 
 from .case import Case
+from .fixed_draws import fixed_draws
 from .module_runner import set_mode
 
 
@@ -47,14 +49,15 @@ class AttentionHarness:
         module: the attention.
         causal: whether tokens look back only.
         encoding: the position encoding, or None.
+        fixed: whether each pass over whole rows draws the same random numbers.
     """
 
-    def __init__(self, module: Attention, causal: bool, encoding: PositionEncoding | None) -> None:
-        self.module, self.causal, self.encoding = module, causal, encoding
+    def __init__(self, module: Attention, causal: bool, encoding: PositionEncoding | None, fixed: bool = False) -> None:
+        self.module, self.causal, self.encoding, self.fixed = module, causal, encoding, fixed
 
     @classmethod
     def drawn(cls, case: Case, *, causal: bool | None = None, encoded: bool = True, dtype: torch.dtype = torch.float64,
-              training: bool = True, **component: Any) -> AttentionHarness:
+              training: bool = True, same_shapes: bool = False, **component: Any) -> AttentionHarness:
         """An attention with drawn options, a direction that it supports, and an encoding whose hook it applies.
 
         Args:
@@ -62,6 +65,7 @@ class AttentionHarness:
             encoded: whether a position encoding may be drawn.
             dtype: dtype of the parameters.
             training: whether training mode may be drawn.
+            same_shapes: all passes will have inputs of one shape, so that they can have the same draws; see `set_mode`.
             component: passed on to `Case.component`.
         """
         attention = case.under_test.cls
@@ -70,10 +74,9 @@ class AttentionHarness:
         hooks = sorted(attention.applies & ENCODINGS.keys()) if encoded else []
         hook = case.choose("position", ["none", *hooks]) if hooks else "none"
         module = case.component(dtype, **component)
-        if training:
-            set_mode(case, module)
+        fixed = training and set_mode(case, module, same_shapes)
         encoding = None if hook == "none" else ENCODINGS[hook](module.d_model, module.n_heads, 64)
-        return cls(module, causal, encoding)
+        return cls(module, causal, encoding, fixed)
 
     def context(self, layout: Layout, keys: Layout | None = None) -> Context:
         """The context of a call. `layout` is that of the call's tokens, `keys` that of all tokens so far, these included."""
@@ -84,7 +87,8 @@ class AttentionHarness:
 
     def __call__(self, x: Tensor, layout: Layout) -> Tensor:
         """The output for whole rows, without a state."""
-        return self.module(x, self.context(layout))
+        with fixed_draws() if self.fixed else nullcontext():
+            return self.module(x, self.context(layout))
 
     def steps(self, x: Tensor, layout: Layout, ends: Sequence[int], state: State, start: int = 0) -> Tensor:
         """The output for the columns from `start` on, fed in pieces.

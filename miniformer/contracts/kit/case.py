@@ -27,8 +27,12 @@ from .component_under_test import ComponentUnderTest
 from .properties import Broken
 
 SIZES: Mapping[str, st.SearchStrategy[int]] = {
-    "n_heads": st.sampled_from([2, 1, 4]), "d_head": st.sampled_from([4, 8, 6]), "d_ff": st.sampled_from([12, 16, 7]),
+    "n_heads": st.sampled_from([2, 1, 4, 3, 2, 5, 6, 7]), "d_head": st.sampled_from([4, 8, 6, 4, 8, 5, 3]),
+    "width": st.sampled_from([8, 16, 12, 9, 15, 7]), "d_ff": st.sampled_from([12, 16, 7]),
     "max_seq_len": st.sampled_from([32, 64]), "n_outputs": st.sampled_from([5, 1, 9])}
+"""What sizes are drawn from, among them odd ones, which a component may refuse. A `width` is a d_model without heads."""
+EDGES = (1, 65, 257)
+"""Numbers of columns at which chunks end: a single one, and one more than whole blocks of 16, 32, 64, 128 or 256."""
 TOLERANCE = 2e-6
 """Relative rounding error that is allowed. It is that of float32, since a component may compute its softmax in float32."""
 
@@ -44,12 +48,14 @@ class Case:
         story: the drawn values by name, for the description.
         chosen_options: the options that the last component was built with.
         last_sizes: the sizes that the last component was built with.
+        unseen: what could not be looked at, such as "training mode (it draws random numbers)"; reports say it.
     """
 
     def __init__(self, under_test: ComponentUnderTest, data: st.DataObject) -> None:
         self.under_test, self.data, self.story = under_test, data, dict[str, Any]()
         self.chosen_options: dict[str, Any] = {}
         self.last_sizes: dict[str, int] = {}
+        self.unseen: set[str] = set()
 
     def draw(self, name: str, strategy: st.SearchStrategy[Any]) -> Any:
         """Draw a value and add it to the story."""
@@ -67,6 +73,11 @@ class Case:
     def length(self, usual: int, at_most: int = drawing.LONG) -> int:
         """A number of columns: mostly `usual`, at times many more."""
         return int(self.draw("length", drawing.lengths(st.just(usual), at_most)))
+
+    def edge_length(self, usual: int, at_most: int = drawing.LONG) -> int:
+        """A number of columns: mostly `usual`, at times one of `EDGES`."""
+        edges = [edge for edge in EDGES if edge <= at_most]
+        return int(self.draw("length", st.sampled_from([usual, *edges, usual])))
 
     def indices(self, name: str, n: int) -> list[int]:
         """The numbers below n; of many, six that are drawn, in order."""
@@ -89,10 +100,12 @@ class Case:
         for name in names:
             if name != "d_model" and name not in values:
                 values[name] = self.draw(name, SIZES[name])
-        if "d_model" in names and "d_model" not in values:
+        if "d_model" in names and "d_model" not in values and "n_heads" not in values:
+            values["d_model"] = self.story["d_model"] = self.draw("width", SIZES["width"])
+            del self.story["width"]
+        elif "d_model" in names and "d_model" not in values:
             # the width of a head is drawn, so that d_model is always a multiple of n_heads
-            heads = values.get("n_heads", 2)
-            values["d_model"] = self.story["d_model"] = heads * self.draw("d_head", SIZES["d_head"])
+            values["d_model"] = self.story["d_model"] = values["n_heads"] * self.draw("d_head", SIZES["d_head"])
             del self.story["d_head"]
         self.last_sizes = {name: values[name] for name in names}
         return self.last_sizes

@@ -6,6 +6,7 @@ The first dimension is the batch: row b of an output is computed from row b of t
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,9 +17,12 @@ from miniformer.kernel.context import Context, Record
 
 from . import drawing
 from .case import Case, seeded
+from .fixed_draws import fixed_draws
 
 MODULE_KINDS = ("attention", "position", "ffn", "norm", "head")
 """The kinds whose components are modules."""
+RANDOM_TRAINING = "training mode (it draws random numbers)"
+"""How `Case.unseen` says that a module was looked at in eval mode only."""
 
 
 @dataclass
@@ -31,6 +35,7 @@ class ModuleRunner:
         kind: the component's kind.
         causal: whether tokens look back only.
         records: the values that the module recorded in the last run.
+        fixed: whether each run draws the same random numbers.
     """
 
     module: Any
@@ -38,10 +43,12 @@ class ModuleRunner:
     kind: str
     causal: bool
     records: list[Record]
+    fixed: bool = False
 
     @classmethod
     def drawn(cls, case: Case, *, batch: int = 2, length: int = 5, dtype: torch.dtype = torch.float64,
-              options: Mapping[str, Any] | None = None, training: bool = False, long: bool = False) -> ModuleRunner:
+              options: Mapping[str, Any] | None = None, training: bool = False, long: bool = False, edges: bool = False,
+              same_shapes: bool = False) -> ModuleRunner:
         """A component with drawn options, and a drawn input for it.
 
         Args:
@@ -49,25 +56,29 @@ class ModuleRunner:
             options: options; without them, they are drawn.
             training: whether training mode may be drawn.
             long: whether rows may be long, up to the component's `max_seq_len`.
+            edges: whether rows may have as many columns as one of `EDGES`, up to `max_seq_len`.
+            same_shapes: all runs will have inputs of one shape. In training mode they then have the same draws, so that they
+                can be compared although the module draws random numbers.
         """
         module = case.component(dtype, options=options)
-        if training:
-            set_mode(case, module)
-        if long:
-            length = case.length(length, min(drawing.LONG, getattr(module, "max_seq_len", drawing.LONG)))
-        return cls.of(case, module, case.tensor(batch, length, module.d_model, dtype=dtype))
+        fixed = training and set_mode(case, module, same_shapes)
+        if long or edges:
+            at_most = min(drawing.LONG, getattr(module, "max_seq_len", drawing.LONG))
+            length = case.edge_length(length, at_most) if edges else case.length(length, at_most)
+        return cls.of(case, module, case.tensor(batch, length, module.d_model, dtype=dtype), fixed)
 
     @classmethod
-    def of(cls, case: Case, module: Any, x: Tensor) -> ModuleRunner:
+    def of(cls, case: Case, module: Any, x: Tensor, fixed: bool = False) -> ModuleRunner:
         """A runner of a component that is built already."""
-        return cls(module, x, case.under_test.kind, bool(getattr(module, "causal_only", False)), [])
+        return cls(module, x, case.under_test.kind, bool(getattr(module, "causal_only", False)), [], fixed)
 
     def outputs(self, x: Tensor | None = None) -> dict[str, Tensor]:
         """The outputs by the name of the method, for `x` or the runner's own input; the first dimension is the batch."""
         x = self.x if x is None else x
         context = Context.plain(x, causal=self.causal)
         self.records = context.records
-        by_method = METHODS[self.kind](self.module, x, context)
+        with fixed_draws() if self.fixed else nullcontext():
+            by_method = METHODS[self.kind](self.module, x, context)
         return {name: value for name, value in by_method.items() if value is not None}
 
     def joined(self, x: Tensor | None = None) -> Tensor:
@@ -75,15 +86,24 @@ class ModuleRunner:
         return torch.cat([value.flatten(1).to(torch.float64) for value in self.outputs(x).values()], dim=1)
 
 
-def set_mode(case: Case, module: nn.Module) -> None:
-    """Draw whether a module is in training mode.
+def set_mode(case: Case, module: nn.Module, same_shapes: bool = False) -> bool:
+    """Draw whether a module is in training mode; whether it is, and needs `fixed_draws` there.
 
-    A module that draws random numbers in training, as dropout does, stays in eval mode: its outputs differ from run to run, so
-    they cannot be compared.
+    A module that draws random numbers in training, as dropout does, can be given the same ones in passes that have inputs of
+    one shape. Where a check compares other passes, such a module stays in eval mode.
+
+    Args:
+        case: what is drawn from; its `unseen` says so if training mode was left out.
+        module: the component.
+        same_shapes: whether the check compares only passes with fixed draws and inputs of one shape.
     """
-    if case.choose("mode", ["evaluation", "training"]) == "training" and draws_in_training(case, module):
+    if case.choose("mode", ["evaluation", "training"]) == "evaluation" or not draws_in_training(case, module):
+        return False
+    if not same_shapes:
         case.story["mode"] = "evaluation"
+        case.unseen.add(RANDOM_TRAINING)
         module.eval()
+    return same_shapes
 
 
 def draws_in_training(case: Case, module: nn.Module) -> bool:

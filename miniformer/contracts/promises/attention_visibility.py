@@ -67,7 +67,7 @@ def no_look_ahead(case: Case) -> None:
 
     Seen: transformers#45811, where registering an attention without a mask function dropped the causal mask.
     """
-    harness = AttentionHarness.drawn(case, causal=True)
+    harness = AttentionHarness.drawn(case, causal=True, same_shapes=True)
     layout = case.layout(rows=1, long=True)
     real = layout.real[0]
     later = layout.positions[0][None, :] > layout.positions[0][:, None]
@@ -84,7 +84,7 @@ def documents_do_not_mix(case: Case) -> None:
 
     Seen: transformers#46634, where a mask of ones silently turned off the detection of packed rows.
     """
-    harness = AttentionHarness.drawn(case)
+    harness = AttentionHarness.drawn(case, same_shapes=True)
     layout = case.layout(rows=1, kinds=[drawing.PACKED], long=True)
     documents = layout.documents[0]
     different = documents[None, :] != documents[:, None]
@@ -100,7 +100,7 @@ def padding_is_not_heard(case: Case) -> None:
 
     Seen: TransformerLens#1005, where padding was not masked in generation.
     """
-    harness = AttentionHarness.drawn(case)
+    harness = AttentionHarness.drawn(case, same_shapes=True)
     layout = case.layout(rows=1, kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES], long=True)
     forbidden = ~layout.real[0][None, :] & layout.real[0][:, None]
     _require_no_influence(case, harness, layout, forbidden, "which is padding")

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
+from torch import Tensor, nn
 
 from miniformer.contracts.kit import drawing
-from miniformer.contracts.kit.case import Case, require, require_equal
-from miniformer.contracts.kit.module_runner import draws_in_training, set_mode
-from miniformer.contracts.kit.properties import contract
+from miniformer.contracts.kit.case import Case, require, require_equal, seeded
+from miniformer.contracts.kit.fixed_draws import fixed_draws
+from miniformer.contracts.kit.module_runner import RANDOM_TRAINING, draws_in_training, set_mode
+from miniformer.contracts.kit.properties import Broken, contract
 from miniformer.kernel.context import Context
+from miniformer.kernel.layout import Layout
 
 
 @contract("ffn")
@@ -20,14 +25,28 @@ def acts_on_each_position(case: Case) -> None:
     Seen: expert-choice routing (Zhou 2022, arXiv:2202.09368), in which experts pick tokens from the whole sequence.
     """
     module = case.component()
-    set_mode(case, module)
+    fixed = set_mode(case, module, same_shapes=True)
     T = case.length(6)
-    x, order = case.tensor(2, T, module.d_model), case.order(T)
+    x, order, others = case.tensor(2, T, module.d_model), case.order(T), case.tensor(2, T, module.d_model)
     with torch.no_grad():
-        out = module(x)
-        require_equal(module(x[:, order]), out[:, order], f"{T} positions in another order")
+        out = _output(module, x, fixed)
         for t in case.indices("positions", T):
+            other_text = others.clone()
+            other_text[:, t] = x[:, t]
+            require_equal(_output(module, other_text, fixed)[:, t], out[:, t], f"position {t} in another text")
+        if fixed:  # at another place it draws other numbers
+            module.eval()
+            case.unseen.add(f"positions alone in {RANDOM_TRAINING}")
+            out = module(x)
+        require_equal(module(x[:, order]), out[:, order], f"{T} positions in another order")
+        for t in case.indices("positions", T)[:3]:
             require_equal(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
+
+
+def _output(module: nn.Module, x: Tensor, fixed: bool) -> Tensor:
+    with fixed_draws() if fixed else nullcontext():
+        out: Tensor = module(x)
+    return out
 
 
 @contract("ffn")
@@ -38,15 +57,16 @@ def padding_changes_nothing(case: Case) -> None:
 
     Seen: transformers#28505: Mixtral's load-balancing loss counted padding.
     """
-    module = case.component()
-    if draws_in_training(case, module):
-        module.eval()
+    module = case.component().train()
     layout = case.layout(kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES])
     x = case.tensor(*layout.shape, module.d_model)
     changed = torch.where(layout.real[..., None], x, x + 3)
     with torch.no_grad():
         context, changed_context = Context(layout), Context(layout)
-        out, changed_out = module(x, context), module(changed, changed_context)
+        with fixed_draws():
+            out = module(x, context)
+        with fixed_draws():
+            changed_out = module(changed, changed_context)
         require_equal(changed_out[layout.real], out[layout.real], "real tokens beside other padding")
         for record, changed_record in zip(context.records, changed_context.records, strict=True):
             require_equal(changed_record.value, record.value, f"recorded {record.name} beside other padding")
@@ -67,3 +87,40 @@ def records_losses_that_train(case: Case) -> None:
                 require(record.value.ndim == 0, f"{record.name} has shape {list(record.value.shape)}; expected one number")
                 require(bool(record.value.isfinite()), f"{record.name} is {float(record.value.detach())}")
                 require(record.value.requires_grad, f"{record.name} has no gradient")
+
+
+@contract("attention", "ffn", examples=0.5)
+def recorded_losses_are_means(case: Case) -> None:
+    """A loss that it records is a mean, whose size does not grow with the batch: a batch that is given twice records the same.
+
+    In training: the weight of the auxiliary loss changes with the batch size, and with gradient accumulation.
+    """
+    module = case.component().train()
+    layout = case.layout(kinds=[drawing.FULL, drawing.LEFT, drawing.RIGHT], rows=3)
+    x, causal = case.tensor(*layout.shape, module.d_model), bool(getattr(module, "causal_only", False))
+    once = _mean_losses(module, x, layout, causal, passes=1)
+    if not once:
+        return
+    passes = 8 if draws_in_training(case, module) else 1
+    once = _mean_losses(module, x, layout, causal, passes)
+    twice = _mean_losses(module, torch.cat([x, x]), layout.stack_rows(layout, layout.shape[1]), causal, passes)
+    for name, loss in once.items():
+        if name not in twice:
+            raise Broken(f"{name} is recorded for a batch, and not for one twice as large")
+        # a mixture whose experts have a capacity cuts the two batches at other tokens, so they need not agree to the last bit
+        near = abs(twice[name] - loss) <= 0.25 * max(abs(loss), abs(twice[name])) + 1e-6
+        require(near, f"{name} is {loss:.4g}, and {twice[name]:.4g} for the same batch given twice")
+
+
+@torch.no_grad()
+def _mean_losses(module: nn.Module, x: Tensor, layout: Layout, causal: bool, passes: int) -> dict[str, float]:
+    """What a module records as losses by name, as means over passes that draw other numbers."""
+    means: dict[str, float] = {}
+    for seed in range(passes):
+        context = Context(layout, causal)
+        with seeded(seed):
+            module(x, context)
+        for record in context.records:
+            if record.loss:
+                means[record.name] = means.get(record.name, 0.0) + float(record.value.sum()) / passes
+    return means
