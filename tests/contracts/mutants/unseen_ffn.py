@@ -85,7 +85,7 @@ class SquaresWithoutBound(Plain):
 
     def forward(self, x, context):
         up = self.up(x)
-        return self.down(up * up.detach().square() / up.detach().square().amax().clamp(min=1))
+        return self.down(up * up.detach().square() / up.detach().square().amax().clamp(min=100))
 
 
 class ScalesItsInputInFloat32(Plain):
