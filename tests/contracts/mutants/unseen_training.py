@@ -49,7 +49,7 @@ class CentresOverTheBatchUnderDropout(Plain):
 class DropsItsInputInPlace(Plain):
     """Dropout of the input with `inplace=True`, on the residual stream itself."""
 
-    caught_by = "number 7: training"
+    caught_by = "leaves-its-inputs-alone"
 
     def forward(self, x, context, state=None):
         return super().forward(F.dropout(x, self.dropout, self.training, inplace=True), context, state)
@@ -116,7 +116,7 @@ class LosesAPositiveBias(Plain):
 class BiasOnlyLookingBack(Plain):
     """An encoder's bias is lost."""
 
-    caught_by = "number 8: bias"
+    caught_by = "a-bias-counts"
 
     def scores(self, q, k, context):
         scores = q @ k.transpose(-1, -2) * self.d_head ** -0.5
@@ -126,7 +126,7 @@ class BiasOnlyLookingBack(Plain):
 class BiasOfTheLastQuery(Plain):
     """All queries get the bias of the last, which changes nothing for one that is linear in distance, as ALiBi is."""
 
-    caught_by = "number 8: bias"
+    caught_by = "a-bias-counts"
 
     def scores(self, q, k, context):
         scores = q @ k.transpose(-1, -2) * self.d_head ** -0.5
@@ -136,7 +136,7 @@ class BiasOfTheLastQuery(Plain):
 class BiasAfterTheSoftmax(Plain):
     """Weights are multiplied by the exponential of the bias after the softmax, and do not sum to one."""
 
-    caught_by = "number 8: bias"
+    caught_by = "a-bias-counts"
 
     def weights(self, q, k, context):
         scores = q @ k.transpose(-1, -2) * self.d_head ** -0.5
@@ -148,7 +148,7 @@ class BiasAfterTheSoftmax(Plain):
 class BiasOfTheFirstRowForAll(Plain):
     """All rows of the batch get the bias of the first, also where their positions differ."""
 
-    caught_by = "number 8: bias"
+    caught_by = "padded-is-alone"
 
     def scores(self, q, k, context):
         scores = q @ k.transpose(-1, -2) * self.d_head ** -0.5
@@ -158,7 +158,7 @@ class BiasOfTheFirstRowForAll(Plain):
 class BiasOnlyForTheFirstHeads(Plain):
     """Of more than two heads, the second half has no bias."""
 
-    caught_by = "number 8: bias"
+    caught_by = "a-bias-counts"
 
     def scores(self, q, k, context):
         scores = q @ k.transpose(-1, -2) * self.d_head ** -0.5
@@ -174,7 +174,7 @@ class BiasOnlyForTheFirstHeads(Plain):
 class AsksTheFirstRowWhetherItIsPacked(Plain):
     """If the first row holds one text, all rows do: packed rows beside it are mixed."""
 
-    caught_by = "number 10: layouts"
+    caught_by = "packed-is-separate"
 
     def allowed(self, context):
         allowed = super().allowed(context)
@@ -187,7 +187,7 @@ class AsksTheFirstRowWhetherItIsPacked(Plain):
 class AsksTheFirstRowForPadding(Plain):
     """If the first row has no padding, no row is taken to have any."""
 
-    caught_by = "number 10: layouts"
+    caught_by = "padded-is-alone"
 
     def allowed(self, context):
         allowed, keys = super().allowed(context), context.keys or context.layout
@@ -201,7 +201,7 @@ class AsksTheFirstRowForPadding(Plain):
 class AsksTheFirstRowForItsSide(Plain):
     """If the first row has no padding on the left, a mask by columns serves all rows, which hear padding on their left."""
 
-    caught_by = "number 10: layouts"
+    caught_by = "padded-is-alone"
 
     def allowed(self, context):
         keys = context.keys or context.layout
@@ -216,16 +216,15 @@ class AsksTheFirstRowForItsSide(Plain):
 class FindsTextsByTheirFirstPlace(Plain):
     """In packed rows a text lasts until the next position 0 of a token, so padding after the last text belongs to it."""
 
-    caught_by = "number 10: layouts"
+    caught_by = "packed-is-separate"
 
     def allowed(self, context):
         allowed, keys = super().allowed(context), context.keys or context.layout
-        if context.memory is not None or not keys.packed:
+        if context.memory is not None or context.keys is not None or not keys.packed:
             return allowed
         number = ((keys.positions == 0) & keys.real).long().cumsum(dim=1)
-        one_text = number[:, -context.layout.shape[1]:, None] == number[:, None]
         columns = torch.arange(keys.shape[1], device=keys.documents.device)
-        past = columns[-context.layout.shape[1]:, None] >= columns
+        one_text, past = number[:, :, None] == number[:, None], columns[:, None] >= columns
         heard = one_text & ~keys.real[:, None] & (past if context.causal else torch.ones_like(past))
         return allowed | heard[:, None]
 
