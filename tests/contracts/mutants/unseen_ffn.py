@@ -198,7 +198,7 @@ class TrainsTheFirstChoiceOnly(Routed):
 class FreezesExpertsOfManyChoices(Routed):
     """With all three experts for each token, the last one learns nothing."""
 
-    caught_by = "number 9: ffn and options"
+    caught_by = "trains-every-parameter"
 
     def run(self, expert, x, context):
         out = super().run(expert, x, context)

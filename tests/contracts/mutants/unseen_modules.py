@@ -79,7 +79,7 @@ class HasNoGradientAtZero(norm.Plain):
 class DividesByTheLargestOfAll(norm.Plain):
     """Against overflow, all vectors are divided by the largest number among them: beside 10000, small ones drown in epsilon."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "acts-on-each-vector"
 
     def forward(self, x):
         return super().forward(x / x.detach().abs().amax().clamp(min=1))

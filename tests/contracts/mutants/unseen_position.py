@@ -197,7 +197,7 @@ class RotatesInHalfPrecision(PlainRotary):
 class CausalBiasHangsOnTheKeysPlace(PlainBias):
     """In causal models the bias hangs on the position of the key, although the class is declared to be relative."""
 
-    caught_by = "number 8: bias"
+    caught_by = "differences-decide"
 
     def causal_bias(self, q_positions, k_positions):
         return super().causal_bias(q_positions, k_positions) - 0.1 * k_positions[:, None, None, :]
@@ -206,7 +206,7 @@ class CausalBiasHangsOnTheKeysPlace(PlainBias):
 class CausalBiasCountsColumns(PlainBias):
     """In causal models the distance is that of the columns, counted from the last."""
 
-    caught_by = "number 8: bias"
+    caught_by = "asks-positions-only"
 
     def causal_bias(self, q_positions, k_positions):
         T, S = q_positions.shape[1], k_positions.shape[1]
@@ -217,7 +217,7 @@ class CausalBiasCountsColumns(PlainBias):
 class CausalBiasForgetsTheHeads(PlainBias):
     """In causal models the bias is one for all heads."""
 
-    caught_by = "number 8: bias"
+    caught_by = "hooks-have-their-shapes"
 
     def causal_bias(self, q_positions, k_positions):
         return super().causal_bias(q_positions, k_positions)[:, :1]
