@@ -12,7 +12,6 @@ import difflib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from traceback import walk_tb
 
 from .synonyms import meant_by, why_absent
 
@@ -178,6 +177,8 @@ def line_of(error: BaseException, module: str) -> str:
 
     Without one it is the innermost line that is not torch's.
     """
+    from traceback import walk_tb  # errors are rare, and without it a command starts sooner
+
     package, own, other = module.partition(".")[0], "", ""
     for frame, number in walk_tb(error.__traceback__):
         name = str(frame.f_globals.get("__name__", ""))
