@@ -61,6 +61,13 @@ class ComponentUnderTest:
             raise ValueError(str(error)) from error
         return self.cls(*(sizes[name] for name in KINDS[self.kind].sizes), **keywords)
 
+    @cached_property
+    def drawn_options(self) -> Any:
+        """The strategy of hypothesis that options are drawn from."""
+        from .drawing import options
+
+        return options(self.cls)
+
     @property
     def known_violations(self) -> Mapping[str, str]:
         """The promises that the component declares it does not keep, each with the reason."""
