@@ -1,64 +1,62 @@
-"""What the kit changes inside other libraries while it checks, because they offer no public way.
+"""What the kit changes inside other libraries while it checks, where they offer no public way.
 
-Each change is made only where the installed version has the names that it needs; without them the kit works as well, but as
-described below, a little worse.
+Each change is made only if the installed version has the names that it needs. The kit works without it too, and says so in its
+report where that makes a difference.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
+from functools import cache
 from typing import Any
 from unittest.mock import patch
 
 import torch
-from hypothesis.internal.conjecture import providers
 
 
 @contextmanager
 def no_constants_of_modules() -> Iterator[bool]:
     """Keep hypothesis from drawing constants that it finds in the source of imported modules.
 
-    Hypothesis mixes them into its draws, so that the examples of one seed would depend on which modules a process has imported.
-    The block is given whether that was possible: where it was not, examples depend on the seed and on imports.
+    It mixes them into its draws, so that the examples of one seed would depend on which modules a process has imported. The
+    block is given whether that was possible.
     """
-    with ExitStack() as stack:
-        yield _without_constants(stack)
+    replaced = _without_constants()
+    if replaced is None:
+        yield False
+        return
+    providers, replacements = replaced
+    with patch.multiple(providers, **replacements):
+        yield True
 
 
-def _without_constants(stack: ExitStack) -> bool:
-    if hasattr(providers, "_get_local_constants") and hasattr(providers, "CONSTANTS_CACHE"):
-        collection = type(providers._get_local_constants)  # a plain function, which is called with no arguments
-        if collection is not type(_without_constants):
-            return False
-        nothing = _Nothing()
-        stack.enter_context(patch.object(providers, "_get_local_constants", lambda: nothing))
-        # remembers which constants of modules a draw may take; there is no other way to empty it for a while
-        stack.enter_context(patch.object(providers, "CONSTANTS_CACHE", type(providers.CONSTANTS_CACHE)(1024)))
-        return True
-    # versions before 6.131 draw no such constants
-    return not any("local_constants" in name.lower() for name in vars(providers.HypothesisProvider))
+@cache
+def _without_constants() -> tuple[Any, dict[str, Any]] | None:
+    """The module of hypothesis that draws, and what takes the place of some of its names; None if it lacks these names."""
+    try:
+        from hypothesis.internal.conjecture import providers
 
-
-class _Nothing:
-    """A pool of constants of every type that has none."""
-
-    def set_for_type(self, choice_type: object) -> tuple[()]:
-        return ()
+        nothing = providers.Constants()
+        remembered = type(providers.CONSTANTS_CACHE)(1024)  # what draws may take; the original holds constants of modules
+        if not callable(providers._get_local_constants):
+            return None
+    except (ImportError, AttributeError, TypeError):
+        return None
+    return providers, {"_get_local_constants": lambda: nothing, "CONSTANTS_CACHE": remembered}
 
 
 @contextmanager
 def flex_without_compiling() -> Iterator[None]:
     """Let torch's FlexAttention compute its formula directly, as it may without gradients.
 
-    Otherwise each call of it on a CPU is traced by TorchDynamo anew, which takes a second and runs that formula in the end.
+    Otherwise each call of it on a CPU is traced anew, which takes a second, and then runs that same formula.
     """
-    from torch.nn.attention import flex_attention as flex
+    from torch.nn.attention import flex_attention
 
-    name = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
-    if torch.is_grad_enabled() or not hasattr(flex, name):
+    setting = "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG"
+    if torch.is_grad_enabled() or not hasattr(flex_attention, setting):
         yield
-        return
-    settings: Any = patch.object(flex, name, True)
-    with settings:
-        yield
+    else:
+        with patch.object(flex_attention, setting, True):
+            yield
