@@ -54,7 +54,7 @@ def chosen(names: Sequence[str], kinds: Iterable[str]) -> tuple[str, ...]:
     wanted = [name.strip().lower().replace("_", "-") for name in names]
     for name in wanted:
         if name not in known:
-            of_others = sorted({kind for prop in _everything() if prop.name == name for kind in prop.kinds}, key=list(KINDS).index)
+            of_others = [kind for kind in KINDS if name in (prop.name for prop in listed(kind))]
             hint = f"; it is one of {', '.join(of_others)}" if of_others else did_you_mean(name, known)
             raise SpecError(f"there is no property {name!r} of {' or '.join(kinds)}{hint}; "
                             f"`miniformer check --list{f' {kinds[0]}' if len(kinds) == 1 else ''}` lists them")

@@ -177,8 +177,8 @@ def _run(prop: Property, under_test: ComponentUnderTest, suite: Suite) -> _Run:
 
     @seeded_with(suite.seed)
     @settings(max_examples=max(1, round(prop.examples * suite.examples)), deadline=None, database=None, print_blob=False,
-              verbosity=Verbosity.quiet, suppress_health_check=list(HealthCheck), report_multiple_bugs=False, backend="hypothesis",
-              phases=[Phase.generate, Phase.shrink] if suite.shrinks else [Phase.generate])
+              verbosity=Verbosity.quiet, suppress_health_check=list(HealthCheck), report_multiple_bugs=False,
+              backend="hypothesis", phases=[Phase.generate, Phase.shrink] if suite.shrinks else [Phase.generate])
     @given(st.data())
     def examples(data: st.DataObject) -> None:
         nonlocal ran

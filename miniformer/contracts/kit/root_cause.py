@@ -1,8 +1,8 @@
 """The order in which one broken promise explains others, from basic to derived.
 
-What cannot be built cannot run. What overwrites its input, or gives other numbers each time, keeps no promise about its outputs.
-What hears a token that it must not hear also decodes wrongly. So of many broken promises the first in this order is probably the
-fault, and the others are its consequences.
+What cannot be built cannot run. What overwrites its input, or gives other numbers each time, keeps no promise about its
+outputs. What hears a token that it must not hear also decodes wrongly. So of many broken promises the first in this order is
+probably the fault, and the others are its consequences.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ BASIC_FIRST = (
     "metrics-match-the-loss", "metrics-do-not-hang-on-batching", "padding-does-not-count", "losses-add-up",
 )
 """Properties in that order. Those that are not named come after them, in the order of reports."""
-LEAST = ("extreme-inputs-are-finite", "starts-spread-out", "trains-every-parameter", "gradients-are-right", "runs-under-autocast",
-         "every-option-counts")
+LEAST = ("extreme-inputs-are-finite", "starts-spread-out", "trains-every-parameter", "gradients-are-right",
+         "runs-under-autocast", "every-option-counts")
 """Properties that many faults break and that explain the least; they come last."""
 
 
