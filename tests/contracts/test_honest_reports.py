@@ -106,8 +106,8 @@ def test_an_exception_is_told_with_the_innermost_line_of_the_component():
         assert result.why.endswith("in forward: `return self.out(x[..., :-1])`")
         assert result.place.startswith("contracts/test_honest_reports.py:")
     assert len(report.failed) == 3
-    assert report.explain().startswith("3 promises are broken, perhaps by one fault; the first of them is probably "
-                                       f"acts-on-each-vector; 3 end at {report.failed[0].place}\n")
+    assert report.explain().startswith("3 promises are broken, perhaps by one fault; 3 of them end at "
+                                       f"{report.failed[0].place}; the first is probably acts-on-each-vector\n")
     assert report.to_dict()["probably_first"] == "acts-on-each-vector"
 
 

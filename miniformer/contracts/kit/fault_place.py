@@ -15,23 +15,24 @@ import torch
 
 import miniformer
 
-MINIFORMER = str(Path(miniformer.__file__).parent)
-CONTRACTS = str(Path(__file__).parents[1])
+MINIFORMER, CONTRACTS = Path(miniformer.__file__).parent, Path(__file__).parents[1]
 LONGEST_MESSAGE, LONGEST_LINE = 300, 120
 
 
+PYTHON = Path(sysconfig.get_path("stdlib"))
+LIBRARIES = tuple(Path(str(module.__file__)).parent for module in (torch, hypothesis))
+"""Those that only pass a fault on, so that nobody looks for it there."""
+
+
 @cache
-def _libraries() -> tuple[str, ...]:
-    """The folders of Python's library and of the libraries that only pass a fault on, where nobody looks for it."""
-    return (sysconfig.get_path("stdlib"), *(str(Path(str(module.__file__)).parent) for module in (torch, hypothesis)))
-
-
 def _is_library(filename: str) -> bool:
+    """Whether a file is one of Python's library, of torch or of hypothesis."""
     if filename.startswith(("<frozen ", "<eval_with_key>")):
         return True
-    # installed packages are inside the folder of Python's library
-    inside = next((folder for folder in _libraries() if filename.startswith(folder)), None)
-    return inside is not None and "site-packages" not in filename[len(inside):]
+    path = Path(filename)
+    if any(path.is_relative_to(folder) for folder in LIBRARIES):
+        return True
+    return path.is_relative_to(PYTHON) and "site-packages" not in path.relative_to(PYTHON).parts  # packages may be inside
 
 
 def place_of(error: BaseException) -> str:
@@ -42,8 +43,8 @@ def place_of(error: BaseException) -> str:
     """
     frames = [(frame, line) for frame, line in traceback.walk_tb(error.__traceback__)
               if not _is_library(frame.f_code.co_filename)]
-    of_others = [where for where in frames if not where[0].f_code.co_filename.startswith(MINIFORMER)]
-    components = of_others or [where for where in frames if not where[0].f_code.co_filename.startswith(CONTRACTS)]
+    of_others = [where for where in frames if not Path(where[0].f_code.co_filename).is_relative_to(MINIFORMER)]
+    components = of_others or [where for where in frames if not Path(where[0].f_code.co_filename).is_relative_to(CONTRACTS)]
     if components:
         return _sentence(*components[-1])
     # a failed comparison may stand for an exception of the component, which then is its context

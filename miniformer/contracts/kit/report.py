@@ -118,9 +118,11 @@ def _commonest_place(failed: Sequence[Result]) -> tuple[str, int]:
 
 def _which_is_first(first: Result, failed: Sequence[Result]) -> str:
     """A line on several failures: which is probably the cause of the others, and how many end at one line of code."""
-    text = f"{len(failed)} promises are broken, perhaps by one fault; the first of them is probably {first.property}"
     place, count = _commonest_place(failed)
-    return text + (f"; {count} end at {place}" if count > 1 else "")
+    text = f"{len(failed)} promises are broken, perhaps by one fault"
+    if count > 1:
+        text += f"; {count} of them end at {place}"
+    return f"{text}; the first is probably {first.property}"
 
 
 def sentences(result: Result) -> str:
