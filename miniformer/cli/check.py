@@ -176,8 +176,8 @@ def _targets(what: Sequence[str], everything: bool) -> list[Target]:
     """What KIND and NAME mean. Names are looked up before anything is imported."""
     from miniformer.contracts.kit.class_target import names_a_class
 
-    if sys.path[:1] != [os.getcwd()]:
-        sys.path.insert(0, os.getcwd())  # as for `python -m miniformer`: the class may be in a file of this folder
+    if what and ":" in what[-1] and not {"", os.getcwd()} & set(sys.path):
+        sys.path.append(os.getcwd())  # the class may be in a file of this folder, which must hide no library's module
     if not everything and len(what) in (1, 2) and names_a_class(what[-1]):
         module, _, name = what[-1].partition(":")
         return [Target(check_kind(what[0]) if len(what) == 2 else None, name, module, what[-1])]
