@@ -153,7 +153,7 @@ def _results(suite: Suite, show: bool) -> list[Result]:
 def _row(result: Result, width: int) -> None:
     mark, colour = MARKS[result.outcome.value]
     facts = f"{result.examples:4} {'example ' if result.examples == 1 else 'examples'} {result.seconds:6.1f} s"
-    facts = "; ".join(filter(None, [facts, result.not_looked_at]))
+    facts = "; ".join(filter(None, [facts, result.not_looked_at()]))
     cells = (click.style(mark, colour), result.property.ljust(width), result.outcome.value.ljust(8),
              facts if result.examples else result.why)
     say("  " + " ".join(cells).rstrip())

@@ -85,7 +85,7 @@ def test_held_says_what_was_not_looked_at(monkeypatch):
     monkeypatch.setattr(check, "properties_of", lambda kind: [quiet])
     result = Suite(ComponentUnderTest.of("ffn", Plain), examples=2).result("keeps-quiet")
     assert (result.outcome, result.examples) == (Outcome.HELD, 2)
-    assert result.not_looked_at == "not looked at: training mode, since it draws random numbers"
+    assert result.not_looked_at() == "not looked at: training mode, since it draws random numbers"
     assert Report("ffn", "Plain", [result]).to_dict()["results"][0]["unseen"] == list(result.unseen)
 
 

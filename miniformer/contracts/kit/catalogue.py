@@ -74,7 +74,7 @@ def _tree(path: Path) -> ast.Module:
 
 def _tuples(tree: ast.Module) -> dict[str, tuple[str, ...]]:
     """The constants of a module that are tuples of texts, such as a list of kinds."""
-    return {target.id: tuple(item.value for item in node.value.elts if isinstance(item, ast.Constant))
+    return {target.id: tuple(str(item.value) for item in node.value.elts if isinstance(item, ast.Constant))
             for node in tree.body if isinstance(node, ast.Assign) and isinstance(node.value, ast.Tuple)
             for target in node.targets if isinstance(target, ast.Name)}
 
@@ -100,7 +100,7 @@ def _kinds(call: ast.Call, names: Mapping[str, tuple[str, ...]]) -> frozenset[st
     kinds: list[str] = []
     for argument in call.args:
         if isinstance(argument, ast.Constant):
-            kinds.append(argument.value)
+            kinds.append(str(argument.value))
         elif isinstance(argument, ast.Starred) and isinstance(argument.value, ast.Name):
             kinds += names[argument.value.id]
         else:

@@ -6,6 +6,7 @@ report where that makes a difference.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -35,8 +36,7 @@ def no_constants_of_modules() -> Iterator[bool]:
 def _without_constants() -> tuple[Any, dict[str, Any]] | None:
     """The module of hypothesis that draws, and what takes the place of some of its names; None if it lacks these names."""
     try:
-        from hypothesis.internal.conjecture import providers
-
+        providers: Any = importlib.import_module("hypothesis.internal.conjecture.providers")
         nothing = providers.Constants()
         remembered = type(providers.CONSTANTS_CACHE)(1024)  # what draws may take; the original holds constants of modules
         if not callable(providers._get_local_constants):

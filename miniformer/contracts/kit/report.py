@@ -51,7 +51,6 @@ class Result:
     unseen: tuple[str, ...] = ()
     place: str = ""
 
-    @property
     def not_looked_at(self) -> str:
         """What was not looked at, in words; "" if that is nothing."""
         return f"not looked at: {'; '.join(self.unseen)}" if self.unseen else ""

@@ -57,7 +57,7 @@ def contract_suite(kind: str | None = None, target: Any = None, *, distribution:
     return test_contracts
 
 
-def _targets(kind: str | None, target: Any, distribution: str | None) -> list[tuple[str | None, Any]]:
+def _targets(kind: str | None, target: Any, distribution: str | None) -> Sequence[tuple[str | None, Any]]:
     if target is not None:
         return [(kind, target)]
     targets = [(entry.kind, entry.qualified) for entry in usable(kind) if distribution in (None, entry.distribution)]
