@@ -55,6 +55,12 @@ def test_options_that_are_set_are_checked_alone(cli):
     (["attention", "rop-mha"], "did you mean: rope-mha"),
     (["a", "b", "c"], "expected [KIND] NAME"),
     ([], "which component?"),
+    (["norm", "rmsnorm", "--only", "row-stands-alone"], "of norm; did you mean 'rows-stand-alone'"),
+    (["norm", "rmsnorm", "--only", "no-look-ahead"], "it is one of attention"),
+    (["no_such_module:Thing"], "no component named 'no_such_module:Thing'"),
+    (["json:Thing"], "module json has no class 'Thing'"),
+    (["json:JSONDecoder"], "implements no interface"),
+    (["--list", "nrom"], "no component named 'nrom'"),
     (["masked-lm", "--data", "missing.jsonl"], "missing.jsonl"),
     (["masked-lm", "--seed", str(2**64)], "is not in the range"),
 ])
@@ -64,13 +70,40 @@ def test_a_mistake_is_one_clear_error(cli, args, said):
     assert "Traceback" not in text
 
 
-def test_a_typo_costs_no_torch(fresh_python):
+def test_a_typo_and_a_list_cost_no_torch(fresh_python):
     code = """
 import sys
 from miniformer.cli import main
-try:
-    main(["check", "attention", "rop-mha"])
-except SystemExit as end:
-    print(end.code, "torch" in sys.modules, "hypothesis" in sys.modules)
+for words in (["attention", "rop-mha"], ["attention", "mha", "--only", "look-ahead"], ["--list", "norm"]):
+    try:
+        main(["check", *words])
+    except SystemExit as end:
+        print(end.code, "torch" in sys.modules, "hypothesis" in sys.modules)
 """
-    assert fresh_python(code) == "2 False False"
+    lines = fresh_python(code).splitlines()
+    assert [line for line in lines if line.endswith(" False False")] == ["2 False False", "2 False False", "0 False False"]
+    assert any(line.split()[:2] == ["acts-on-each-vector", "Each"] for line in lines)
+
+
+def test_the_list_is_json_data_for_all_kinds_or_that_of_a_component(cli):
+    rows = json.loads(cli("check", "--list", "--json").stdout)
+    assert {row["kind"] for row in rows} > {"attention", "task", "extension"}
+    of_one = json.loads(cli("check", "--list", "rmsnorm", "--json").stdout)
+    assert of_one == [row for row in rows if row["kind"] == "norm"]
+    assert next(row for row in of_one if row["property"] == "compiles")["thorough"] is True
+
+
+def test_only_the_promises_that_are_asked_for_are_checked(cli):
+    done = cli("check", "norm", "--only", "keeps_precision", "--only", "is-the-same-twice-in-eval", "--examples", "1", "--json")
+    for report in json.loads(done.stdout):
+        assert [row["property"] for row in report["results"]] == ["is-the-same-twice-in-eval", "keeps-precision"]
+
+
+def test_a_class_that_is_not_registered_is_checked_by_its_module(cli, tmp_path, monkeypatch):
+    (tmp_path / "my_parts.py").write_text(LEAKY)
+    monkeypatch.syspath_prepend(tmp_path)
+    found = cli("check", "my_parts:Thing", "--only", "acts-on-each-position", "--no-shrink", "--examples", "3", code=1).stdout
+    assert found.startswith("ffn Thing (my_parts)\n")
+    assert "ffn Thing breaks acts-on-each-position" in found
+    assert cli("check", "ffn", "my_parts:Thing", "--only", "builds-from-its-options", "--examples", "1").stdout
+    assert "subclasses" in cli("check", "norm", "my_parts:Thing", code=2).stderr

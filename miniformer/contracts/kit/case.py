@@ -112,7 +112,7 @@ class Case:
 
     def options(self) -> dict[str, Any]:
         """Draw options by the component's own schema, except for those that the caller of the check fixed."""
-        drawn = self.draw("options", drawing.options(self.under_test.cls))
+        drawn = self.draw("options", self.under_test.drawn_options)
         options = {**drawn, **self.under_test.fixed}
         self.story["options"] = {name: getattr(value, "name", value) for name, value in options.items()}
         return dict(drawn)
@@ -162,10 +162,17 @@ class Case:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Set torch's seed inside the block; afterwards the random state is as before."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    """Set torch's seed on the CPU inside the block; afterwards the random state is as before.
+
+    `torch.manual_seed` would seed every kind of device too, and for each of them formats the whole stack of calls.
+    """
+    generator = torch.default_generator
+    before = generator.get_state()
+    generator.manual_seed(seed)
+    try:
         yield
+    finally:
+        generator.set_state(before)
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ from miniformer.kernel.options import arguments, complete
 from miniformer.kernel.registry import current_registry
 from miniformer.kernel.spec import ComponentSpec
 
+from .class_target import kind_of_class, load_class, names_a_class
+
 
 @dataclass(frozen=True)
 class ComponentUnderTest:
@@ -34,20 +36,35 @@ class ComponentUnderTest:
     data: str | None = None
 
     @classmethod
-    def of(cls, kind: str, target: Any, data: str | None = None) -> ComponentUnderTest:
+    def of(cls, kind: str | None, target: Any, data: str | None = None,
+           options: Mapping[str, Any] | None = None) -> ComponentUnderTest:
         """Make one from a registered name, a spec with options, or a class, which need not be registered.
+
+        Args:
+            kind: its kind; of a class, None means the kind whose interface it implements.
+            target: the name, the spec, the class, or a class that is written `module:Class`.
+            data: a JSONL file with records, for a task without embedded data.
+            options: options that are not drawn, in addition to those of a spec.
 
         Raises:
             UserError: no component has this name, the class cannot be a component of this kind, or its options are wrong.
         """
+        if isinstance(target, str) and names_a_class(target):
+            target = load_class(target)
         if isinstance(target, type):
-            if problem := why_not_a_component(KINDS[check_kind(kind)], target):
+            kind = kind_of_class(target) if kind is None else check_kind(kind)
+            if problem := why_not_a_component(KINDS[kind], target):
                 raise SpecError(problem)
-            return cls(kind, target.__name__, target, data=data)
+            if options:
+                complete(target, dict(options), f"{kind} {target.__name__}")
+            return cls(kind, target.__name__, target, dict(options or {}), data)
+        if kind is None:
+            raise SpecError("a component to check has a kind; pass it as `kind`, or pass a class")
         spec = ComponentSpec.model_validate(target)
+        fixed = {**spec.options, **(options or {})}
         entry, loaded = current_registry().find(check_kind(kind), spec.name), current_registry().load(kind, spec.name)
-        complete(loaded, spec.options, f"{kind} {entry.name}")
-        return cls(kind, entry.saved, loaded, spec.options, data)
+        complete(loaded, fixed, f"{kind} {entry.name}")
+        return cls(kind, entry.saved, loaded, fixed, data)
 
     def build(self, sizes: Mapping[str, Any], options: Mapping[str, Any]) -> Any:
         """An instance with these sizes, these options and the fixed ones.
@@ -60,6 +77,13 @@ class ComponentUnderTest:
         except SpecError as error:
             raise ValueError(str(error)) from error
         return self.cls(*(sizes[name] for name in KINDS[self.kind].sizes), **keywords)
+
+    @cached_property
+    def drawn_options(self) -> Any:
+        """The strategy of hypothesis that options are drawn from."""
+        from .drawing import options
+
+        return options(self.cls)
 
     @property
     def known_violations(self) -> Mapping[str, str]:

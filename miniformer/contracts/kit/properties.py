@@ -21,6 +21,9 @@ PROMISE_MODULES = ("construction", "module", "gradients", "attention_visibility"
                    "feedforward", "norm", "head", "task", "task_data", "recipes", "extension")
 """The modules of `miniformer.contracts.promises`, in the order in which reports show their properties."""
 
+ABILITIES, ABILITIES_PROMISE = "declared-abilities-are-checked", "Everything that the class declares was checked."
+"""The name of the last result of a report, which says whether every declared ability was checked by some property."""
+
 Check = Callable[[Any], None]
 
 
@@ -72,11 +75,19 @@ class Property:
         return self._parts()[2]
 
     def _parts(self) -> tuple[str, str, str]:
-        text = " ".join((inspect.getdoc(self.check) or "").split())
-        parts = re.fullmatch(r"(.+?) In training: (.+?)(?: Seen: (.+))?", text)
-        if parts is None:
-            raise TypeError(f"the docstring of property {self.name} has no part 'In training:'")
-        return parts[1], parts[2], parts[3] or ""
+        return parts_of(self.name, inspect.getdoc(self.check))
+
+
+def parts_of(name: str, docstring: str | None) -> tuple[str, str, str]:
+    """The promise, the damage in training, and the bug that was seen, out of the docstring of a property's check.
+
+    Raises:
+        TypeError: the docstring does not say what a broken promise does in training.
+    """
+    parts = re.fullmatch(r"(.+?) In training: (.+?)(?: Seen: (.+))?", " ".join((docstring or "").split()))
+    if parts is None:
+        raise TypeError(f"the docstring of property {name} has no part 'In training:'")
+    return parts[1], parts[2], parts[3] or ""
 
 
 PROPERTIES: list[Property] = []

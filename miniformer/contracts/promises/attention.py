@@ -13,6 +13,7 @@ from miniformer.contracts.kit import drawing
 from miniformer.contracts.kit.attention_harness import AttentionHarness, each_document
 from miniformer.contracts.kit.case import Case, picture, require, require_equal, seeded
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
+from miniformer.contracts.kit.library_internals import flex_without_compiling
 from miniformer.contracts.kit.properties import Skip, contract
 from miniformer.decoding.memory import rows_of, stack_memories
 from miniformer.kernel.context import Context, Memory, Signal
@@ -226,7 +227,7 @@ def kernels_agree(case: Case) -> None:
         except ValueError:  # this kernel cannot do what the other options need
             continue
         module.load_state_dict(weights)
-        with torch.no_grad():
+        with torch.no_grad(), flex_without_compiling():
             outputs[kernel] = AttentionHarness(module, harness.causal, harness.encoding)(x, layout)[layout.real]
     first = next(iter(outputs))
     for kernel, out in outputs.items():
