@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from miniformer.data.jsonl import read_records
 from miniformer.data.packing import PackedRows
 from miniformer.data.tokenizer import NoTokenizer, Tokenizer
 from miniformer.kernel.errors import DataError
+from miniformer.kernel.interfaces import Head
 from miniformer.kernel.options import arguments, complete
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task
 from miniformer.model.assemblies import assembly_for
@@ -110,6 +112,11 @@ class TaskHarness:
     def loss(self, rows: Sequence[Example]) -> LossTerm:
         """The loss of rows as one batch."""
         return loss_of(self.model, self.task, self.task.collate(rows))
+
+    def read(self, batch: Batch) -> tuple[Tensor, Head]:
+        """The hidden states that the model has for a batch, and its head."""
+        hidden, head = _read(self.model, batch, lambda hidden, head: (hidden, head))
+        return hidden.clone(), head
 
     def predictions(self, rows: Sequence[Example]) -> list[dict[str, Any]]:
         """The predictions for rows as one batch."""
@@ -243,6 +250,20 @@ def require_equal_data(actual: Any, expected: Any, what: str, tolerance: float =
         require(close, f"{what}: {actual:.6g} and {expected:.6g}, {difference:.1e} apart")
     else:
         require(actual == expected, f"{what}: {actual!r:.80} and {expected!r:.80}")
+
+
+def plain_example(example: Example) -> dict[str, Any]:
+    """An example as plain data, to be compared with another."""
+    fields = ("tokens", "target", "source", "documents", "following", "byte_counts")
+    values = {field: getattr(example, field) for field in fields}
+    return {field: value.tolist() if isinstance(value, Tensor) else copy.deepcopy(value) for field, value in values.items()}
+
+
+def tensors_of(batch: Batch) -> dict[str, Tensor]:
+    """The tensors of a batch by name."""
+    source = {} if batch.source is None else {"source": batch.source.inputs, "source documents": batch.source.layout.documents}
+    return {"inputs": batch.inputs, "documents": batch.layout.documents, "positions": batch.layout.positions, **source,
+            **batch.targets}
 
 
 def _is_list(value: Any) -> bool:
