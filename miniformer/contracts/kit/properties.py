@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .component_under_test import ComponentUnderTest
 
 PROMISE_MODULES = ("construction", "module", "attention_visibility", "attention", "decoding", "position", "feedforward",
-                   "norm", "head", "task", "task_data", "task_limits", "task_metrics", "recipes", "extension")
+                   "norm", "head", "task", "task_data", "task_limits", "task_metrics", "recipes",
+                   "schedules", "extension")
 """The modules of `miniformer.contracts.promises`, in the order in which reports show their properties."""
 
 Check = Callable[[Any], None]

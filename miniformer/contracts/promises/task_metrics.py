@@ -133,7 +133,7 @@ def better_predictions_score_better(case: Case) -> None:
 
     In training: early stopping keeps the worst checkpoint, or the best possible model is told to be a bad one.
     """
-    harness = TaskHarness.drawn(case)
+    harness = TaskHarness.drawn(case, {})
     rows = harness.draw_rows(case, 3, 5)
     batch, hidden, head, learnt = _learnt(harness, rows)
     task = harness.task
@@ -157,7 +157,7 @@ def predicts_what_it_learns(case: Case) -> None:
 
     In training: nothing shows; a good model writes the names of other labels, or numbers in another unit.
     """
-    harness = TaskHarness.drawn(case)
+    harness = TaskHarness.drawn(case, {})
     records, rows = _records(case, harness)
     if harness.task.Input is None:
         raise Skip("it does not tell inputs from answers")
