@@ -71,7 +71,8 @@ def _is_used(cls: type, name: str) -> bool:
     """Whether the code of another method names it."""
     functions = [inspect.unwrap(value) for base in cls.__mro__ for key, value in vars(base).items()
                  if inspect.isfunction(value) and key != name]
-    return any(name in code.co_names for function in functions for code in _codes(function.__code__))
+    return any(name in code.co_names for function in functions if inspect.isfunction(function)
+               for code in _codes(function.__code__))
 
 
 def _codes(code: CodeType) -> Iterator[CodeType]:
