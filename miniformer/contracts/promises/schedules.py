@@ -108,7 +108,7 @@ def comes_to_its_end(case: Case) -> None:
     if first >= total - 2 or rates[first:in_both] == longer[first:in_both]:
         return  # all warm-up, or it knows no end
     lowest = min(rates[first:])
-    end = next(step for step, rate in enumerate(rates) if step >= first and rate <= lowest + NEAR * PEAK)
+    end = next(step for step, rate in enumerate(rates) if step >= first and rate <= lowest * (1 + NEAR) + 1e-12)
     if end < len(rates) - 1:  # otherwise it goes on falling as far as one can look, and has no lowest rate
         require(end <= total + 1, f"in a run of {total} steps its lowest rate, {lowest / PEAK:.3g} peaks, comes at step {end}; "
                                   f"at the end of the run it is {rates[total - 1] / PEAK:.3g} peaks")
