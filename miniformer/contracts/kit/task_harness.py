@@ -210,7 +210,8 @@ def records_of(cls: type[Task], data: str | None) -> list[Any]:
 @cache
 def _prepare(cls: type[Task], options_json: str, data: str | None) -> TaskHarness:
     """Prepare a task as a run does before its first step; the class need not be registered."""
-    records, options = records_of(cls, data), json.loads(options_json)
+    # copies, so that a task that changes its records does not change those that it is checked with later
+    records, options = _copies(records_of(cls, data)), json.loads(options_json)
     learnt = json.loads(json.dumps(dict(build_task(cls, options).fit(records))))
     task = build_task(cls, {**options, **learnt})
     tokenizer = _tokenizer(tuple(text for record in records for text in task.texts(record)))
@@ -219,7 +220,11 @@ def _prepare(cls: type[Task], options_json: str, data: str | None) -> TaskHarnes
     limit = None if task.packs else LIMIT
     examples = [example for record in records for example in task.examples(record, tokenizer, limit)]
     model = model_for(task, tokenizer.vocab_size, max_seq_len=LIMIT)
-    return TaskHarness(task, options, learnt, tokenizer, Split(records, examples), model)
+    return TaskHarness(task, options, learnt, tokenizer, Split(_copies(records_of(cls, data)), examples), model)
+
+
+def _copies(records: Sequence[Any]) -> list[Any]:
+    return [record.model_copy(deep=True) for record in records]
 
 
 def build_task(cls: type[Task], options: Mapping[str, Any]) -> Task:

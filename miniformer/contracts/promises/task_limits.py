@@ -90,6 +90,7 @@ def a_cut_keeps_the_targets(case: Case) -> None:
             raise
         reject()
     require(plain_example(whole) == before, "cutting an example changes the example")
+    require(len(cut.tokens) > 0, f"cut to {limit}, an example of {len(whole.tokens)} tokens has none left")
     whole_batch, batch = _collated(task, whole), _collated(task, cut)
     size = len(whole.tokens) if task.packs else max(layout.shape[1] for layout in _layouts(whole_batch))
     if limit >= size:

@@ -253,10 +253,10 @@ class HalfForEver(schedulers.Linear):
 
 
 class StableThenDown(schedulers.Linear):
-    """Stays at the peak and falls to nothing in the last fifth of the run."""
+    """Stays at the peak and falls to nothing in the last fifth of the steps after the warm-up."""
 
     kind = "scheduler"
 
     def after_warmup(self, step):
-        last = max(1, self.total_steps // 5)
+        last = max(1, (self.total_steps - self.warmup_steps) // 5)
         return min(1.0, max(0.0, (self.total_steps - step) / last))

@@ -20,7 +20,7 @@ class LosesTheLastToken(parents.Sorting):
     caught_by = "a-cut-keeps-the-targets"
 
     def cut(self, example, length):
-        return example if len(example.tokens) < length else replace(example, tokens=example.tokens[:length - 1])
+        return example if len(example.tokens) < length else replace(example, tokens=example.tokens[:max(1, length - 1)])
 
 
 class CutsItsLabelsFromTheLeft(parents.Tagging):
