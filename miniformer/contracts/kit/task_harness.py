@@ -96,8 +96,8 @@ class TaskHarness:
         return examples
 
     def draw_record(self, case: Case, name: str = "record") -> Any:
-        """Draw one of the records; `name` is its name in the story."""
-        record = case.choose(name, self.split.records)
+        """Draw one of the records and give a copy, which a task may change; `name` is its name in the story."""
+        record = case.choose(name, self.split.records).model_copy(deep=True)
         line = record.model_dump_json()
         case.story[name] = line if len(line) <= 200 else f"{line[:200]}..."
         return record
