@@ -34,7 +34,7 @@ def acceptable(name: str, said: Answers, right: Answers, n_labels: int) -> list[
         pairs = [pair for one, other in zip(said, right, strict=True) for pair in zip(one, other, strict=True)
                  if pair[0] is not None]  # of a word that was cut off nothing is said
         if pairs:
-            values += _of_labels(name, *map(list, zip(*pairs, strict=True)), n_labels) or []
+            values += _of_labels(name, [one for one, _ in pairs], [other for _, other in pairs], n_labels) or []
     return values or None
 
 

@@ -178,6 +178,28 @@ class RootCalledMse(parents.Counting):
         return metrics
 
 
+class Remembers(Metric):
+    """A share whose counts belong to the class."""
+
+    counts = [0, 0]  # noqa: RUF012 - which is the fault
+
+    def update(self, right):
+        self.counts[0] += int(right.sum())
+        self.counts[1] += len(right)
+
+    def compute(self):
+        return torch.tensor(self.counts[0] / self.counts[1])
+
+
+class NeverForgets(parents.Sorting):
+    """The accuracy of a pass counts the rows of all passes before it."""
+
+    caught_by = "metrics-do-not-hang-on-batching"
+
+    def metrics(self, tokenizer):
+        return {"accuracy": Remembers()}
+
+
 class TwoToTheNats(LossRatio):
     """A perplexity with the wrong base."""
 
