@@ -181,7 +181,7 @@ class RootCalledMse(parents.Counting):
 class Remembers(Metric):
     """A share whose counts belong to the class."""
 
-    counts = [0, 0]  # noqa: RUF012 - which is the fault
+    counts = [0, 0]
 
     def update(self, right):
         self.counts[0] += int(right.sum())
