@@ -183,9 +183,9 @@ class Remembers(Metric):
 
     counts = [0, 0]
 
-    def update(self, right):
-        self.counts[0] += int(right.sum())
-        self.counts[1] += len(right)
+    def update(self, predicted, label):
+        self.counts[0] += int((predicted == label).sum())
+        self.counts[1] += len(label)
 
     def compute(self):
         return torch.tensor(self.counts[0] / self.counts[1])
