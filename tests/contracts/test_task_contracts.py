@@ -50,10 +50,11 @@ def test_a_healthy_task_breaks_no_promise(cls):
 
 
 @pytest.mark.parametrize(("cls", "skipped"), [
-    (tasks.Sorting, {"metrics-match-the-loss", "packing-changes-nothing", "the-source-is-read", "labels-are-shifted-once"}),
-    (tasks.Texts, {"the-source-is-read"}),
-    (tasks.Gaps, {"the-source-is-read", "labels-are-shifted-once"}),
-    (tasks.Naming, {"packing-changes-nothing"}),
+    (tasks.Sorting, {"metrics-match-the-loss", "packing-changes-nothing", "the-source-is-read", "labels-are-shifted-once",
+                     "rows-without-targets-count-nothing"}),
+    (tasks.Texts, {"the-source-is-read", "predicts-what-it-learns"}),
+    (tasks.Gaps, {"the-source-is-read", "labels-are-shifted-once", "predicts-what-it-learns"}),
+    (tasks.Naming, {"packing-changes-nothing", "rows-without-targets-count-nothing"}),
 ])
 def test_only_properties_that_do_not_concern_a_task_are_skipped(cls, skipped):
     report = check_component("task", cls, examples=2)

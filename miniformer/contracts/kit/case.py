@@ -25,6 +25,7 @@ from miniformer.kernel.layout import Layout
 from . import drawing
 from .component_under_test import ComponentUnderTest
 from .properties import Broken
+from .torch_functions import TorchFunctions
 
 SIZES: Mapping[str, st.SearchStrategy[int]] = {
     "n_heads": st.sampled_from([2, 1, 4, 3, 2, 5, 6, 7]), "d_head": st.sampled_from([4, 8, 6, 4, 8, 5, 3]),
@@ -247,18 +248,19 @@ Torch's random state is not among them, since initial weights are drawn from it.
 
 @contextmanager
 def undisturbed(action: str) -> Iterator[None]:
-    """Require that the block changes no setting of the process; a setting that it changes is restored.
+    """Require that the block changes no setting of the process and replaces no function of torch; what it changes is restored.
 
     Raises:
         Broken: it changes one; the text begins with `action`, such as "building it".
     """
-    before = {name: read() for name, (read, _) in SETTINGS.items()}
+    before, functions = {name: read() for name, (read, _) in SETTINGS.items()}, TorchFunctions()
     changed = []
     try:
         yield
     finally:
         for name, (read, write) in SETTINGS.items():
             if pickle.dumps(read()) != pickle.dumps(before[name]):
-                changed.append(name)
+                changed.append(f"the {name}")
                 write(before[name])
-    require(not changed, f"{action} changes the {', '.join(changed)}")
+        changed += functions.restore()
+    require(not changed, f"{action} changes {', '.join(changed)}")

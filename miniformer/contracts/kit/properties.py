@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from .component_under_test import ComponentUnderTest
 
 PROMISE_MODULES = ("construction", "module", "gradients", "attention_visibility", "attention", "decoding", "position",
-                   "feedforward", "norm", "head", "task", "task_data", "recipes", "extension")
+                   "feedforward", "norm", "head", "task", "task_data", "task_limits", "task_metrics", "recipes", "schedules",
+                   "extension")
 """The modules of `miniformer.contracts.promises`, in the order in which reports show their properties."""
 
 ABILITIES, ABILITIES_PROMISE = "declared-abilities-are-checked", "Everything that the class declares was checked."

@@ -3,7 +3,8 @@
     python -m miniformer.contracts.kit.rehearsal '{"module": ..., "file": ..., "cls": ..., "options": {...}}'
 
 A small model is trained for two steps, four times: before the extension's module is imported, after that, with the extension
-active, and once more without it. One JSON object is printed, a `Runs`.
+active, and once more without it. Between them, functions of torch and settings of the process are compared. One JSON object is
+printed, a `Runs`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,9 @@ from miniformer.kernel.errors import UserError
 from miniformer.kernel.registry import Entry, Registry, discover, use_registry
 from miniformer.train.processes import death_of
 
+from .case import SETTINGS
+from .torch_functions import TorchFunctions
+
 ON_TRIAL = "on-trial"
 """The name under which the extension is registered for these runs."""
 LIMIT = 300
@@ -42,6 +46,8 @@ class Runs:
         after: digest of a run without the extension, after a run in which it was active.
         refused: the error message, if the run with the extension was refused; else "".
         failed: the exception, if the run with the extension failed; else "".
+        import_changes: the functions of torch and the settings of the process that importing the module changes; else "".
+        run_changes: those that are others after the run with the extension than before it; else "".
         untried: the reason why nothing could be run: a new process cannot import the module, or a run without the extension
             fails there; else "".
     """
@@ -52,6 +58,8 @@ class Runs:
     refused: str = ""
     failed: str = ""
     untried: str = ""
+    import_changes: str = ""
+    run_changes: str = ""
 
 
 def rehearse(cls: type, options: Mapping[str, Any]) -> Runs:
@@ -105,6 +113,22 @@ def _import(module: str, file: str | None) -> None:
         spec.loader.exec_module(sys.modules[module])
 
 
+class _Process:
+    """What a run has no business to leave changed: the functions of torch, and its settings but random states."""
+
+    def __init__(self) -> None:
+        self.functions, self.settings = TorchFunctions(), _settings()
+
+    def changes(self) -> str:
+        """The names of what changed since this was made."""
+        others = [f"the {name}" for name, value in _settings().items() if value != self.settings[name]]
+        return ", ".join(others + self.functions.replaced())
+
+
+def _settings() -> dict[str, Any]:
+    return {name: read() for name, (read, _) in SETTINGS.items() if not name.startswith("random state")}
+
+
 def main(request: Mapping[str, Any]) -> Runs:
     """Do all runs in this process."""
     with tempfile.TemporaryDirectory() as root:
@@ -114,15 +138,18 @@ def main(request: Mapping[str, Any]) -> Runs:
             return _train(folder, extensions)
 
         before = run("before", {})
+        process = _Process()
         # here, __main__ is this module: a class of a script is imported from the script's file
         module = "extension_on_trial" if request["module"] == "__main__" else request["module"]
         try:
             _import(module, request["file"])
         except Exception as error:  # a module may fail in any way
             return Runs(untried=f"its module cannot be imported: {type(error).__name__}: {error}")
+        import_changes = process.changes()
         entry = Entry("extension", ON_TRIAL, f"{module}:{request['cls']}", "contracts", "0")
         with use_registry(Registry([*discover(), entry])):
             imported = run("imported", {})
+            process = _Process()
             refused = failed = ""
             try:
                 run("active", {ON_TRIAL: request["options"]})
@@ -131,7 +158,9 @@ def main(request: Mapping[str, Any]) -> Runs:
             except Exception as error:  # an extension may fail in any way
                 frame = traceback.extract_tb(error.__traceback__)[-1]
                 failed = f"{type(error).__name__}: {error} ({Path(frame.filename).name}, {frame.name})"
-            return Runs(before, imported, run("after", {}), refused, failed)
+            run_changes = process.changes()
+            return Runs(before, imported, run("after", {}), refused, failed, import_changes=import_changes,
+                        run_changes=run_changes)
 
 
 if __name__ == "__main__":

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 BASIC_FIRST = (
     # it can be built, its outputs have the right shape, and they depend on nothing but its inputs
-    "builds-from-its-options", "keeps-the-shape", "hooks-have-their-shapes", "leaves-its-inputs-alone", "is-the-same-twice-in-eval",
-    "leaves-the-process-alone", "a-pass-leaves-it-as-it-was", "is-saved-and-loaded",
+    "builds-from-its-options", "keeps-the-shape", "hooks-have-their-shapes", "leaves-its-inputs-alone",
+    "is-the-same-twice-in-eval", "leaves-the-process-alone", "a-pass-leaves-it-as-it-was", "is-saved-and-loaded",
     # each row and each token hears what it may, and nothing else
     "rows-stand-alone", "no-look-ahead", "documents-do-not-mix", "padding-is-not-heard", "hears-what-it-may",
     "acts-on-each-position", "acts-on-each-vector", "asks-positions-only", "positions-stand-alone", "selecting-is-picking",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from miniformer.data.jsonl import read_records
 from miniformer.data.packing import PackedRows
 from miniformer.data.tokenizer import NoTokenizer, Tokenizer
 from miniformer.kernel.errors import DataError
+from miniformer.kernel.interfaces import Head
 from miniformer.kernel.options import arguments, complete
 from miniformer.kernel.task import Batch, Example, LossTerm, Split, Task
 from miniformer.model.assemblies import assembly_for
@@ -94,8 +96,8 @@ class TaskHarness:
         return examples
 
     def draw_record(self, case: Case, name: str = "record") -> Any:
-        """Draw one of the records; `name` is its name in the story."""
-        record = case.choose(name, self.split.records)
+        """Draw one of the records and give a copy, which a task may change; `name` is its name in the story."""
+        record = case.choose(name, self.split.records).model_copy(deep=True)
         line = record.model_dump_json()
         case.story[name] = line if len(line) <= 200 else f"{line[:200]}..."
         return record
@@ -110,6 +112,11 @@ class TaskHarness:
     def loss(self, rows: Sequence[Example]) -> LossTerm:
         """The loss of rows as one batch."""
         return loss_of(self.model, self.task, self.task.collate(rows))
+
+    def read(self, batch: Batch) -> tuple[Tensor, Head]:
+        """The hidden states that the model has for a batch, and its head."""
+        hidden, head = _read(self.model, batch, lambda hidden, head: (hidden, head))
+        return hidden.clone(), head
 
     def predictions(self, rows: Sequence[Example]) -> list[dict[str, Any]]:
         """The predictions for rows as one batch."""
@@ -203,7 +210,8 @@ def records_of(cls: type[Task], data: str | None) -> list[Any]:
 @cache
 def _prepare(cls: type[Task], options_json: str, data: str | None) -> TaskHarness:
     """Prepare a task as a run does before its first step; the class need not be registered."""
-    records, options = records_of(cls, data), json.loads(options_json)
+    # copies, so that a task that changes its records does not change those that it is checked with later
+    records, options = _copies(records_of(cls, data)), json.loads(options_json)
     learnt = json.loads(json.dumps(dict(build_task(cls, options).fit(records))))
     task = build_task(cls, {**options, **learnt})
     tokenizer = _tokenizer(tuple(text for record in records for text in task.texts(record)))
@@ -212,7 +220,11 @@ def _prepare(cls: type[Task], options_json: str, data: str | None) -> TaskHarnes
     limit = None if task.packs else LIMIT
     examples = [example for record in records for example in task.examples(record, tokenizer, limit)]
     model = model_for(task, tokenizer.vocab_size, max_seq_len=LIMIT)
-    return TaskHarness(task, options, learnt, tokenizer, Split(records, examples), model)
+    return TaskHarness(task, options, learnt, tokenizer, Split(_copies(records_of(cls, data)), examples), model)
+
+
+def _copies(records: Sequence[Any]) -> list[Any]:
+    return [record.model_copy(deep=True) for record in records]
 
 
 def build_task(cls: type[Task], options: Mapping[str, Any]) -> Task:
@@ -243,6 +255,20 @@ def require_equal_data(actual: Any, expected: Any, what: str, tolerance: float =
         require(close, f"{what}: {actual:.6g} and {expected:.6g}, {difference:.1e} apart")
     else:
         require(actual == expected, f"{what}: {actual!r:.80} and {expected!r:.80}")
+
+
+def plain_example(example: Example) -> dict[str, Any]:
+    """An example as plain data, to be compared with another."""
+    fields = ("tokens", "target", "source", "documents", "following", "byte_counts")
+    values = {field: getattr(example, field) for field in fields}
+    return {field: value.tolist() if isinstance(value, Tensor) else copy.deepcopy(value) for field, value in values.items()}
+
+
+def tensors_of(batch: Batch) -> dict[str, Tensor]:
+    """The tensors of a batch by name."""
+    source = {} if batch.source is None else {"source": batch.source.inputs, "source documents": batch.source.layout.documents}
+    return {"inputs": batch.inputs, "documents": batch.layout.documents, "positions": batch.layout.positions, **source,
+            **batch.targets}
 
 
 def _is_list(value: Any) -> bool:

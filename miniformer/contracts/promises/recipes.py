@@ -1,4 +1,4 @@
-"""Promises of recipes: optimizers that decay what their groups say, schedules of the step, and both after a resume."""
+"""Promises of optimizers: they decay what their groups say, follow their rates, and go on after a resume."""
 
 from __future__ import annotations
 
@@ -6,21 +6,20 @@ import copy
 import io
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
-from torch.optim import AdamW, Optimizer
+from torch.optim import Optimizer
 
-from miniformer.contracts.kit.case import Case, require, seeded
+from miniformer.contracts.kit.case import Case, require, seeded, undisturbed
 from miniformer.contracts.kit.properties import contract
 from miniformer.kernel.interfaces import Norm
 from miniformer.kernel.recipes import OptimizerRecipe, trainable
 
-PEAK, NEAR = 0.25, 1e-6
-"""The peak learning rate of a checked schedule, and the relative error within which a rate counts as equal to it."""
+NEAR = 1e-6
+"""The relative error within which a learning rate counts as equal to another."""
 
 
 class _Scale(Norm):
@@ -35,16 +34,24 @@ class _Scale(Norm):
 
 
 class _Model(nn.Module):
-    """A model with parameters that recipes treat differently: a matrix and its bias, a norm, an embedding, a frozen matrix."""
+    """A model with parameters that recipes treat differently.
+
+    They are a matrix and its bias, a norm, an embedding that a layer shares, a frozen matrix, and a vector and a single number
+    whose names say nothing.
+    """
 
     def __init__(self) -> None:
         super().__init__()
         with seeded(0):
             self.table, self.norm, self.out, self.frozen = nn.Embedding(6, 4), _Scale(4), nn.Linear(4, 3), nn.Linear(4, 4)
+            self.shared = nn.Linear(4, 6, bias=False)
+            self.start, self.factor = nn.Parameter(0.1 * torch.randn(4)), nn.Parameter(torch.tensor(1.5))
+        self.shared.weight = self.table.weight
         self.frozen.requires_grad_(False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        out: Tensor = self.out(self.norm(self.frozen(self.table(ids))))
+        read = self.shared(self.table(ids)) @ self.table.weight
+        out: Tensor = self.factor * self.out(self.norm(self.frozen(self.table(ids) + 0.1 * read + self.start)))
         return out
 
 
@@ -61,7 +68,7 @@ def _steps(model: nn.Module, optimizer: Optimizer, steps: Sequence[int]) -> None
         optimizer.step()
 
 
-def _reread(state: Mapping[str, Any]) -> dict[str, Any]:
+def reread(state: Mapping[str, Any]) -> dict[str, Any]:
     """A state after it was saved to a checkpoint and loaded."""
     file = io.BytesIO()
     torch.save(state, file)
@@ -70,25 +77,34 @@ def _reread(state: Mapping[str, Any]) -> dict[str, Any]:
     return loaded
 
 
-def _optimizer(case: Case, model: nn.Module, *, weight_decay: float, lr: float | None = None,
+def _optimizer(case: Case, model: nn.Module, *, weight_decay: float, lr: float | None = None, own_rate: float | None = None,
                options: Mapping[str, Any] | None = None) -> tuple[Optimizer, list[dict[str, Any]]]:
-    """The optimizer of a model, and the groups that the recipe made for it."""
+    """The optimizer of a model, and the groups that the recipe made for it; with `own_rate`, the last of them has this rate."""
     sizes = {"lr": case.choose("lr", [1e-2, 1e-3]) if lr is None else lr, "weight_decay": weight_decay}
     recipe: OptimizerRecipe = case.build_or_reject(sizes, case.options() if options is None else options)
     groups = recipe.groups(model)
+    if own_rate is not None:
+        groups[-1]["lr"] = own_rate
     return recipe.build([dict(group) for group in groups]), groups
 
 
 @contract("optimizer", examples=0.25)
 def lowers_a_simple_loss(case: Case) -> None:
-    """With its default options, it lowers the loss of a small model.
+    """With its default options, it lowers the loss of a small model. Every trainable parameter takes part, no other is changed,
+    and the process is left as it was.
 
     In training: the loss stays the same or grows, and one looks for the fault in the data.
     """
     model = _Model()
     optimizer, _ = _optimizer(case, model, weight_decay=0.0, options={})
     before = sum(float(_loss(model, step).detach()) for step in range(6))
-    _steps(model, optimizer, range(60))
+    weights = copy.deepcopy(dict(model.named_parameters()))
+    with undisturbed("training with it"):
+        _steps(model, optimizer, range(60))
+    for name, parameter in model.named_parameters():
+        moves = not torch.equal(parameter, weights[name])
+        require(moves or not parameter.requires_grad, f"in 60 steps it does not change {name}")
+        require(not moves or parameter.requires_grad, f"it changes {name}, which is frozen")
     after = sum(float(_loss(model, step).detach()) for step in range(6))
     require(after < before, f"in 60 steps the loss goes from {before:.4g} to {after:.4g}")
 
@@ -107,6 +123,8 @@ def decays_as_its_groups_say(case: Case) -> None:
     optimizer, groups = _optimizer(case, model, weight_decay=decay)
     grouped = [id(p) for group in groups for p in group["params"]]
     require(sorted(grouped) == sorted(map(id, trainable(model))), "its groups do not hold every trainable parameter once")
+    held = [id(p) for group in optimizer.param_groups for p in group["params"]]
+    require(sorted(held) == sorted(grouped), "the optimizer does not hold every parameter of its groups once")
     decays = {id(p): group.get("weight_decay", decay) for group in groups for p in group["params"]}
     before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
     for parameter in trainable(model):
@@ -124,19 +142,58 @@ def decays_as_its_groups_say(case: Case) -> None:
 
 @contract("optimizer", examples=0.5)
 def follows_the_rates_of_its_groups(case: Case) -> None:
-    """It uses the learning rate that a schedule writes into its groups: at rate 0 no weight changes.
+    """It uses the learning rate that a schedule writes into each of its groups: at rate 0 no weight of a group changes, and
+    those of other groups do. A group that comes with a rate of its own keeps it.
 
-    In training: warm-up and decay are shown in the log, and have no effect.
+    In training: warm-up and decay are shown in the log, and have no effect; or all layers get the rate of the first.
     """
     model = _Model()
-    optimizer, _ = _optimizer(case, model, weight_decay=0.1)
+    optimizer, groups = _optimizer(case, model, weight_decay=0.1, own_rate=0.003)
+    rates = {id(p): float(group["lr"]) for group in optimizer.param_groups for p in group["params"]}
+    kept = {rates.get(id(p)) for p in groups[-1]["params"]}
+    require(len(kept) == 1 and math.isclose(kept.pop() or 0.0, 0.003, rel_tol=NEAR),
+            "a group that comes with learning rate 0.003 has another one in the optimizer")
     _steps(model, optimizer, range(2))
-    for group in optimizer.param_groups:
-        group["lr"] = torch.zeros_like(group["lr"]) if isinstance(group["lr"], Tensor) else 0.0
-    before = copy.deepcopy(model.state_dict())
-    _steps(model, optimizer, range(2))
-    changed = [name for name, value in model.state_dict().items() if not torch.equal(value, before[name])]
-    require(not changed, f"at learning rate 0 it changes {', '.join(changed)}")
+    still = case.choose("groups at rate 0", ["all", *range(len(optimizer.param_groups))])
+    stopped = set[int]()
+    for place, group in enumerate(optimizer.param_groups):
+        if still in ("all", place):
+            group["lr"] = torch.zeros_like(group["lr"]) if isinstance(group["lr"], Tensor) else 0.0
+            stopped |= set(map(id, group["params"]))
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    _steps(model, optimizer, range(2, 6))
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            changed, stops = not torch.equal(parameter, before[name]), id(parameter) in stopped
+            require(not (changed and stops), f"at learning rate 0 it changes {name}")
+            require(changed or stops, f"it does not change {name}, whose rate is above 0, while another group's is 0")
+
+
+@contract("optimizer", examples=0.2)
+def runs_its_closure(case: Case) -> None:
+    """`step(closure)` calls the closure, with gradients switched on, and steps as it does without one.
+
+    In training: Lightning computes the loss in the closure, so nothing is learnt, or the run ends at its first step.
+    """
+    model, options = _Model(), case.options()
+    optimizer, _ = _optimizer(case, model, weight_decay=0.1, options=options)
+    other = copy.deepcopy(model)
+    usual, _ = _optimizer(case, other, weight_decay=0.1, lr=case.story["lr"], options=options)
+    calls = []
+    for step in range(3):
+        def closure(step: int = step) -> Tensor:
+            calls.append(step)
+            optimizer.zero_grad()
+            loss = _loss(model, step)
+            loss.backward()  # type: ignore[no-untyped-call]
+            return loss
+
+        optimizer.step(closure)  # type: ignore[arg-type]
+        require(step in calls, "step(closure) does not call the closure")
+    if len(calls) == 3:  # one that looks at several losses in a step has no other way to step
+        _steps(other, usual, range(3))
+        for name, expected in other.state_dict().items():
+            require(torch.equal(model.state_dict()[name], expected), f"with a closure, {name} is another after three steps")
 
 
 @contract("optimizer", examples=0.5)
@@ -153,112 +210,9 @@ def goes_on_from_its_state(case: Case) -> None:
     _steps(model, optimizer, range(done))
     resumed_model = copy.deepcopy(model)
     resumed, _ = _optimizer(case, resumed_model, weight_decay=0.1, lr=case.story["lr"], options=options)
-    resumed.load_state_dict(_reread(optimizer.state_dict()))
+    resumed.load_state_dict(reread(optimizer.state_dict()))
     _steps(model, optimizer, range(done, done + 3))
     _steps(resumed_model, resumed, range(done, done + 3))
     for name, expected in model.state_dict().items():
         require(torch.equal(resumed_model.state_dict()[name], expected),
                 f"after three more steps {name} is not the same as without the interruption")
-
-
-class _Schedule:
-    """A schedule with drawn options and a drawn length, for an optimizer of two groups; the second has three times the peak."""
-
-    def __init__(self, case: Case) -> None:
-        self.total, self.warmup = case.draw("total_steps", st.integers(1, 60)), case.draw("warmup_steps", st.integers(0, 70))
-        self.case, self.options = case, case.options()
-        self.optimizer, self.scheduler = self.fresh()
-
-    def fresh(self) -> tuple[Optimizer, Any]:
-        """A new optimizer and its schedule, before the first step."""
-        peaks = [PEAK, PEAK * 3]
-        optimizer = AdamW([{"params": [nn.Parameter(torch.zeros(1))], "lr": peak} for peak in peaks], betas=(0.9, 0.95))
-        recipe = self.case.build_or_reject({"total_steps": self.total, "warmup_steps": self.warmup}, self.options)
-        return optimizer, recipe.build(optimizer)
-
-    def rates(self, steps: int | None = None) -> list[tuple[float, float]]:
-        """Take steps, or all of the run, and return the rates of both groups in each of them."""
-        rates = []
-        for _ in range(self.total if steps is None else steps):
-            first, second = (float(group["lr"]) for group in self.optimizer.param_groups)
-            rates.append((first, second))
-            self.optimizer.step()
-            self.scheduler.step()
-        return rates
-
-
-@contract("scheduler")
-def stays_between_zero_and_the_peak(case: Case) -> None:
-    """In a run of any length, no rate is below 0 or above the peak, and not all rates are 0. This holds for a run of one step
-    and for a run without warm-up too.
-
-    In training: a rate above the configured one makes the run diverge; with a rate below 0, the loss is driven up.
-    """
-    rates = [rate for rate, _ in _Schedule(case).rates()]
-    for step, rate in enumerate(rates):
-        require(math.isfinite(rate) and -1e-12 <= rate <= PEAK * (1 + NEAR),
-                f"at step {step} the rate is {rate / PEAK:.4g} peaks")
-    require(max(rates) > 0, "all rates are 0")
-
-
-@contract("scheduler")
-def warms_up_to_the_peak(case: Case) -> None:
-    """In the first `warmup_steps` steps, the rate rises from below the peak up to the peak.
-
-    In training: the first steps, at the full rate, do damage to the weights that the rest of the run does not repair.
-    """
-    schedule = _Schedule(case)
-    rates = [rate for rate, _ in schedule.rates()]
-    rising = rates[:schedule.warmup]
-    rises = all(rate <= next_rate * (1 + NEAR) for rate, next_rate in pairwise(rising))
-    require(rises, f"the rate falls during warm-up; in peaks: {_in_peaks(rising)}")
-    if schedule.warmup > 1:  # a warm-up of one step may start at the peak
-        require(rates[0] < PEAK, "the first rate of a warm-up is the peak")
-    if 0 < schedule.warmup < schedule.total:
-        top = max(rates[:schedule.warmup + 1])
-        require(top >= PEAK * (1 - NEAR), f"until the end of warm-up the highest rate is {top / PEAK:.4g} peaks")
-
-
-def _in_peaks(rates: Sequence[float]) -> str:
-    """The first rates, in units of the peak."""
-    return ", ".join(f"{rate / PEAK:.3g}" for rate in rates[:8])
-
-
-@contract("scheduler")
-def hangs_on_the_step_alone(case: Case) -> None:
-    """After a resume from its state, at any step, its rates are those of an uninterrupted run.
-
-    In training: an interrupted run warms up again, or keeps the rate that it had when it was interrupted.
-
-    Seen: lightly-train#301, where a resumed run started its schedule anew.
-    """
-    schedule = _Schedule(case)
-    stop = case.draw("resumed at step", st.integers(0, schedule.total))
-    schedule.rates(stop)
-    states = _reread({"optimizer": schedule.optimizer.state_dict(), "scheduler": schedule.scheduler.state_dict()})
-    expected = schedule.rates(schedule.total - stop)
-    schedule.optimizer, schedule.scheduler = schedule.fresh()
-    schedule.optimizer.load_state_dict(states["optimizer"])
-    schedule.scheduler.load_state_dict(states["scheduler"])
-    resumed = schedule.rates(schedule.total - stop)
-    for step, (rates, uninterrupted) in enumerate(zip(resumed, expected, strict=True), start=stop):
-        require(rates == uninterrupted, f"at step {step} the resumed rate is {rates[0] / PEAK:.4g} peaks, and without the "
-                                        f"interruption {uninterrupted[0] / PEAK:.4g}")
-
-
-@contract("scheduler", examples=0.5)
-def scales_every_group_alike(case: Case) -> None:
-    """Groups with different peaks keep the ratio of their rates, and it changes nothing in the optimizer but the rates.
-
-    In training: the rate of a group, or the momentum that was set, is lost at the first step.
-
-    Seen: DeepSpeed#8495, a one-cycle schedule that set the second beta of every group.
-    """
-    schedule = _Schedule(case)
-    before = [{name: group[name] for name in ("betas", "eps", "weight_decay")} for group in schedule.optimizer.param_groups]
-    for step, (rate, larger) in enumerate(schedule.rates()):
-        require(math.isclose(3 * rate, larger, rel_tol=NEAR, abs_tol=1e-12),
-                f"at step {step} the rates are {rate:g} and {larger:g}; expected a ratio of 1 to 3, as their peaks have")
-        for group, settings in zip(schedule.optimizer.param_groups, before, strict=True):
-            changed = [name for name, value in settings.items() if group[name] != value]
-            require(not changed, f"it changes {', '.join(changed)} of the optimizer")

@@ -11,17 +11,19 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from miniformer.contracts.kit.case import Case, picture, require, require_equal, seeded
+from miniformer.contracts.kit.case import Case, picture, require, require_equal, seeded, undisturbed
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.properties import Broken, contract
 from miniformer.contracts.kit.task_harness import (
-    CUT,
     LIMIT,
     TaskHarness,
     build_task,
     loss_of,
     loss_tolerance,
+    plain_example,
     require_equal_data,
+    tensors_of,
+    update_metrics,
 )
 from miniformer.data.packing import PackedRows
 from miniformer.kernel.layout import Layout
@@ -68,16 +70,50 @@ def collates_the_same_each_time(case: Case) -> None:
             batches.append(harness.task.collate(rows))
             after = str(torch.get_rng_state().tolist()), random.getstate(), str(np.random.get_state())
             require(after == before, "collate draws from the random numbers of the process")
-    first, second = map(_tensors, batches)
+    first, second = map(tensors_of, batches)
     for name, value in first.items():
         require(torch.equal(value, second[name]), f"collated twice, {name} differs")
 
 
-def _tensors(batch: Batch) -> dict[str, Tensor]:
-    """The tensors of a batch by name."""
-    source = {} if batch.source is None else {"source": batch.source.inputs, "source documents": batch.source.layout.documents}
-    return {"inputs": batch.inputs, "documents": batch.layout.documents, "positions": batch.layout.positions, **source,
-            **batch.targets}
+@contract("task", examples=0.3)
+def leaves_its_data_alone(case: Case) -> None:
+    """No record, example, batch or hidden state is changed by what is made of it. Evaluation draws no random number, changes no
+    setting of the process and replaces no function of torch; a batch has one loss each time, with gradients or without.
+
+    In training: the second epoch has other data than the first, or what is measured depends on what was computed before.
+    """
+    harness = TaskHarness.drawn(case)
+    task, record, limit = harness.task, harness.draw_record(case), None if harness.task.packs else LIMIT
+    with undisturbed("using it"), seeded(1):
+        state, line = torch.get_rng_state(), record.model_dump_json()
+        list(task.texts(record))
+        task.examples(record, harness.tokenizer, limit)
+        if task.Input is not None:
+            task.question(record, harness.tokenizer)
+        require(record.model_dump_json() == line, "making an example of a record changes the record")
+        rows = harness.draw_rows(case)
+        before = [plain_example(row) for row in rows]
+        batch = task.collate(rows)
+        require([plain_example(row) for row in rows] == before, "making a batch of examples changes the examples")
+        hidden, head = harness.read(batch)
+        kept, states, term = {name: value.clone() for name, value in tensors_of(batch).items()}, hidden.clone(), None
+        for what in ("computing the loss", "computing the loss again", "measuring", "predicting"):
+            with torch.no_grad():
+                if what == "measuring":
+                    update_metrics(task.metrics(harness.tokenizer), harness.model, task, batch)
+                elif what == "predicting":
+                    task.predict(hidden, head, batch)
+                else:
+                    again = task.loss(hidden, head, batch).sum
+                    require(term is None or torch.equal(again, term), f"a batch has the loss {term}, and then {again}")
+                    term = again
+            require(torch.equal(hidden, states), f"{what} changes the hidden states")
+            changed = [name for name, value in tensors_of(batch).items() if not torch.equal(value, kept[name])]
+            require(not changed, f"{what} changes {', '.join(changed)} of the batch")
+        require(torch.equal(torch.get_rng_state(), state), "in evaluation it draws from torch's random numbers")
+        assert term is not None
+        recorded = task.loss(hidden.requires_grad_(), head, batch).sum.detach()
+        require_equal_data(float(recorded), float(term), "the loss with gradients and without", loss_tolerance(term))
 
 
 @contract("task", examples=0.2)
@@ -91,7 +127,9 @@ def what_it_learnt_makes_it_again(case: Case) -> None:
     cls = type(harness.task)
     unfitted, rebuilt = build_task(cls, harness.options), build_task(cls, {**harness.options, **harness.learnt})
     before = repr(vars(unfitted)), repr(vars(rebuilt))
+    lines = [record.model_dump_json() for record in harness.split.records]
     unfitted.fit(harness.split.records)
+    require([record.model_dump_json() for record in harness.split.records] == lines, "fitting changes the records")
     refitted = json.loads(json.dumps({**rebuilt.fit(harness.split.records), **rebuilt.fit_tokenizer(harness.tokenizer)}))
     require((repr(vars(unfitted)), repr(vars(rebuilt))) == before, "fitting changes the task; return what it learns instead")
     different = {name: value for name, value in refitted.items() if value != harness.learnt.get(name)}
@@ -104,24 +142,6 @@ def what_it_learnt_makes_it_again(case: Case) -> None:
     batch = rebuilt.collate(harness.rows(rebuilt_examples[:3]))
     expected = harness.loss(harness.rows(examples[:3])).sum
     require_equal(loss_of(harness.model, rebuilt, batch).sum, expected, "the loss of the rebuilt task")
-
-
-@contract("task", examples=0.5)
-def keeps_to_the_limit(case: Case) -> None:
-    """The inputs and the source of a batch are no longer than the limit that examples were cut to.
-
-    In training: in the middle of a run, the model refuses a text that is longer than its positions.
-    """
-    harness = TaskHarness.drawn(case)
-    limit = case.draw("limit", st.integers(4, LIMIT))
-    record = harness.draw_record(case)
-    examples = list(harness.task.examples(record, harness.tokenizer, None if harness.task.packs else limit))
-    require(bool(examples), "a record has no example")
-    if harness.task.packs:
-        examples = [PackedRows([harness.task.cut(example, CUT) for example in examples], limit)[0]]
-    batch = harness.task.collate(examples[:4])
-    for name, layout in (("inputs", batch.layout), ("source", batch.source and batch.source.layout)):
-        require(layout is None or layout.shape[1] <= limit, f"{name} of {layout and layout.shape[1]} tokens; at most {limit}")
 
 
 @contract("task", proves=["packs"], skip=_does_not_pack)
@@ -143,7 +163,7 @@ def packing_changes_nothing(case: Case) -> None:
     whole = loss_of(harness.model, harness.task, batch)
     require_equal_data(float(whole.sum), sum(float(piece.sum) for piece in pieces),
                        "the loss of a row and of its texts cut out", loss_tolerance(whole.sum))
-    draws = [_tensors(harness.task.collate([replace(row, draw=draw)])) for draw in range(6)]
+    draws = [tensors_of(harness.task.collate([replace(row, draw=draw)])) for draw in range(6)]
     random_targets = any(not torch.equal(value, draw[name]) for draw in draws for name, value in draws[0].items())
     if not random_targets:  # hidden tokens, for example, are drawn for a row as a whole: other rows would have others
         alone = harness.loss([PackedRows([text], LIMIT)[0] for text in texts])
