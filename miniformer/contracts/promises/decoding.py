@@ -158,7 +158,8 @@ def _earliest_length(state: State, length: int) -> int:
     return 0 if state.rewind_limit is None else max(0, length - state.rewind_limit)
 
 
-@contract("attention", proves=["joins"], examples=0.7, skip=lambda s: keeps_no_state(s) or ("" if s.joins else "its state takes in no rows"))
+@contract("attention", proves=["joins"], examples=0.7,
+          skip=lambda s: keeps_no_state(s) or ("" if s.joins else "its state takes in no rows"))
 def joined_rows_go_on(case: Case) -> None:
     """After the rows of one state join another state, all rows have the outputs that they have alone, although the two states
     may have seen different numbers of columns.
@@ -253,9 +254,9 @@ def states_are_separate(case: Case) -> None:
 
 @contract("attention", skip=keeps_no_state)
 def a_state_tells_its_size(case: Case) -> None:
-    """The `nbytes` of a state are the bytes that its tensors hold. It takes its memory when it is made, or as it is fed: then it
-    holds no more than twice of what the same columns take that are fed at once. A column that does not fit is refused, which
-    leaves the state unchanged.
+    """The `nbytes` of a state are the bytes that its tensors hold. It takes its memory when it is made, or as it is fed; fed
+    column by column, it then holds at most twice what it would hold if fed at once. A column that does not fit is refused,
+    which leaves the state unchanged.
 
     In training: nothing shows; in use memory runs out in the middle of a text.
     """
@@ -272,8 +273,8 @@ def a_state_tells_its_size(case: Case) -> None:
         for one in (state, fed_at_once):
             require_true_size(one)
         after, at_once = bytes_held(state), bytes_held(fed_at_once)
-        require(after <= max(before, 2 * at_once), f"made with {before} bytes and fed one by one, it holds {after} bytes for {T} "
-                                                   f"columns; fed at once, {at_once}")
+        require(after <= max(before, 2 * at_once), f"made with {before} bytes, it holds {after} for {T} columns that came one "
+                                                   f"by one, and {at_once} for those that came at once")
         more = layout.append_columns(layout.next_position())
         longer = torch.cat([x, case.tensor(B, 1, x.shape[2])], dim=1)
         try:
