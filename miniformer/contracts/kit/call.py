@@ -58,10 +58,12 @@ class Call:
         module.train(self.training)
         x = self.x.to(dtype).clone()
         backward = self.under == GRADIENTS and not self.pieces
+        # autocast is for weights in float32, and a state is fed without gradients
+        under = NO_GRAD if self.pieces or (self.under == AUTOCAST and dtype != torch.float32) else self.under
         if backward:
             module.zero_grad()
             x.requires_grad_()
-        with seeded(1), _circumstances(self.under if not self.pieces else NO_GRAD):
+        with seeded(1), _circumstances(under):
             named = self._outputs(module, x)
         if not backward:
             return named
@@ -97,8 +99,9 @@ class Call:
             return harness(x, self.layout)
         columns = self.layout.shape[1]
         state = harness.module.init_state(*self.layout.shape)
-        assert state is not None
-        return harness.steps(x, self.layout, [*{(columns + 1) // 2, columns}], state)
+        if state is None:  # no output depends on earlier tokens
+            return harness(x, self.layout)
+        return harness.steps(x, self.layout, sorted({(columns + 1) // 2, columns}), state)
 
 
 @contextlib.contextmanager

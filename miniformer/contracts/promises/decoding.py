@@ -11,9 +11,9 @@ from torch import Tensor
 from miniformer.contracts.kit import drawing
 from miniformer.contracts.kit.attention_harness import AttentionHarness
 from miniformer.contracts.kit.case import Case, require, require_equal
-from miniformer.contracts.kit.fed_state import empty_state, keeps_no_state
+from miniformer.contracts.kit.fed_state import FedState, empty_state, keeps_no_state
 from miniformer.contracts.kit.properties import Broken, contract
-from miniformer.contracts.kit.state_contents import bytes_held, require_true_size, snapshot
+from miniformer.contracts.kit.state_contents import bytes_held, require_true_size
 from miniformer.kernel.errors import StateError
 from miniformer.kernel.layout import Layout, latest
 from miniformer.kernel.state import State
@@ -194,36 +194,16 @@ def static_steps_go_on(case: Case) -> None:
 
     In training: nothing shows; with `generate --compile` a text goes wrong after its first token.
     """
-    harness, layout, x = _decoder(case, kinds=[drawing.FULL, drawing.LEFT])
-    (B, T), n = layout.shape, case.draw("static steps", st.integers(1, 3))
-    columns = T + n + case.draw("columns that stay empty", st.integers(0, 2))
-    for _ in range(n + 1):
-        layout = layout.append_columns(layout.next_position())
-    x = torch.cat([x, case.tensor(B, n + 1, x.shape[2])], dim=1)
+    harness = AttentionHarness.drawn(case, causal=True, training=False)
+    layout, steps = case.layout(kinds=[drawing.FULL, drawing.LEFT]), case.draw("static steps", st.integers(1, 3))
+    (B, T), empty = layout.shape, case.draw("columns that stay empty", st.integers(0, 2))
+    numbers = torch.Generator().manual_seed(case.draw("numbers", drawing.seeds))
     with torch.no_grad():
-        state = empty_state(harness, B, columns + 1)
-        harness.steps(x, layout, [T], state)
-        column, (positions, documents) = torch.tensor([T]), torch.zeros(2, B, columns, dtype=torch.long)
-        keys = Layout(positions, documents, aligned=False)
-        keys.positions[:, :T], keys.documents[:, :T] = layout.positions[:, :T], layout.documents[:, :T]
-        try:
-            static = state.as_static(column, columns)
-        except StateError:  # with these options it has no static form
-            return
-        before, outputs = snapshot(static), []
-        for t in range(T, T + n):
-            piece = Layout(layout.positions[:, t:t + 1], layout.documents[:, t:t + 1])
-            keys.positions[:, t:t + 1], keys.documents[:, t:t + 1] = piece.positions, piece.documents
-            outputs.append(harness.module(x[:, t:t + 1], harness.context(piece, keys), static))
-            column += 1
-            state.advance_static()
-            require(snapshot(static) == before, "a step assigns to an attribute of the static state, which a compiled graph "
-                                                 "does not see; write into the existing tensors instead")
-        require(state.length == T + n, f"after {n} steps from {T} columns, the state says {state.length}")
-        whole = harness(x, layout)
-        require_equal(torch.cat(outputs, dim=1), whole[:, T:T + n], f"the {n} tokens after {T}, by static steps and at once")
-        next_token = harness.steps(x, layout, [T + n + 1], state, start=T + n)
-        require_equal(next_token, whole[:, T + n:], "the token after static steps")
+        text = FedState(harness, B, T + steps + empty + 1, numbers)
+        text.feed(layout)
+        if text.static_steps(steps, T + steps + empty):
+            text.check()
+            text.feed(text.later_columns(1))
 
 
 @contract("attention", skip=keeps_no_state)

@@ -18,7 +18,7 @@ MACHINE = settings(stateful_step_count=7)
 MOST_ROWS = 4
 
 
-@contract("attention", skip=keeps_no_state)
+@contract("attention", skip=keeps_no_state, examples=2)
 def any_operations_go_on(case: Case) -> None:
     """After any operations on a state, in any order, the next outputs are those of one pass over the same tokens: after columns
     were fed, rows picked and reordered, columns cut, rows of another state joined, room made, and columns refused for which
@@ -96,6 +96,8 @@ class Operations(RuleBasedStateMachine):
         capacity = columns + self.case.data.draw(st.integers(1, 4))
         self._tell(f"join another, with room for {capacity}")
         text.join(other, columns, capacity)
+        if self.case.data.draw(st.booleans()):
+            self._feed(text, 1)
         self._feed(other, 1, "another")  # what it holds is still its own
 
     @precondition(lambda self: self.text.length > 0 and self.text.room > 0 and self.case.under_test.static)

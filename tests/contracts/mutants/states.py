@@ -167,10 +167,10 @@ class WritesIntoSharedPages(Plain):
 
 class Adopting(Paged):
     def join(self, other, columns, capacity):
-        if other.columns != self.columns or columns != self.columns:
-            return super().join(other, columns, capacity)
-        self.pages.of_row += [list(pages) for pages in other.pages.of_row]
-        self.capacity = capacity
+        rows = len(self.pages.of_row)
+        super().join(other, columns, capacity)
+        if other.columns == columns:
+            self.pages.of_row[rows:] = [list(pages) for pages in other.pages.of_row]
 
 
 class JoinsWithoutCopying(Plain):
