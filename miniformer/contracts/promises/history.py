@@ -106,7 +106,8 @@ class Calls:
     def draw(self, like: Call | None = None) -> Call:
         """A call; one that is made before `like` may have its shape, and may lie beyond `max_seq_len`."""
         draw, kind, width = self.case.data.draw, self.case.under_test.kind, self.case.last_sizes["d_model"]
-        under = draw(st.sampled_from([GRADIENTS, NO_GRAD, INFERENCE, INFERENCE, AUTOCAST] if like else [GRADIENTS, GRADIENTS, NO_GRAD]))
+        modes = [GRADIENTS, NO_GRAD, INFERENCE, INFERENCE, AUTOCAST] if like else [GRADIENTS, GRADIENTS, NO_GRAD]
+        under = draw(st.sampled_from(modes))
         training = self.trains and draw(st.booleans())
         layout = self._layout() if like is None else self._layout_before(like.layout)
         x = self._numbers(*layout.shape, width)
