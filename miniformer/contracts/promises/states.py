@@ -68,8 +68,9 @@ class Operations(RuleBasedStateMachine):
     @precondition(lambda self: self.text.length > 0)
     @rule()
     def reorder(self) -> None:
-        rows = st.integers(0, self.text.rows - 1)
-        index = self.case.data.draw(st.lists(rows, min_size=1, max_size=MOST_ROWS))
+        rows = self.text.rows
+        in_turn = st.permutations(range(rows)).map(list)
+        index = self.case.data.draw(in_turn | st.lists(st.integers(0, rows - 1), min_size=1, max_size=MOST_ROWS))
         self._tell(f"reorder {index}")
         self.text.reorder(index)
 
@@ -90,7 +91,7 @@ class Operations(RuleBasedStateMachine):
     def join(self) -> None:
         """As `Feed.join` of the decoding loop does: columns that are padding in every row are dropped."""
         text = self.text
-        other = self._text(self.case.data.draw(st.integers(1, 4) | st.just(min(text.length, 100))), "another")
+        other = self._text(self.case.data.draw(st.sampled_from([text.length, text.length, 1, 3])), "another")
         assert text.layout is not None and other.layout is not None
         columns = max(layout.shape[1] - int(layout.first().min()) for layout in (text.layout, other.layout))
         capacity = columns + self.case.data.draw(st.integers(1, 4))
@@ -109,7 +110,9 @@ class Operations(RuleBasedStateMachine):
         self.text.static_steps(steps, columns)
 
     def finish(self) -> None:
-        """Feed what there is room for, so that what was done last is seen too, and one column more."""
+        """Reorder rows and feed what there is room for, so that what was done last is seen too, and one column more."""
+        if self.text.length > 0:
+            self.reorder()
         if self.text.room > 0:
             self._feed(self.text, self.text.room)
         self._feed(self.text, 1)
@@ -121,7 +124,7 @@ class Operations(RuleBasedStateMachine):
 
     def _text(self, columns: int, name: str = "") -> FedState:
         """A new state that has read a prompt."""
-        rows, room = self.case.data.draw(st.integers(1, 3)), self.case.data.draw(st.integers(1, 8))
+        rows, room = self.case.data.draw(st.sampled_from([2, 3, 1])), self.case.data.draw(st.integers(1, 8))
         text = FedState(self.harness, rows, columns + room, self.numbers)
         self._feed(text, columns, name)
         return text
