@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -37,7 +39,8 @@ def any_operations_go_on(case: Case) -> None:
 
     with torch.no_grad():
         # what hypothesis would run as a test of its own draws from this example, so that seeds and shrinking are the kit's
-        get_state_machine_test(machine, settings=MACHINE).hypothesis.inner_test(case.data)  # type: ignore[attr-defined]
+        test: Any = get_state_machine_test(cast(type[Operations], machine), settings=MACHINE)
+        test.hypothesis.inner_test(case.data)
         machines[0].finish()
 
 
