@@ -2,6 +2,9 @@
 
 `Attention.init_state` makes a state; the state is passed to `forward` beside the tensor, and only the component that made it
 changes it. It is never stored on the module, so one module can serve many sequences at once.
+
+Its methods may be called in any order, and several times between two columns: after them, the next outputs are those of one
+pass over the tokens that are left. docs/plugins.md says what each owes, with examples.
 """
 
 from __future__ import annotations
@@ -43,13 +46,14 @@ class State(KeepsOldNames, ABC):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Bytes that its tensors hold."""
+        """Bytes that its tensors hold now. It may take memory when it is made, or as columns come."""
 
     @abstractmethod
     def reorder(self, index: Tensor) -> None:
         """Keep the rows that `index` `[N]` names, in its order.
 
-        Beam search repeats and drops rows in this way, and a batch drops the rows of texts that have ended.
+        Beam search repeats and drops rows in this way, and a batch drops the rows of texts that have ended. Rows that were one
+        are apart from then on, and there is as much room as before.
         """
 
     @abstractmethod
@@ -88,7 +92,7 @@ class State(KeepsOldNames, ABC):
         """Take in the rows of `other` after its own, so that new requests join a running batch (continuous batching).
 
         Args:
-            other: a state of the same component.
+            other: a state of the same component, which stays as it was and shares no memory with this one.
             columns: how many of the latest columns of each row stay; shorter rows get padding before them.
             capacity: columns that there is room for from now on.
 
