@@ -9,7 +9,7 @@ from torch import Tensor
 from miniformer.contracts.kit import drawing
 from miniformer.contracts.kit.attention_harness import AttentionHarness
 from miniformer.contracts.kit.case import Case, require, seeded
-from miniformer.contracts.kit.module_runner import MODULE_KINDS, ModuleRunner
+from miniformer.contracts.kit.module_runner import MODULE_KINDS, ModuleRunner, set_mode
 from miniformer.contracts.kit.properties import contract
 from miniformer.contracts.kit.rounding import (
     DTYPES,
@@ -58,41 +58,42 @@ def sizes_do_not_mix(case: Case) -> None:
                                  f"{name} of row {b}, column {t}, which is of size {size:g}, beside other sizes and its own")
 
 
-@contract("attention")
+@contract("attention", "ffn", "head")
 def huge_values_are_not_heard(case: Case) -> None:
-    """What a token may not see does not change its output, however large it is: padding, later tokens, other documents and
-    padding of a memory of size up to a million, or a bias of a million on their scores.
+    """What may not be heard changes no output, however large it is: padding, later tokens, other documents and padding of a
+    memory of size up to a million, or a bias of a million on their scores. Nor does it change a loss.
 
     In training: a mask that subtracts a number such as 10000 from scores lets the largest ones through.
     """
-    dtype = case.choose("dtype", [torch.float64, *LOW])
-    whats = ["tokens", *(["bias"] if "bias" in case.under_test.cls.applies else []),
-             *(["memory"] if case.under_test.cls.cross else [])]
-    what = case.choose("what is huge", whats)
-    size = case.choose("size", [1e6, 1e4, 1e2])
-    causal = False if what == "memory" else None
-    harness = AttentionHarness.drawn(case, causal=causal, dtype=dtype, encoded=what == "tokens")
+    dtype, size = case.choose("dtype", [torch.float64, *LOW]), case.choose("size", [1e6, 1e4, 1e2])
+    if case.under_test.kind != "attention":
+        _padding_of_tokens(case, dtype, size)
+        return
+    attention = case.under_test.cls
+    choices = ["tokens", "tokens", *(["bias"] if "bias" in attention.applies else []), *(["memory"] if attention.cross else [])]
+    what = case.choose("what is huge", choices)
+    harness = AttentionHarness.drawn(case, causal=False if what == "memory" else None, dtype=dtype, encoded=what == "tokens")
     if what == "memory":
         _padding_of_memory(case, harness, dtype, size)
         return
     layout = case.layout(rows=1, max_length=6)
     x = case.tensor(*layout.shape, harness.module.d_model, dtype=dtype)
     hidden = ~harness.visible(layout)[0] & layout.real[0][:, None]
-    if not bool(hidden.any()):
-        return
-    if what == "bias":
-        _bias_on_hidden_keys(case, harness, layout, x, size, hidden)
-        return
-    # all that some token may not see; the tokens that may see none of it have to stay as they are
-    listeners = hidden.any(dim=1).nonzero()[:, 0].tolist()
-    huge = hidden[case.choose("listener", listeners)]
+    if bool(hidden.any()):
+        (_bias_on_hidden_keys if what == "bias" else _hidden_tokens)(case, harness, layout, x, size, hidden)
+
+
+def _hidden_tokens(case: Case, harness: AttentionHarness, layout: Layout, x: Tensor, size: float, hidden: Tensor) -> None:
+    """Require that all tokens which a drawn one may not see change neither it nor others that may see none of them."""
+    listener = case.choose("listener", hidden.any(dim=1).nonzero()[:, 0].tolist())
+    huge = hidden[listener]
     deaf = (layout.real[0] & (hidden | ~huge).all(dim=1)).nonzero()[:, 0]
-    direction = torch.where(huge[:, None], case.tensor(*x.shape[1:], dtype=dtype), 0)
+    direction = case.tensor(*x.shape[1:], dtype=x.dtype)
     with torch.no_grad():
         before = harness(x, layout)[0, deaf]
         for sign in (1, -1):  # the score of a query and a huge key is large and positive for one of the two
             after = harness(torch.where(huge[:, None], sign * size * direction, x), layout)[0, deaf]
-            require_near(after, before, _leak(before, dtype, size),
+            require_near(after, before, _leak(before, x.dtype, size),
                          f"tokens at columns {deaf.tolist()} beside hidden ones of size {size:g} and of size 1")
 
 
@@ -128,7 +129,30 @@ def _padding_of_memory(case: Case, harness: AttentionHarness, dtype: torch.dtype
         for sign in (1, -1):
             huge = torch.where(keys.real[..., None], hidden, sign * size * hidden)
             after = harness.for_memory(x, queries, Memory(huge, keys))
-            require_near(after, before, _leak(before, dtype, size), f"with padding of size {size:g} in the memory and of size 1")
+            require_near(after, before, _leak(before, dtype, size), f"with padding of size {size:g} in a memory and of size 1")
+
+
+def _padding_of_tokens(case: Case, dtype: torch.dtype, size: float) -> None:
+    """Require that huge padding changes neither the outputs of tokens, a row's summary, nor a loss."""
+    module = case.component(dtype)
+    set_mode(case, module)
+    layout = case.layout(kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES], max_length=6)
+    x = case.tensor(*layout.shape, module.d_model, dtype=dtype)
+
+    def outputs(x: Tensor) -> dict[str, Tensor]:
+        context = Context(layout)
+        if case.under_test.kind == "ffn":
+            out = module(x, context)[layout.real]
+            return {"forward": out, **{record.name: record.value for record in context.records}}
+        targets = torch.where(layout.real, layout.positions % module.n_outputs, -1)
+        return {"forward": module(x)[layout.real], "summary": module.summary(x, layout),
+                "cross_entropy": module.cross_entropy(x, targets)}
+
+    with torch.no_grad():
+        before, after = outputs(x), outputs(torch.where(layout.real[..., None], x, size * x))
+    for name, out in after.items():
+        require_near(out, before[name], 16 * eps(dtype) * max(1.0, size_of(before[name])),
+                     f"{name} with padding of size {size:g} and of size 1")
 
 
 @contract(*MODULE_KINDS)
