@@ -111,7 +111,7 @@ class LooksAheadInHalfPrecision(attention.Plain):
 
 
 class DeafInSinglePrecision(attention.Plain):
-    """In float32 a token sees itself and its neighbour at an even position."""
+    """In float32 a token sees itself and those far away."""
 
     caught_by = "hears-alike-in-low-precision"
 
@@ -120,6 +120,16 @@ class DeafInSinglePrecision(attention.Plain):
         if self.q.weight.dtype != torch.float32 or context.memory is not None:
             return allowed
         return allowed & ((order(context) == 0) | (order(context) < -8))
+
+
+class HalfInSinglePrecision(attention.Plain):
+    """Where the model is in float32, its weights are in bfloat16."""
+
+    caught_by = "low-precision-is-near"
+
+    def weights(self, q, k, context):
+        weights = super().weights(q, k, context)
+        return weights.bfloat16().to(q.dtype) if q.dtype == torch.float32 else weights
 
 
 class OwnDistancesInItsDtype(attention.Plain):
@@ -135,9 +145,9 @@ class OwnDistancesInItsDtype(attention.Plain):
 
 
 class AlwaysHalf(attention.Plain):
-    """Its softmax is in bfloat16, whatever the dtype of the model."""
+    """Its softmax is in bfloat16, whatever the dtype of the model: small changes of a score change nothing, or too much."""
 
-    caught_by = "low-precision-is-near"
+    caught_by = "gradients-are-right"
 
     def weights(self, q, k, context):
         scores = self.scores(q, k, context).masked_fill(~self.allowed(context), -torch.inf)
@@ -252,7 +262,7 @@ class BalancesBySize(ffn.PlainMixture):
 
     def forward(self, x, context):
         if self.training:
-            real = context.layout.real[..., None] + 1e-8
+            real = context.layout.real[..., None] + 1e-6
             context.record("size", ((x * real).square().sum() / real.sum()) * self.gate.weight.square().sum(), loss=True)
         return super().forward(x, context)
 
