@@ -46,12 +46,12 @@ def sizes_do_not_mix(case: Case) -> None:
         mixed = runner.outputs(runner.x * sizes[..., None])
         for size in SIZES:
             # the shapes are the same, so all that may differ is how tokens are grouped, as for the experts of a mixture
-            alike = runner.outputs(runner.x * size)
+            alike = runner.outputs(runner.x * torch.tensor(size, dtype=dtype))  # a size of bfloat16, as in `sizes`
             for name, out in mixed.items():
                 if "bias" in name or (by_token and out.ndim < 3):  # these are of positions, and of whole rows
                     continue
                 pair = [one.transpose(1, 2) if name == "rotate" else one for one in (out, alike[name])]
-                for b, t in (sizes == size).nonzero().tolist():
+                for b, t in (sizes == torch.tensor(size, dtype=dtype)).nonzero().tolist():
                     actual, expected = (one[b, t] if one.ndim > 2 else one[b] for one in pair)
                     require_near(actual, expected, 16 * eps(dtype) * size_of(expected),
                                  f"{name} of row {b}, column {t}, which is of size {size:g}, beside other sizes and its own")
