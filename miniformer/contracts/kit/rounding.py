@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ def require_near(actual: Tensor, expected: Tensor, allowed: float, what: str) ->
         raise Broken(f"{what}: {difference:.1e} apart, of outputs of size {size_of(expected):.1e}")
 
 
-def in_both_precisions(module: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, nn.Module]:
+def in_both_precisions(module: nn.Module, dtype: torch.dtype) -> tuple[Any, Any]:
     """A copy of a float64 module in `dtype`, and one in float64 whose parameters are rounded to it too.
 
     So outputs of the two differ by the rounding of the computation, and of what the module keeps as a buffer.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from hypothesis import strategies as st
 from torch import Tensor
@@ -192,7 +194,7 @@ def _one_zero(x: Tensor) -> Tensor:
     return x
 
 
-EXTREMES = {
+EXTREMES: dict[str, Callable[[Tensor], Tensor]] = {
     "zeros": torch.zeros_like,
     "a token of zeros": _one_zero,
     "equal tokens": lambda x: x[:, :1].repeat(1, x.shape[1], 1),

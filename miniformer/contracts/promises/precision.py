@@ -96,8 +96,7 @@ def low_precision_is_near(case: Case) -> None:
     Seen: transformers#29285, rotary positions that lost their precision in bfloat16.
     """
     dtype, length = case.choose("dtype and length", DTYPES_AND_LENGTHS)
-    sizes = {"max_seq_len": 512} if case.under_test.kind == "position" else {}
-    module = case.component(**sizes)
+    module = case.component(max_seq_len=512) if case.under_test.kind == "position" else case.component()
     low, exact = in_both_precisions(module, dtype)
     x = case.tensor(1, length, module.d_model).to(dtype)
     with torch.no_grad():
