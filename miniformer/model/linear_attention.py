@@ -78,7 +78,8 @@ class LinearAttention(Attention):
                     so_far + cumulative(q.flip(2), k.flip(2), v.flip(2), documents_BT.flip(1), start, before.document,
                                         inclusive=False)[0].flip(2)
                     for so_far, (q, k, v), start in zip((values, weights), summed, starts))
-        return values / weights.clamp(min=torch.finfo(weights.dtype).tiny)
+        # features vanish for large negative numbers; the root leaves room for what the gradient multiplies 1 / weight with
+        return values / weights.clamp(min=torch.finfo(weights.dtype).tiny ** 0.5)
 
     def init_state(self, batch: int, capacity: int) -> LinearState:
         room = empty_room(self.qkv, batch, self.n_heads, self.d_head, self.d_head + 1)

@@ -144,6 +144,17 @@ def test_features_that_vanish_do_not_divide_by_zero():
     assert torch.isfinite(module(torch.ones(1, 3, D))).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_features_that_vanish_have_finite_gradients(dtype):
+    """Of one width, so that half of all features are exp(-10000), which is 0."""
+    torch.manual_seed(0)
+    module = LinearAttention(2, 2).to(dtype)
+    x = (1e4 * torch.randn(2, 40, 2, dtype=dtype)).requires_grad_()
+    module(x, Context(Layout.full(2, 40), causal=True)).sum().backward()
+    assert x.grad.isfinite().all()
+    assert all(parameter.grad.isfinite().all() for parameter in module.parameters())
+
+
 def test_a_width_that_heads_do_not_divide_is_refused():
     with pytest.raises(ValueError, match="d_model 10 must be a multiple of n_heads 4"):
         LinearAttention(10, 4)

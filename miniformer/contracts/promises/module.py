@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from miniformer.config.counting import looks_at_values
+from miniformer.contracts.kit.all_inputs import MEMORY_LAYOUTS, inputs_and_calls
 from miniformer.contracts.kit.case import Case, require, require_equal, seeded
 from miniformer.contracts.kit.module_runner import MODULE_KINDS, RANDOM_TRAINING, ModuleRunner
 from miniformer.contracts.kit.properties import Broken, contract
@@ -141,15 +142,29 @@ def runs_under_autocast(case: Case) -> None:
 
 @contract(*MODULE_KINDS)
 def leaves_its_inputs_alone(case: Case) -> None:
-    """It does not change its input in place.
+    """It changes none of the tensors that it is given in place: hidden states in any dtype and memory layout, positions,
+    documents, masks, biases, memories, selections and targets.
 
-    In training: the residual stream, which other layers still need, is overwritten, and autograd fails or is wrong.
+    In training: the residual stream, or a mask that other layers still need, is overwritten, and autograd fails or is wrong.
     """
-    runner = ModuleRunner.drawn(case, training=True, same_shapes=True)
-    before, version = runner.x.clone(), runner.x._version
+    dtype = case.choose("dtype", [torch.float32, torch.bfloat16, torch.float64])  # a cast to the dtype it has is no copy
+    runner = ModuleRunner.drawn(case, dtype=dtype, training=True, same_shapes=True)
+    in_memory = case.choose("in memory", [*["contiguous"] * 2, *MEMORY_LAYOUTS])
+    x = MEMORY_LAYOUTS[in_memory](runner.x)
+    given, calls = inputs_and_calls(case, runner.kind, runner.module, x, runner.causal)
+    before = {name: (tensor.clone(), tensor._version) for name, tensor in given.items()}
     with torch.no_grad():
-        runner.outputs()
-    require(torch.equal(runner.x, before) and runner.x._version == version, "it changes its input in place")
+        for call in calls:
+            try:
+                call()
+            except RuntimeError as error:  # it may want contiguous inputs, which is no change of them
+                if "written-to tensor" in str(error):
+                    raise Broken("it writes to an input whose rows share their memory") from None
+                if in_memory == "contiguous":
+                    raise
+    for name, tensor in given.items():
+        values, version = before[name]
+        require(torch.equal(tensor, values) and tensor._version == version, f"it changes {name} in place")
 
 
 @contract(*MODULE_KINDS)
