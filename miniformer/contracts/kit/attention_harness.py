@@ -29,7 +29,7 @@ class RotatingEncoding(PositionEncoding):
 
 
 class DistanceBias(PositionEncoding):
-    """A bias that falls with distance, faster in later heads, and differs from place to place. It is finite, so it hides no token.
+    """A bias that falls with distance, faster in later heads, and differs from place to place. It hides no token: it is finite.
 
     In a causal model no key is later than its query, so the bias there may be anything: here it is large.
     """

@@ -17,8 +17,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .component_under_test import ComponentUnderTest
 
-PROMISE_MODULES = ("construction", "module", "attention_visibility", "attention", "attention_bias",
-                   "attention_gradients", "decoding", "position", "position_range", "feedforward", "norm", "head", "task", "task_data", "recipes", "extension")
+PROMISE_MODULES = ("construction", "module", "attention_visibility", "attention", "attention_bias", "attention_gradients",
+                   "decoding", "position", "position_range", "feedforward", "norm", "head", "task", "task_data", "recipes",
+                   "extension")
 """The modules of `miniformer.contracts.promises`, in the order in which reports show their properties."""
 
 Check = Callable[[Any], None]

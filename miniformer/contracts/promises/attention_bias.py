@@ -62,7 +62,8 @@ def a_bias_counts(case: Case) -> None:
     changed = x.clone()
     changed[rows, hidden] += torch.linspace(1.0, 2.0, D, dtype=x.dtype)
     with torch.no_grad():
-        influenced = (with_bias(harness, bias, changed, layout) - with_bias(harness, bias, x, layout)).abs().amax(-1) > MIN_CHANGE
+        difference = with_bias(harness, bias, changed, layout) - with_bias(harness, bias, x, layout)
+    influenced = difference.abs().amax(dim=-1) > MIN_CHANGE
     influenced[rows, hidden] = False
     influenced &= layout.real
     if bool(influenced.any()):
@@ -95,7 +96,7 @@ def each_head_has_its_bias(case: Case) -> None:
     for n, heads in enumerate(choices):
         for m in range(n):
             differ = bool((outputs[n] - outputs[m]).abs().max() > MIN_CHANGE)
-            require(differ, f"of {H} heads, the bias that hides key {hidden} in {_named(choices[m])} and the one that hides it in "
+            require(differ, f"of {H} heads, a bias that hides key {hidden} in {_named(choices[m])} and one that hides it in "
                             f"{_named(heads)} give the same output")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from hypothesis import strategies as st
@@ -147,7 +148,8 @@ def hears_what_it_may(case: Case) -> None:
     heard = (sizes > MIN_CHANGE) & ~visible & both_real
     if bool(heard.any()):
         b, t, c = heard.nonzero()[0].tolist()
-        raise Broken(f"the output at {_place(layout, b, t)} changes with the input at column {columns[c]}, which it may not see")
+        raise Broken(f"the output at {_place(layout, b, t)} changes with the input at column {columns[c]}, which it may not "
+                     "see")
     nearer = _changes_by_the_token_between(sizes, visible, layout, columns)
     deaf = (nearer > FADED) & visible & both_real
     for seed in range(8):  # a weight may be too small to notice by chance, but not for eight other tokens in its place
@@ -173,7 +175,7 @@ def _changes_by_the_token_between(sizes: Tensor, visible: Tensor, layout: Layout
     number = {s: c for c, s in enumerate(columns)}
     for b, real in enumerate(layout.real.tolist()):
         tokens = [t for t in range(T) if real[t]]
-        for before, after in zip(tokens, tokens[1:], strict=False):
+        for before, after in pairwise(tokens):
             if before in number and after in number:
                 first, second = number[before], number[after]
                 nearer[b, after:, first] = levels[b, after:, second]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from miniformer.contracts.kit.case import Case, require, require_equal
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
-from miniformer.contracts.kit.module_runner import set_mode
+from miniformer.contracts.kit.module_runner import bias_of, set_mode
 from miniformer.contracts.kit.properties import contract
 from miniformer.kernel.interfaces import PositionEncoding
 
@@ -47,14 +47,6 @@ def hook_outputs(encoding: PositionEncoding, x_BTD: Tensor, q_BHTE: Tensor, posi
         if (bias := bias_of(encoding, name, positions, positions)) is not None:
             outputs[name] = bias.expand(positions.shape[0], -1, -1, -1).permute(0, 2, 3, 1)
     return outputs
-
-
-def bias_of(encoding: PositionEncoding, name: str, q_positions: Tensor, k_positions: Tensor) -> Tensor | None:
-    """What the hook `bias` or `causal_bias` gives. That of a causal model is of no matter at keys later than their query: 0."""
-    bias: Tensor | None = getattr(encoding, name)(q_positions, k_positions)
-    if bias is None or name == "bias" or bias.ndim != 4:
-        return bias
-    return bias.masked_fill(k_positions[:, None, None, :] > q_positions[:, None, :, None], 0)
 
 
 @contract("position", skip=needs("embed", "rotate", "bias"))
@@ -182,8 +174,8 @@ def says_whether_its_bias_learns(case: Case) -> None:
 
 @contract("position", skip=needs("embed", "rotate", "bias"), examples=0.5)
 def learns_at_each_place(case: Case) -> None:
-    """At each of the first places, the gradient of each hook agrees with finite differences: that of its parameters, and that of
-    the tensor that `embed` and `rotate` change.
+    """At each of the first places, the gradient of each hook agrees with finite differences: that of its parameters, and that
+    of the tensor that `embed` and `rotate` change.
 
     In training: the vector of a place, such as the first, keeps its initial values, or nothing before the model learns there.
 
@@ -210,8 +202,10 @@ def learns_at_each_place(case: Case) -> None:
     for name, out in hook_outputs(encoding, x, q, positions).items():
         expected, by_place = (ahead[name] - behind[name]) / 2e-5, _by_place(out, weights[name])
         for t in range(T):
-            gradients = torch.autograd.grad(by_place[t], inputs, retain_graph=True, allow_unused=True) if out.requires_grad else []
-            found = sum(float((g * move).sum()) for g, move in zip(gradients, moves, strict=False) if g is not None)
+            found = 0.0
+            if out.requires_grad:
+                gradients = torch.autograd.grad(by_place[t], inputs, retain_graph=True, allow_unused=True)
+                found = sum(float((g * move).sum()) for g, move in zip(gradients, moves, strict=True) if g is not None)
             off = abs(found - float(expected[t])) / max(1e-2, float(expected.abs().max()))
             require(off < 1e-2, f"the gradient of {name} at position {t} is {off:.0%} off, compared with finite differences")
 

@@ -18,8 +18,8 @@ from .position import heads, hook_outputs, needs
 
 @contract("position", proves=["extrapolates"])
 def ends_as_declared(case: Case) -> None:
-    """If it declares `extrapolates`, its outputs beyond `max_seq_len` are finite, differ between positions, and do not depend on
-    other rows of the batch; otherwise a model refuses longer texts.
+    """If it declares `extrapolates`, its outputs beyond `max_seq_len` are finite, differ between positions, and do not depend
+    on other rows of the batch; otherwise a model refuses longer texts.
 
     In training: nothing shows; in use, text beyond `max_seq_len` is garbage, or the last row of a table is used for all of it.
 

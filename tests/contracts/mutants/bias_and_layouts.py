@@ -1,4 +1,4 @@
-"""Attentions that treat a bias, mixed batches or long rows wrongly, position encodings likewise, and correct ones beside them."""
+"""Attentions that treat a bias, mixed batches or long rows wrongly, and position encodings; correct ones beside them."""
 
 from typing import ClassVar
 
@@ -8,7 +8,7 @@ from torch import nn
 
 from miniformer.kernel import Window
 
-from .attention import Plain, Remembering, order, together
+from .attention import Plain, Remembering, order
 from .position import PlainBias, PlainRotary
 
 
@@ -107,7 +107,7 @@ class DetachesTheBiasAndSaysSo(ChangesTheBias):
 
 
 class Gated(Remembering):
-    """Correct: a gate made from the input, after a differential pair of softmaxes that do not sum to one, and a norm of each head."""
+    """Correct: the difference of two softmaxes (Ye 2024, arXiv:2410.05258), a norm of each head, and a gate from the input."""
 
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__(d_model, n_heads)
@@ -154,6 +154,15 @@ class Forgets(Plain):
 
     def init_state(self, batch, capacity):
         return super(Plain, self).init_state(batch, capacity)
+
+
+class DoesNotScale(Plain):
+    """Leaves out the factor 1 / sqrt(E), with torch's usual initial weights."""
+
+    caught_by = "starts-spread-out"
+
+    def scores(self, q, k, context):
+        return super().scores(q, k, context) * self.d_head ** 0.5
 
 
 class MixesDocumentsOfMixedBatches(Plain):
@@ -305,5 +314,5 @@ class CausalBiasOfItsOwn(PlainBias):
 
     def causal_bias(self, q_positions, k_positions):
         later = q_positions[:, None, :, None] < k_positions[:, None, None]
-        return torch.where(later, k_positions[:, None, None].double() + q_positions.max() - torch.inf,
+        return torch.where(later, k_positions[:, None, None].double() + q_positions.max(),
                            self.bias(q_positions, k_positions))
