@@ -2,40 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 from torch import Tensor
 
 from miniformer.contracts.kit import drawing
 from miniformer.contracts.kit.attention_harness import AttentionHarness
 from miniformer.contracts.kit.case import Case, require
+from miniformer.contracts.kit.finite_differences import gradient_errors
 from miniformer.contracts.kit.properties import Broken, contract
 
 from .attention_bias import applies_no_bias, with_bias
 from .attention_visibility import columns_to_change
-
-STEPS = ((1e-5, 1e-3), (1e-2, 3e-2))
-"""Steps of finite differences, each with the error that it allows, as a part of the largest number compared: a short step for
-functions with corners, and a long one for those that compute in float32, whose rounding error of 1e-7 it is divided by."""
-
-
-def _wrong(numeric: Callable[[float], Tensor], exact: Tensor) -> Tensor | None:
-    """Where a gradient is not that of finite differences, by any of the steps; None if it is.
-
-    Args:
-        numeric: the finite differences for a step, with the shape of `exact`.
-        exact: the gradients, each along one direction.
-    """
-    wrong = None
-    for step, allowed in STEPS:
-        expected = numeric(step)
-        error = (exact - expected).abs() / expected.abs().max().clamp(min=1e-6)
-        if not bool((error > allowed).any()) and bool(error.isfinite().all()):
-            return None
-        wrong = error
-    return wrong
-
 
 @contract("attention", examples=0.3)
 def long_rows_have_their_gradients(case: Case) -> None:
@@ -69,9 +46,9 @@ def long_rows_have_their_gradients(case: Case) -> None:
     require(out.requires_grad, f"of {T} tokens, no output has a gradient with respect to them")
     (gradient,) = torch.autograd.grad((out[0, columns] * weights).sum(), leaf, allow_unused=True)
     exact = torch.zeros(len(columns), dtype=x.dtype) if gradient is None else (gradient[0, columns] * moves).sum(dim=-1)
-    if (error := _wrong(numeric, exact)) is not None:
-        raise Broken(f"of {T} tokens, the gradient with respect to the one at column {columns[int(error.argmax())]} is "
-                     f"{float(error.max()):.0%} off, compared with finite differences")
+    if (errors := gradient_errors(exact, numeric)) is not None:
+        raise Broken(f"of {T} tokens, the gradient with respect to the one at column {columns[int(errors.argmax())]} is "
+                     f"{float(errors.max()):.0%} off, compared with finite differences")
 
 
 @contract("attention", skip=applies_no_bias, examples=0.5)
@@ -105,6 +82,6 @@ def a_bias_gets_its_gradient(case: Case) -> None:
     leaf = bias.clone().requires_grad_()
     (gradient,) = torch.autograd.grad((with_bias(harness, leaf, x, layout) * weights).sum(), leaf, allow_unused=True)
     exact = torch.zeros(H, dtype=x.dtype) if gradient is None else (gradient * moves).sum(dim=(0, 2, 3))
-    if (error := _wrong(numeric, exact)) is not None:
-        raise Broken(f"the gradient of the bias of head {int(error.argmax())} of {H} is {float(error.max()):.0%} off, compared "
+    if (errors := gradient_errors(exact, numeric)) is not None:
+        raise Broken(f"the gradient of the bias of head {int(errors.argmax())} of {H} is {float(errors.max()):.0%} off, compared "
                      "with finite differences")

@@ -8,10 +8,12 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from miniformer.contracts.kit.case import Case, require, require_equal
+from miniformer.contracts.kit import drawing
+from miniformer.contracts.kit.case import Case, require, require_equal, seeded
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
+from miniformer.contracts.kit.finite_differences import STEPS, gradient_errors
 from miniformer.contracts.kit.module_runner import bias_of, set_mode
-from miniformer.contracts.kit.properties import contract
+from miniformer.contracts.kit.properties import Broken, contract
 from miniformer.kernel.interfaces import PositionEncoding
 
 
@@ -185,29 +187,34 @@ def learns_at_each_place(case: Case) -> None:
     positions = torch.arange(T).expand(2, T)
     x, q = case.tensor(2, T, encoding.d_model), heads(case, encoding, T)
     inputs = [x, q, *(p for p in encoding.parameters() if p.requires_grad)]
-    moves = [torch.randn_like(tensor) for tensor in inputs]
-    weights = {name: torch.randn_like(out) for name, out in hook_outputs(encoding, x, q, positions).items()}
+    with seeded(case.draw("directions", drawing.seeds)):
+        moves = [torch.randn_like(tensor) for tensor in inputs]
+        weights = {name: torch.randn_like(out) for name, out in hook_outputs(encoding, x, q, positions).items()}
 
-    def along_moves(step: float) -> dict[str, Tensor]:
-        """`[T]` for each hook: a weighted sum of its outputs at each place, after a step in the drawn directions."""
+    def sums(step: float) -> dict[str, Tensor]:
+        """`[T]` for each hook: a weighted sum of its outputs at each place, a step further in the drawn directions."""
         with torch.no_grad():
-            for tensor, move in zip(inputs, moves, strict=True):
-                tensor += step * move
-            return {name: _by_place(out, weights[name]) for name, out in hook_outputs(encoding, x, q, positions).items()}
+            torch._foreach_add_(inputs, moves, alpha=step)
+            by_place = {name: _by_place(out, weights[name]) for name, out in hook_outputs(encoding, x, q, positions).items()}
+            torch._foreach_add_(inputs, moves, alpha=-step)
+        return by_place
 
-    ahead, behind = along_moves(1e-5), along_moves(-2e-5)
-    along_moves(1e-5)
+    numeric = {step: (sums(step), sums(-step)) for step, _ in STEPS}
     for tensor in inputs:
         tensor.requires_grad_()
     for name, out in hook_outputs(encoding, x, q, positions).items():
-        expected, by_place = (ahead[name] - behind[name]) / 2e-5, _by_place(out, weights[name])
-        for t in range(T):
-            found = 0.0
-            if out.requires_grad:
-                gradients = torch.autograd.grad(by_place[t], inputs, retain_graph=True, allow_unused=True)
-                found = sum(float((g * move).sum()) for g, move in zip(gradients, moves, strict=True) if g is not None)
-            off = abs(found - float(expected[t])) / max(1e-2, float(expected.abs().max()))
-            require(off < 1e-2, f"the gradient of {name} at position {t} is {off:.0%} off, compared with finite differences")
+        exact = torch.zeros(T, dtype=torch.float64)
+        for t, value in enumerate(_by_place(out, weights[name]) if out.requires_grad else ()):
+            gradients = torch.autograd.grad(value, inputs, retain_graph=True, allow_unused=True)
+            exact[t] = sum(float((g * move).sum()) for g, move in zip(gradients, moves, strict=True) if g is not None)
+
+        def differences(step: float, name: str = name) -> Tensor:
+            ahead, behind = numeric[step]
+            return (ahead[name] - behind[name]).double() / (2 * step)
+
+        if (errors := gradient_errors(exact, differences)) is not None:
+            raise Broken(f"the gradient of {name} at position {int(errors.argmax())} is {float(errors.max()):.0%} off, compared "
+                         "with finite differences")
 
 
 def _by_place(out_BT: Tensor, weights_BT: Tensor) -> Tensor:

@@ -137,6 +137,7 @@ class Sigmoids(Plain):
 class Forgets(Plain):
     """Correct: a gate that each token sets lowers the scores of what came before it (Lin 2025, arXiv:2503.02130)."""
 
+    applies: ClassVar[frozenset[str]] = frozenset({"rotate"})
     causal_only: ClassVar[bool] = True
     cross: ClassVar[bool] = False
 
@@ -195,6 +196,8 @@ class HearsPaddingOfMixedBatches(Plain):
 class LongWindow(Plain):
     """Correct: sees 128 positions."""
 
+    cross: ClassVar[bool] = False
+
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__(d_model, n_heads)
         self.rule = Window(128)
@@ -240,7 +243,8 @@ class BlocksOfATextInTurn(Plain):
 
     def weights(self, q, k, context):
         scores = self.scores(q, k, context).masked_fill(~self.allowed(context), -torch.inf)
-        return torch.cat([block.softmax(dim=-1) for block in scores.split(32, dim=2)], dim=2)
+        weights = torch.cat([block.softmax(dim=-1) for block in scores.split(32, dim=2)], dim=2)
+        return F.dropout(weights, self.dropout, self.training)
 
 
 class PaddingIndex(PlainBias):
