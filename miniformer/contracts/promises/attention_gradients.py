@@ -14,6 +14,7 @@ from miniformer.contracts.kit.properties import Broken, contract
 from .attention_bias import applies_no_bias, with_bias
 from .attention_visibility import columns_to_change
 
+
 @contract("attention", examples=0.3)
 def long_rows_have_their_gradients(case: Case) -> None:
     """In rows of 1, 65 or 257 tokens and others, the gradient of the first, the last and other outputs with respect to these
@@ -83,5 +84,5 @@ def a_bias_gets_its_gradient(case: Case) -> None:
     (gradient,) = torch.autograd.grad((with_bias(harness, leaf, x, layout) * weights).sum(), leaf, allow_unused=True)
     exact = torch.zeros(H, dtype=x.dtype) if gradient is None else (gradient * moves).sum(dim=(0, 2, 3))
     if (errors := gradient_errors(exact, numeric)) is not None:
-        raise Broken(f"the gradient of the bias of head {int(errors.argmax())} of {H} is {float(errors.max()):.0%} off, compared "
-                     "with finite differences")
+        raise Broken(f"the gradient of the bias of head {int(errors.argmax())} of {H} is {float(errors.max()):.0%} off, "
+                     "compared with finite differences")

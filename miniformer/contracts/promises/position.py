@@ -213,8 +213,8 @@ def learns_at_each_place(case: Case) -> None:
             return (ahead[name] - behind[name]).double() / (2 * step)
 
         if (errors := gradient_errors(exact, differences)) is not None:
-            raise Broken(f"the gradient of {name} at position {int(errors.argmax())} is {float(errors.max()):.0%} off, compared "
-                         "with finite differences")
+            raise Broken(f"the gradient of {name} at position {int(errors.argmax())} is {float(errors.max()):.0%} off, "
+                         "compared with finite differences")
 
 
 def _by_place(out_BT: Tensor, weights_BT: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import nn
 
 from miniformer.kernel import Window
 
-from .attention import Plain, Remembering, order
+from .attention import Plain, Remembering, order, together
 from .position import PlainBias, PlainRotary
 
 
@@ -130,6 +130,9 @@ class Gated(Remembering):
 class Sigmoids(Plain):
     """Correct: each weight is a sigmoid of its own, so they do not sum to one (Ramapuram 2024, arXiv:2409.04431)."""
 
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        super().__init__(d_model, n_heads)
+
     def weights(self, q, k, context):
         return self.scores(q, k, context).sigmoid() * self.allowed(context)
 
@@ -137,7 +140,6 @@ class Sigmoids(Plain):
 class Forgets(Plain):
     """Correct: a gate that each token sets lowers the scores of what came before it (Lin 2025, arXiv:2503.02130)."""
 
-    applies: ClassVar[frozenset[str]] = frozenset({"rotate"})
     causal_only: ClassVar[bool] = True
     cross: ClassVar[bool] = False
 
@@ -164,6 +166,26 @@ class DoesNotScale(Plain):
 
     def scores(self, q, k, context):
         return super().scores(q, k, context) * self.d_head ** 0.5
+
+
+class Convolves(Plain):
+    """Correct: a short causal convolution over the columns of keys and values, within a document."""
+
+    causal_only: ClassVar[bool] = True
+    cross: ClassVar[bool] = False
+    applies: ClassVar[frozenset[str]] = frozenset({"bias"})
+
+    def forward(self, x, context, state=None):
+        layout, mixed = context.layout, x
+        for back in (1, 2):
+            if back < x.shape[1]:
+                before = (order(context)[:, 0] == -back) & together(context)[:, 0] & layout.real[:, None]
+                mixed = mixed + before.to(x.dtype) @ x / (1 + back)
+        q, k, v = self.heads(self.q(x)), self.heads(self.k(mixed)), self.heads(self.v(mixed))
+        return self.out((self.weights(q, k, context) @ v).transpose(1, 2).flatten(2))
+
+    def init_state(self, batch, capacity):
+        return super(Plain, self).init_state(batch, capacity)
 
 
 class MixesDocumentsOfMixedBatches(Plain):
@@ -268,6 +290,7 @@ class Waves(PlainBias):
 
     relative = False
     bias = PlainRotary.bias
+    known_violations: ClassVar = {"far-places-survive-low-precision": "in bfloat16 its frequencies are rounded"}
 
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
         super().__init__(d_model, n_heads, max_seq_len)
