@@ -47,9 +47,9 @@ def with_bias(harness: AttentionHarness, bias_BHTS: Tensor, x: Tensor, layout: L
 
 @contract("attention", proves=["applies bias"], skip=applies_no_bias)
 def a_bias_counts(case: Case) -> None:
-    """The bias of a position encoding is added to the scores: a key with a bias of -1e9 does not change the output. An attention
-    in which the order of tokens counts, as with a short convolution or a decay, may hear the token otherwise than as a key: of
-    it, only what a token hears from afar is looked at, with a bias of -1e9 on all keys but its own.
+    """The bias of a position encoding is added to the scores: a key with a bias of -1e9 does not change the output. Where the
+    order of tokens counts, as with a short convolution or a decay, a token may be heard otherwise than as a key; there, only
+    what a token hears from afar is looked at, with a bias of -1e9 on all keys but its own.
 
     In training: ALiBi and T5 biases do nothing, and the model cannot learn the order of tokens.
 
