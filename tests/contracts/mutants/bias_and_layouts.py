@@ -175,6 +175,9 @@ class Convolves(Plain):
     cross: ClassVar[bool] = False
     applies: ClassVar[frozenset[str]] = frozenset({"bias"})
 
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        super().__init__(d_model, n_heads)
+
     def forward(self, x, context, state=None):
         layout, mixed = context.layout, x
         for back in (1, 2):
