@@ -41,68 +41,65 @@ class AddsTheBiasToTheWeights(Plain):
         return weights if context.bias is None else weights + context.bias.to(weights.dtype)
 
 
-class ChangesTheBias(Plain):
-    """Correct, unless `changed` changes the bias `[B or 1, H, T, S]`."""
-
-    def changed(self, bias, context):
-        return bias
+class ChangesTheBias:
+    """A mixin: `changed` changes the bias `[B or 1, H, T, S]`."""
 
     def scores(self, q, k, context):
         scores = q @ k.transpose(-1, -2) * self.d_head ** -0.5
-        return scores if context.bias is None else scores + self.changed(context.bias, context).to(scores.dtype)
+        return scores if context.bias is None else scores + self.changed(context.bias).to(scores.dtype)
 
 
-class TheFirstHeadsBiasForAll(ChangesTheBias):
+class TheFirstHeadsBiasForAll(ChangesTheBias, Plain):
     """Takes the bias of head 0 for every head."""
 
     caught_by = "each-head-has-its-bias"
 
-    def changed(self, bias, context):
+    def changed(self, bias):
         return bias[:, :1]
 
 
-class TheMeanBiasForAll(ChangesTheBias):
+class TheMeanBiasForAll(ChangesTheBias, Plain):
     """Takes the mean over the heads."""
 
     caught_by = "each-head-has-its-bias"
 
-    def changed(self, bias, context):
+    def changed(self, bias):
         return bias.mean(dim=1, keepdim=True)
 
 
-class TheFirstRowsBiasForAll(ChangesTheBias):
+class TheFirstRowsBiasForAll(ChangesTheBias, Plain):
     """Takes the bias of row 0 for every row of the batch."""
 
     caught_by = "a-bias-counts"
 
-    def changed(self, bias, context):
+    def changed(self, bias):
         return bias[:1]
 
 
-class BiasOfTheWrongColumns(ChangesTheBias):
+class BiasOfTheWrongColumns(ChangesTheBias, Plain):
     """With a state, the bias of the newest column is that of the oldest."""
 
     caught_by = "steps-give-the-whole"
 
-    def changed(self, bias, context):
+    def changed(self, bias):
         return bias.roll(1, dims=-1) if bias.shape[-1] > bias.shape[-2] else bias
 
 
-class DetachesTheBias(ChangesTheBias):
+class DetachesTheBias(ChangesTheBias, Plain):
     """A kernel without a gradient for the bias, although it says `trains_bias`."""
 
     caught_by = "a-bias-gets-its-gradient"
 
-    def changed(self, bias, context):
+    def changed(self, bias):
         return bias.detach()
 
 
-class DetachesTheBiasAndSaysSo(ChangesTheBias):
+class DetachesTheBiasAndSaysSo(ChangesTheBias, Plain):
     """Correct: says that a bias gets no gradient."""
 
     trains_bias = False
 
-    def changed(self, bias, context):
+    def changed(self, bias):
         return bias.detach()
 
 
@@ -261,15 +258,6 @@ class DetachesItsTail(Plain):
         out = super().forward(x, context)
         whole = x.shape[1] - 1 - (x.shape[1] - 1) % 32
         return torch.cat([out[:, :whole], out[:, whole:].detach()], dim=1)
-
-
-class BlocksOfATextInTurn(Plain):
-    """Correct: computes long rows block by block of queries."""
-
-    def weights(self, q, k, context):
-        scores = self.scores(q, k, context).masked_fill(~self.allowed(context), -torch.inf)
-        weights = torch.cat([block.softmax(dim=-1) for block in scores.split(32, dim=2)], dim=2)
-        return F.dropout(weights, self.dropout, self.training)
 
 
 class PaddingIndex(PlainBias):
