@@ -94,15 +94,6 @@ class DetachesTheBias(ChangesTheBias, Plain):
         return bias.detach()
 
 
-class DetachesTheBiasAndSaysSo(ChangesTheBias, Plain):
-    """Correct: says that a bias gets no gradient."""
-
-    trains_bias = False
-
-    def changed(self, bias):
-        return bias.detach()
-
-
 class Gated(Remembering):
     """Correct: the difference of two softmaxes (Ye 2024, arXiv:2410.05258), a norm of each head, and a gate from the input."""
 
@@ -215,20 +206,14 @@ class HearsPaddingOfMixedBatches(Plain):
                           & (order(context) <= 0 if context.causal else True))
 
 
-class LongWindow(Plain):
-    """Correct: sees 128 positions."""
+class LongWindowOffByOne(Plain):
+    """Its window of 128 is one position shorter than it says."""
 
-    cross: ClassVar[bool] = False
+    caught_by = "hears-what-it-may"
 
     def __init__(self, d_model: int, n_heads: int) -> None:
         super().__init__(d_model, n_heads)
         self.rule = Window(128)
-
-
-class LongWindowOffByOne(LongWindow):
-    """Its window is one position shorter than it says."""
-
-    caught_by = "hears-what-it-may"
 
     def allowed(self, context):
         allowed = super().allowed(context)
