@@ -39,6 +39,39 @@ def test_full_padded_and_packed_rows_are_all_drawn():
     assert kinds == {"full", "padded", "packed"}
 
 
+@given(drawing.layouts(kinds=[drawing.MIXED]) | drawing.layouts(kinds=[drawing.MIXED], max_length=2))
+def test_a_mixed_layout_has_a_full_a_packed_and_a_padded_row(layout):
+    assert layout.shape[0] == 3
+    if layout.shape[1] == 1:
+        return
+    rows = layout.documents.tolist()
+    assert layout.padded
+    assert layout.packed
+    assert any(set(row) == {1} for row in rows)
+    assert any(len(set(row) - {0}) > 1 for row in rows)
+    assert any(set(row) == {0, 1} for row in rows)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+@given(data=st.data())
+def test_a_mixed_layout_has_as_many_rows_as_are_asked_for(rows, data):
+    long = data.draw(st.booleans())
+    assert data.draw(drawing.layouts(kinds=[drawing.MIXED], rows=rows, long=long)).shape[0] == rows
+
+
+def test_long_rows_are_often_one_column_over_a_block():
+    found = set()
+
+    @settings(max_examples=100)
+    @given(drawing.lengths(st.just(5)))
+    def draw(length):
+        found.add(length)
+
+    draw()
+    assert len(found & set(drawing.JUST_OVER)) >= 3
+    assert max(found) > 128
+
+
 @given(st.data(), st.integers(1, 8))
 def test_pieces_end_at_the_end(data, length):
     ends = data.draw(drawing.cuts(length))

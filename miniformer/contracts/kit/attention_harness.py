@@ -31,11 +31,19 @@ class RotatingEncoding(PositionEncoding):
 
 
 class DistanceBias(PositionEncoding):
-    """A bias that falls with distance, faster in later heads. It is finite, so it hides no token."""
+    """A bias that falls with distance, faster in later heads, and differs from place to place. It hides no token: it is finite.
+
+    In a causal model no key is later than its query, so the bias there may be anything: here it is large.
+    """
 
     def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
-        distance = (q_positions[:, None, :, None] - k_positions[:, None, None, :]).abs().double()
-        return -0.3 * distance * torch.arange(1, self.n_heads + 1)[:, None, None]
+        queries, keys = q_positions[:, None, :, None].double(), k_positions[:, None, None, :].double()
+        heads = torch.arange(1, self.n_heads + 1, device=keys.device)[:, None, None]
+        return -0.3 * heads * (queries - keys).abs() + torch.sin(1.3 * queries + 2.1 * keys + heads)
+
+    def causal_bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
+        later = q_positions[:, None, :, None] < k_positions[:, None, None, :]
+        return torch.where(later, 50.0, self.bias(q_positions, k_positions))
 
 
 ENCODINGS = {"rotate": RotatingEncoding, "bias": DistanceBias}

@@ -6,6 +6,7 @@ import types
 from collections.abc import Sequence
 from dataclasses import replace
 from enum import Enum
+from functools import reduce
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import torch
@@ -20,46 +21,66 @@ from miniformer.kernel.registry import Availability, current_registry
 from miniformer.kernel.spec import ComponentSpec, resolve
 from miniformer.ops.attention_kernels import KERNELS, KernelName
 
-FULL, LEFT, RIGHT, HOLES, PACKED = "full", "left", "right", "holes", "packed"
+FULL, LEFT, RIGHT, HOLES, PACKED, MIXED = "full", "left", "right", "holes", "packed", "mixed"
 LONG = 300
 """The largest number of columns in a long row: more than the blocks, chunks and windows that a component may use."""
+JUST_OVER = (17, 33, 65, 129, 257)
+"""Numbers of columns that leave one column for the last block, where blocks have 16, 32, 64, 128 or 256."""
 seeds = st.integers(0, 2**16)
 
 
 @st.composite
 def lengths(draw: st.DrawFn, short: st.SearchStrategy[int], at_most: int = LONG) -> int:
-    """Mostly a short length, and at times a long one."""
-    return draw(st.integers(17, at_most)) if draw(st.sampled_from([False, False, True])) else draw(short)
+    """Mostly a short length, and at times a long one, which may be one column over a multiple of usual block sizes."""
+    long = st.sampled_from([n for n in JUST_OVER if n <= at_most]) | st.integers(17, at_most)
+    return draw(long) if draw(st.sampled_from([False, False, True])) else draw(short)
 
 
 @st.composite
-def layouts(draw: st.DrawFn, kinds: Sequence[str] = (FULL, LEFT, RIGHT, HOLES, PACKED), max_rows: int = 3,
+def layouts(draw: st.DrawFn, kinds: Sequence[str] = (FULL, LEFT, RIGHT, HOLES, PACKED, MIXED), max_rows: int = 3,
             max_length: int = 7, rows: int | None = None, long: bool = False) -> Layout:
     """A layout in which every row has at least one token that is not padding.
 
     Args:
-        kinds: where padding may stand, or `packed`.
-        max_rows: the largest number of rows.
+        kinds: where padding may stand, `packed`, or `mixed`: one row full, one packed and one padded, in any order.
+        max_rows: the largest number of rows, but for mixed ones, which are three.
         max_length: the largest number of columns, but for long rows.
         rows: the number of rows; without it, it is drawn.
         long: whether a layout may have up to `LONG` columns; one in three then has at least 17.
     """
-    rows = draw(st.integers(1, max_rows)) if rows is None else rows
-    short = st.integers(1, max_length)
-    kind, length = draw(st.sampled_from(list(kinds))), draw(lengths(short) if long else short)
-    if length > max_length:
-        return many_columns(kind, rows, length, draw(seeds))
+    kind = draw(st.sampled_from(list(kinds)))
+    if rows is None:
+        rows = 3 if kind == MIXED else draw(st.integers(1, max_rows))
+    short = st.integers(min(2, max_length) if kind == MIXED else 1, max_length)
+    length = draw(lengths(short) if long else short)
+    if kind != MIXED:
+        return draw(few_columns(kind, rows, length)) if length <= max_length else many_columns(kind, rows, length, draw(seeds))
+    order = draw(st.permutations([FULL, PACKED, draw(st.sampled_from([LEFT, RIGHT, HOLES]))]))
+    mixed = [draw(few_columns(order[n % 3], 1, length, true_to_kind=True)) if length <= max_length
+             else many_columns(order[n % 3], 1, length, draw(seeds)) for n in range(rows)]
+    return reduce(lambda above, below: above.stack_rows(below, length), mixed)
+
+
+@st.composite
+def few_columns(draw: st.DrawFn, kind: str, rows: int, length: int, true_to_kind: bool = False) -> Layout:
+    """A layout of a kind, drawn column by column.
+
+    With `true_to_kind`, a padded row has padding and a packed row two documents, where there are columns enough for it.
+    """
+    most = max(1, length - 1) if true_to_kind else length
     if kind == FULL:
         return Layout.full(rows, length)
     if kind == PACKED:
-        layout = Layout.from_documents(torch.tensor([draw(documents(length)) for _ in range(rows)]))
+        numbers = [draw(documents(length, several=most < length)) for _ in range(rows)]
+        layout = Layout.from_documents(torch.tensor(numbers))
         # the constructor assumes padding; code that builds a batch may know that there is none
         return replace(layout, padded=not bool(layout.real.all())) if draw(st.booleans()) else layout
     if kind == HOLES:  # as in a batch of prompts that is padded on the right, after new tokens were appended
         real = torch.tensor([draw(st.lists(st.booleans(), min_size=length, max_size=length)) for _ in range(rows)])
         real[:, 0] |= ~real.any(dim=1)
+        real[:, most:] &= ~real.all(dim=1, keepdim=True)
         return Layout(torch.where(real, real.long().cumsum(dim=1) - 1, 0), real.long(), packed=False)
-    return Layout.from_lengths(draw(st.lists(st.integers(1, length), min_size=rows, max_size=rows)), length,
+    return Layout.from_lengths(draw(st.lists(st.integers(1, most), min_size=rows, max_size=rows)), length,
                                "left" if kind == LEFT else "right")
 
 
@@ -82,12 +103,12 @@ def many_columns(kind: str, rows: int, length: int, seed: int) -> Layout:
 
 
 @st.composite
-def documents(draw: st.DrawFn, length: int) -> list[int]:
-    """A row of document numbers: a run of 1, a run of 2, and so on, then padding."""
-    real = draw(st.just(length) | st.integers(1, length))
-    row: list[int] = []
+def documents(draw: st.DrawFn, length: int, several: bool = False) -> list[int]:
+    """A row of document numbers: a run of 1, a run of 2, and so on, then padding. With `several`, there are at least two."""
+    real = draw(st.just(length) | st.integers(1 + several, length))
+    row = [1] * draw(st.integers(1, real - several))
     while len(row) < real:
-        row += [row[-1] + 1 if row else 1] * draw(st.integers(1, real - len(row)))
+        row += [row[-1] + 1] * draw(st.integers(1, real - len(row)))
     return row + [0] * (length - real)
 
 

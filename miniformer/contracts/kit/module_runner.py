@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from miniformer.kernel.context import Context, Record
+from miniformer.kernel.interfaces import PositionEncoding
 
 from . import drawing
 from .case import Case, seeded
@@ -128,9 +129,17 @@ def _position(module: Any, x: Tensor, context: Context) -> dict[str, Tensor | No
     by_hook: dict[str, Tensor | None] = {"embed": module.embed(x, positions),
                                          "rotate": module.rotate(heads, module.precompute(positions), "q")}
     for name in ("bias", "causal_bias"):
-        bias = getattr(module, name)(positions, positions)
+        bias = bias_of(module, name, positions, positions)
         by_hook[name] = None if bias is None else bias.expand(x.shape[0], -1, -1, -1)
     return by_hook
+
+
+def bias_of(encoding: PositionEncoding, name: str, q_positions: Tensor, k_positions: Tensor) -> Tensor | None:
+    """What the hook `bias` or `causal_bias` gives. That of a causal model is of no matter at keys later than their query: 0."""
+    bias: Tensor | None = getattr(encoding, name)(q_positions, k_positions)
+    if bias is None or name == "bias" or bias.ndim != 4:
+        return bias
+    return bias.masked_fill(k_positions[:, None, None, :] > q_positions[:, None, :, None], 0)
 
 
 METHODS: dict[str, Callable[[Any, Tensor, Context], dict[str, Tensor | None]]] = {

@@ -1,4 +1,4 @@
-"""Promises of an attention about biases, rotations, memories, kernels, and outputs that stay finite."""
+"""Promises of an attention about rotations, memories, kernels, and outputs that stay finite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from miniformer.contracts.kit import drawing
 from miniformer.contracts.kit.attention_harness import AttentionHarness, each_document
-from miniformer.contracts.kit.case import Case, picture, require, require_equal, seeded
+from miniformer.contracts.kit.case import Case, picture, relative_difference, require, require_equal, seeded
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.library_internals import flex_without_compiling
 from miniformer.contracts.kit.properties import Skip, contract
@@ -21,7 +21,7 @@ from miniformer.kernel.interfaces import PositionEncoding
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.options import options_of
 
-from .attention_visibility import MIN_CHANGE, influences
+from .attention_visibility import MIN_CHANGE
 
 
 def _reads_no_memory(under_test: ComponentUnderTest) -> str:
@@ -46,34 +46,6 @@ def rows_without_texts_are_finite(case: Case) -> None:
     gradients = [x.grad, *(p.grad for p in harness.module.parameters())]
     finite = all(gradient is None or bool(gradient.isfinite().all()) for gradient in gradients)
     require(finite, "a gradient is not finite where a row is padding")
-
-
-@contract("attention", proves=["applies bias"], skip=lambda s: "" if "bias" in s.cls.applies else "it applies no bias")
-def a_bias_counts(case: Case) -> None:
-    """The bias of a position encoding is added to the scores: a key with a bias of -1e9 does not change the output.
-
-    In training: ALiBi and T5 biases do nothing, and the model cannot learn the order of tokens.
-
-    Seen: transformers#47014: T5's bias was added to the mask, which fast kernels could not take.
-    """
-    harness = AttentionHarness.drawn(case, causal=None, encoded=False)
-    T = case.draw("tokens", st.integers(2, 6))
-    hidden = case.draw("hidden key", st.integers(0, T - 1))
-    layout = Layout.full(1, T)
-    x = case.tensor(1, T, harness.module.d_model)
-    harness.encoding = HidingBias(harness.module.d_model, harness.module.n_heads, hidden)
-    influenced = influences(harness, x[0], layout)[:, hidden]
-    influenced[hidden] = False  # there the query itself changes
-    column = int(influenced.long().argmax())
-    require(not bool(influenced.any()), f"with a bias of -1e9, key {hidden} still changes the output at column {column}")
-
-
-class HidingBias(PositionEncoding):
-    """A bias that hides the key at position `max_seq_len` from the queries at all other positions."""
-
-    def bias(self, q_positions: Tensor, k_positions: Tensor) -> Tensor:
-        hidden = (k_positions[:, None, None, :] == self.max_seq_len) & (q_positions[:, None, :, None] != self.max_seq_len)
-        return torch.where(hidden, -1e9, 0.0).double().expand(-1, self.n_heads, -1, -1)
 
 
 @contract("attention", proves=["applies rotate"], skip=lambda s: "" if "rotate" in s.cls.applies else "it applies no rotation")
@@ -183,9 +155,12 @@ def remembered_rows_go_on(case: Case) -> None:
             compare(both, "joining another")
 
 
-@contract("attention", skip=lambda s: "" if s.cls.masked else "it reads no mask, so its weights need not sum to one")
+@contract("attention", examples=0.2)
 def starts_spread_out(case: Case) -> None:
-    """With initial weights, wide heads average over many tokens instead of picking one.
+    """With initial weights, wide heads average over many tokens instead of picking one. Measured: the last of 64 tokens has a
+    gradient with respect to each token that it sees. The gradients' sizes stand for the weights, which need not sum to one; the
+    square of their sum, divided by the sum of their squares, is the number of tokens. Where weights depend on the order of
+    tokens, as with a decay, that number is compared with the one for inputs near zero instead of with all tokens.
 
     In training: the softmax is saturated from the first step on, as without the factor 1 / sqrt(E) on the scores, and gradients
     through it almost vanish.
@@ -194,15 +169,30 @@ def starts_spread_out(case: Case) -> None:
     """
     module = case.component(options={}, perturbed=False, d_model=256, n_heads=2)
     x, full = case.tensor(4, 64, 256), Layout.full(4, 64)
-    visible = int(AttentionHarness(module, True, None).visible(full)[0, -1].sum())
-    if visible < 32:
-        raise Skip(f"its rule lets a token see {visible} tokens only")
+    seen = AttentionHarness(module, True, None).visible(full)[0, -1].nonzero().flatten()
+    if len(seen) < 32:
+        raise Skip(f"its rule lets a token see {len(seen)} tokens only")
+    direction = case.tensor(256)
+
+    def averaged(x: Tensor) -> float:
+        """The number of tokens that the last one averages over, as a mean over rows."""
+        x = x.detach().requires_grad_()
+        out = module(x, Context(full, causal=True))[:, -1]
+        (gradient,) = torch.autograd.grad((out @ direction).sum(), x, allow_unused=True)
+        if gradient is None:
+            raise Skip("its output has no gradient with respect to its input")
+        sizes = gradient[:, seen[:-1]].norm(dim=-1)  # the last token also asks, so its own gradient is of another kind
+        return float((sizes.sum(dim=1).square() / sizes.square().sum(dim=1).clamp(min=1e-300)).mean())
+
+    shuffled = x.clone()
+    shuffled[:, seen[:-1]] = x[:, seen[:-1].flip(0)]
     with torch.no_grad():
-        average = module(x, Context(full, causal=True))[:, -1]
-        single = module(x[:, -1:], Context(Layout.full(4, 1), causal=True))[:, -1]
-    # an average over n independent values has a variance n times as small as that of one value
-    averaged = float((single.square().mean() / average.square().mean()).clamp(max=1e6))
-    require(averaged > visible / 16, f"of {visible} visible tokens of random numbers, it averages over about {averaged:.1f}")
+        orders = [module(one, Context(full, causal=True))[:, -1] for one in (x, shuffled)]
+    order_counts = relative_difference(orders[1], orders[0]) > 1e-4
+    expected = min(len(seen), averaged(0.01 * x)) if order_counts else len(seen)
+    found = averaged(x)
+    require(found > expected / 8, f"of {len(seen)} visible tokens of random numbers, it averages over about {found:.1f} in two "
+                                  f"heads; expected are at least {expected / 8:.1f}")
 
 
 @contract("attention", skip=lambda s: "" if _kernel_options(s.cls) else "none of its options names a kernel", examples=0.3)

@@ -8,18 +8,16 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor
 
-from miniformer.config.model_config import TransformerConfig
+from miniformer.contracts.kit import drawing
 from miniformer.contracts.kit.case import Case, require, require_equal, seeded
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
-from miniformer.contracts.kit.module_runner import set_mode
-from miniformer.contracts.kit.properties import Broken, Skip, contract
-from miniformer.kernel.errors import SpecError
+from miniformer.contracts.kit.finite_differences import STEPS, gradient_errors
+from miniformer.contracts.kit.module_runner import bias_of, set_mode
+from miniformer.contracts.kit.properties import Broken, contract
 from miniformer.kernel.interfaces import PositionEncoding
-from miniformer.kernel.registry import current_registry
-from miniformer.model.transformer import Transformer
 
 
-def _needs(*hooks: str, relative: bool = False) -> Callable[[ComponentUnderTest], str]:
+def needs(*hooks: str, relative: bool = False) -> Callable[[ComponentUnderTest], str]:
     """Skip encodings that implement none of the hooks, or with `relative`, that do not declare it."""
 
     def skip(under_test: ComponentUnderTest) -> str:
@@ -48,12 +46,12 @@ def hook_outputs(encoding: PositionEncoding, x_BTD: Tensor, q_BHTE: Tensor, posi
         outputs["rotate"] = encoding.rotate(q_BHTE, encoding.precompute(positions), "q").transpose(1, 2)
         outputs["rotate of keys"] = encoding.rotate(q_BHTE, encoding.precompute(positions), "k").transpose(1, 2)
     for name in ("bias", "causal_bias"):
-        if (bias := getattr(encoding, name)(positions, positions)) is not None:
+        if (bias := bias_of(encoding, name, positions, positions)) is not None:
             outputs[name] = bias.expand(positions.shape[0], -1, -1, -1).permute(0, 2, 3, 1)
     return outputs
 
 
-@contract("position", skip=_needs("embed", "rotate", "bias"))
+@contract("position", skip=needs("embed", "rotate", "bias"))
 def hooks_have_their_shapes(case: Case) -> None:
     """`embed` and `rotate` keep the shape of their input, `bias` has the shape `[B or 1, H, T, S]`, and all are finite.
 
@@ -69,14 +67,14 @@ def hooks_have_their_shapes(case: Case) -> None:
             require(tuple(out.shape) == shape, f"{name} gives {list(out.shape)} for {list(shape)}")
             require(bool(out.isfinite().all()), f"{name} gives numbers that are not finite")
         for name in ("bias", "causal_bias"):
-            bias = getattr(encoding, name)(queries, keys)
+            bias = bias_of(encoding, name, queries, keys)
             if bias is not None:
                 require(tuple(bias.shape) in ((B, H, T, S), (1, H, T, S)),
                         f"{name} gives {list(bias.shape)}; expected {[B, H, T, S]}")
                 require(bool(bias.isfinite().all()), f"{name} gives numbers that are not finite; a mask hides, a bias does not")
 
 
-@contract("position", skip=_needs("embed", "rotate", "bias"))
+@contract("position", skip=needs("embed", "rotate", "bias"))
 def asks_positions_only(case: Case) -> None:
     """The encoding of a token depends on its position, and not on its column, its row or other tokens.
 
@@ -105,7 +103,7 @@ def asks_positions_only(case: Case) -> None:
             require_equal(out, whole[name][1:], f"{name} of a row alone and beside another", 1e-5)
 
 
-@contract("position", proves=["hook embed", "hook rotate", "hook bias"], skip=_needs("embed", "rotate", "bias"))
+@contract("position", proves=["hook embed", "hook rotate", "hook bias"], skip=needs("embed", "rotate", "bias"))
 def tells_places_apart(case: Case) -> None:
     """Each hook that it implements has outputs that differ between positions.
 
@@ -121,7 +119,7 @@ def tells_places_apart(case: Case) -> None:
             require(not torch.allclose(out[:, :1].expand_as(out), out, atol=1e-6), f"{name} does the same everywhere")
 
 
-@contract("position", proves=["relative"], skip=_needs("rotate", "bias", relative=True))
+@contract("position", proves=["relative"], skip=needs("rotate", "bias", relative=True))
 def differences_decide(case: Case) -> None:
     """The score or bias of a query and a key depends only on the difference of their positions.
 
@@ -142,12 +140,12 @@ def differences_decide(case: Case) -> None:
         require_equal(scores(shifted), scores(drawn_positions),
                       f"scores of rotated queries and keys at positions and {shift} further on", 1e-4)
         for name in ("bias", "causal_bias"):
-            hook = getattr(encoding, name)
-            if (bias := hook(drawn_positions, drawn_positions)) is not None:
-                require_equal(hook(shifted, shifted), bias, f"{name} at positions and {shift} further on", 1e-5)
+            bias, bias_further_on = (bias_of(encoding, name, p, p) for p in (drawn_positions, shifted))
+            if bias is not None and bias_further_on is not None:
+                require_equal(bias_further_on, bias, f"{name} at positions and {shift} further on", 1e-5)
 
 
-@contract("position", skip=_needs("rotate", relative=True))
+@contract("position", skip=needs("rotate", relative=True))
 def rotation_keeps_lengths(case: Case) -> None:
     """A rotated vector has the same length at every position.
 
@@ -160,40 +158,7 @@ def rotation_keeps_lengths(case: Case) -> None:
     require_equal(lengths, lengths[..., :1].expand_as(lengths), "lengths of one vector rotated at different positions", 1e-4)
 
 
-@contract("position", proves=["extrapolates"])
-def ends_as_declared(case: Case) -> None:
-    """If it declares `extrapolates`, its outputs are finite beyond `max_seq_len`; otherwise a model refuses longer texts.
-
-    In training: nothing shows; in use, text beyond `max_seq_len` is garbage, or the last row of a table is used for all of it.
-
-    Seen: the error `index out of range in self` of embeddings, which on a GPU ends the process.
-    """
-    extrapolates: bool = case.under_test.cls.extrapolates
-    if extrapolates:
-        encoding = case.component(max_seq_len=8)
-        positions = torch.arange(24, 48).expand(2, 24)
-        with torch.no_grad():
-            outputs = hook_outputs(encoding, case.tensor(2, 24, encoding.d_model), heads(case, encoding, 24), positions)
-        for name, out in outputs.items():
-            require(bool(out.isfinite().all()), f"{name} is not finite at three times max_seq_len")
-        return
-    if not _registered(case.under_test):
-        raise Skip("it is not registered, so no model can be built with it")
-    with seeded(0):
-        model = Transformer(TransformerConfig(vocab_size=5, d_model=16, n_heads=2, n_layers=1, max_seq_len=8, ffn="gelu",
-                                              position={"name": case.under_test.name, **case.under_test.fixed}))
-    try:
-        model(torch.zeros(1, 9, dtype=torch.long))
-    except SpecError:
-        return
-    raise Broken("a model with max_seq_len 8 accepts 9 tokens")
-
-
-def _registered(under_test: ComponentUnderTest) -> bool:
-    return any(entry.saved == under_test.name for entry in current_registry().entries(under_test.kind))
-
-
-@contract("position", proves=["learns_bias"], skip=_needs("bias"))
+@contract("position", proves=["learns_bias"], skip=needs("bias"))
 def says_whether_its_bias_learns(case: Case) -> None:
     """Its bias has a gradient if and only if it declares `learns_bias`.
 
@@ -209,24 +174,49 @@ def says_whether_its_bias_learns(case: Case) -> None:
         require(bias.requires_grad == learns, f"{name} {has} gradient, and learns_bias is {learns}")
 
 
-@contract("position", skip=_needs("embed", "rotate", "bias"))
-def far_places_survive_low_precision(case: Case) -> None:
-    """In bfloat16, positions of several thousand are encoded nearly as in float64.
+@contract("position", skip=needs("embed", "rotate", "bias"), examples=0.5)
+def learns_at_each_place(case: Case) -> None:
+    """At each of the first places, the gradient of each hook agrees with finite differences: that of its parameters, and that
+    of the tensor that `embed` and `rotate` change.
 
-    In training: distant tokens lose their order, and the loss at short lengths does not show it.
+    In training: the vector of a place, such as the first, keeps its initial values, or nothing before the model learns there.
 
-    Seen: gpt-neox#1003 and transformers#25681, tables of angles computed in half precision.
+    Seen: `padding_idx` of torch.nn.Embedding, which leaves one row of a table without a gradient.
     """
-    options, sizes = case.options(), case.sizes(max_seq_len=4096)
-    with seeded(0):
-        exact = case.build_or_reject(sizes, options).double().eval()
-    with seeded(0):
-        rounded = case.build_or_reject(sizes, options).to(torch.bfloat16).eval()
-    rounded.load_state_dict(exact.state_dict())
-    positions = torch.arange(3001, 3001 + 24).expand(2, 24)
-    x, q = case.tensor(2, 24, exact.d_model), heads(case, exact, 24)
-    with torch.no_grad():
-        expected = hook_outputs(exact, x, q, positions)
-        for name, out in hook_outputs(rounded, x.bfloat16(), q.bfloat16(), positions).items():
-            error = (out.double() - expected[name]).abs().max() / expected[name].abs().max().clamp(min=1e-6)
-            require(bool(error < 0.05), f"{name} at position 3000 is {float(error):.2f} of its size off in bfloat16")
+    encoding, T = case.component(), 16
+    positions = torch.arange(T).expand(2, T)
+    x, q = case.tensor(2, T, encoding.d_model), heads(case, encoding, T)
+    inputs = [x, q, *(p for p in encoding.parameters() if p.requires_grad)]
+    with seeded(case.draw("directions", drawing.seeds)):
+        moves = [torch.randn_like(tensor) for tensor in inputs]
+        weights = {name: torch.randn_like(out) for name, out in hook_outputs(encoding, x, q, positions).items()}
+
+    def sums(step: float) -> dict[str, Tensor]:
+        """`[T]` for each hook: a weighted sum of its outputs at each place, a step further in the drawn directions."""
+        with torch.no_grad():
+            torch._foreach_add_(inputs, moves, alpha=step)
+            by_place = {name: _by_place(out, weights[name]) for name, out in hook_outputs(encoding, x, q, positions).items()}
+            torch._foreach_add_(inputs, moves, alpha=-step)
+        return by_place
+
+    numeric = {step: (sums(step), sums(-step)) for step, _ in STEPS}
+    for tensor in inputs:
+        tensor.requires_grad_()
+    for name, out in hook_outputs(encoding, x, q, positions).items():
+        exact = torch.zeros(T, dtype=torch.float64)
+        for t, value in enumerate(_by_place(out, weights[name]) if out.requires_grad else ()):
+            gradients = torch.autograd.grad(value, inputs, retain_graph=True, allow_unused=True)
+            exact[t] = sum(float((g * move).sum()) for g, move in zip(gradients, moves, strict=True) if g is not None)
+
+        def differences(step: float, name: str = name) -> Tensor:
+            ahead, behind = numeric[step]
+            return (ahead[name] - behind[name]).double() / (2 * step)
+
+        if (errors := gradient_errors(exact, differences)) is not None:
+            raise Broken(f"the gradient of {name} at position {int(errors.argmax())} is {float(errors.max()):.0%} off, "
+                         "compared with finite differences")
+
+
+def _by_place(out_BT: Tensor, weights_BT: Tensor) -> Tensor:
+    """`[T]`: the weighted sum of an output of a hook at each place."""
+    return (out_BT * weights_BT).transpose(0, 1).flatten(1).sum(dim=1)

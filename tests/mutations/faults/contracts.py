@@ -56,7 +56,7 @@ FAULTS = (
     Fault("no-window-is-ever-checked", "miniformer/contracts/kit/attention_harness.py",
           "return allowed if rule is None else allowed & rule.allows(layout, layout)", "return allowed",
           f"{CHECK}::test_fixed_options_are_not_drawn", "an attention with a window is called faulty"),
-    Fault("no-row-is-padded-or-packed", "miniformer/contracts/kit/drawing.py", "= (FULL, LEFT, RIGHT, HOLES, PACKED),",
+    Fault("no-row-is-padded-or-packed", "miniformer/contracts/kit/drawing.py", "= (FULL, LEFT, RIGHT, HOLES, PACKED, MIXED),",
           "= (FULL,),", "tests/contracts/test_drawing.py::test_full_padded_and_packed_rows_are_all_drawn",
           "what hears padding passes"),
     Fault("pytest-says-that-all-is-well", "miniformer/contracts/kit/suite.py", "if result.outcome is Outcome.FAILED:",
