@@ -92,7 +92,9 @@ class Call:
         return {name: value for name, value in (outputs | records).items() if value is not None}
 
     def _attention(self, module: nn.Module, x: Tensor, encoding: AttentionHarness) -> Tensor:
-        harness = AttentionHarness(module, self.causal, encoding.encoding)  # type: ignore[arg-type]
+        # the encodings of the kit are for float64, and an attention need not cast a bias
+        position = encoding.encoding if x.dtype == torch.float64 else None
+        harness = AttentionHarness(module, self.causal, position)  # type: ignore[arg-type]
         if self.memory is not None:
             return harness.for_memory(x, self.layout, Memory(self.memory.to(x.dtype), Layout.full(*self.memory.shape[:2])))
         if not self.pieces:
