@@ -451,6 +451,8 @@ class MixtureOfSoftmaxes(head.Plain):
     """Correct: scores are logarithms of a mixture of softmaxes, pooled by weights that it learns."""
 
     def __init__(self, d_model: int, n_outputs: int) -> None:
+        if n_outputs < 2:
+            raise ValueError("the weight of the only class is always 1, and nothing could be learnt")
         super().__init__(d_model, n_outputs)
         self.prior, self.other = nn.Linear(d_model, 2), nn.Linear(d_model, n_outputs)
         self.ask = nn.Linear(d_model, 1, bias=False)
