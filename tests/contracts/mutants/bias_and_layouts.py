@@ -138,8 +138,10 @@ class Forgets(Plain):
     def forward(self, x, context, state=None):
         q, k, v = (self.heads(layer(x)) for layer in (self.q, self.k, self.v))
         real = context.layout.real[:, :, None].to(x.dtype)
-        sums = (F.logsigmoid(3 * self.forget(x)) * real).cumsum(dim=1).transpose(1, 2)
-        scores = self.scores(context.rotate(q, "q"), context.rotate(k, "k"), context) + sums[..., :, None] - sums[..., None, :]
+        gates = (F.logsigmoid(3 * self.forget(x)) * real).transpose(1, 2)
+        sums = gates.to(torch.promote_types(x.dtype, torch.float32)).cumsum(dim=-1)  # their differences need all digits
+        decay = (sums[..., :, None] - sums[..., None, :]).to(x.dtype)
+        scores = self.scores(context.rotate(q, "q"), context.rotate(k, "k"), context) + decay
         scores = scores.masked_fill(~self.allowed(context), -torch.inf)
         return self.out((scores.softmax(dim=-1) @ v).transpose(1, 2).flatten(2))
 
@@ -273,7 +275,8 @@ class Waves(PlainBias):
         self.frequencies = nn.Parameter(torch.linspace(0.1, 1.0, d_model))
 
     def embed(self, x, positions):
-        return x + torch.sin(positions[..., None] * self.frequencies)
+        angles = positions[..., None] * self.frequencies.to(torch.promote_types(x.dtype, torch.float32))
+        return x + torch.sin(angles).to(x.dtype)
 
 
 class DetachesTheFirstPlace(Waves):

@@ -144,7 +144,6 @@ class ConvolvedKeys(Plain):
 
     cross = False
     remembers = ThreeTensors
-    known_violations: ClassVar = {"a-bias-counts": "a token is a part of the next key too, which no bias hides"}
 
     def __init__(self, d_model: int, n_heads: int, *, dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0) -> None:
         super().__init__(d_model, n_heads, dropout=dropout)

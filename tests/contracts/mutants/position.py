@@ -14,6 +14,12 @@ class PlainRotary(PositionEncoding):
     kind: ClassVar[str] = "position"
     extrapolates = True
     relative = True
+    odd_widths = False
+
+    def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
+        super().__init__(d_model, n_heads, max_seq_len)
+        if d_model // n_heads % 2 and not self.odd_widths:
+            raise ValueError("it rotates pairs of elements, so heads have an even width")
 
     def angles(self, positions):
         width = self.d_model // self.n_heads // 2
@@ -65,7 +71,7 @@ class CountsColumns(PlainRotary):
     caught_by = "asks-positions-only"
 
     def precompute(self, positions):
-        return super().precompute(torch.arange(positions.shape[1]).expand_as(positions))
+        return PlainRotary.precompute(self, torch.arange(positions.shape[1]).expand_as(positions))
 
 
 class CountsColumnsInTraining(PlainRotary):

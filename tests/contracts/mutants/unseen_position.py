@@ -86,6 +86,8 @@ class KeepsAnglesOfInferenceMode(PlainRotary):
 class OddRotary(PlainRotary):
     """Correct: the last element of a head of odd width is not turned."""
 
+    odd_widths = True
+
     def rotate(self, x, where, role):
         even = x.shape[-1] - x.shape[-1] % 2
         return torch.cat([super().rotate(x[..., :even], where, role), self.rest(x[..., even:], where)], dim=-1)
