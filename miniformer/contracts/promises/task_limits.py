@@ -207,14 +207,15 @@ def _real_columns(batch: Batch) -> list[Any]:
 
 @contract("task", examples=0.2)
 def rows_without_targets_count_nothing(case: Case) -> None:
-    """A row that is so short that nothing in it is predicted has a loss of 0 with the weight 0, which has a gradient, and in a
-    batch of its own it changes no metric.
+    """A row that is so short that nothing in it is predicted, or whose targets are all -1, has a loss of 0 with the weight 0,
+    which has a gradient, and in a batch of its own it changes no metric.
 
     In training: a batch of short texts divides by zero, or ends the run in the middle of an epoch.
     """
     harness = TaskHarness.drawn(case)
     task = harness.task
     batches = [task.collate(rows) for rows in _shortest_rows(case, harness)]
+    batches += [_without_targets(task.collate(harness.draw_rows(case)))]
     empty = [batch for batch in batches if not float(loss_of(harness.model, task, batch).weight)]
     if not empty:
         raise Skip("every example has something to predict, however short it is")
@@ -227,6 +228,14 @@ def rows_without_targets_count_nothing(case: Case) -> None:
     batches = [task.collate(harness.draw_rows(case)), *empty[:1]]
     expected, actual = (metrics_of(harness.model, task, harness.tokenizer, some) for some in (batches[:1], batches))
     require_equal_data(actual, expected, "with a batch in which nothing is predicted: metric")
+
+
+def _without_targets(batch: Batch) -> Batch:
+    """The batch with -1, which stands for no target, in place of all targets of tokens, where some have it already."""
+    shape = batch.inputs.shape[:2]
+    targets = {name: torch.where(torch.tensor(value.shape == shape and bool((value == -1).any())), -1, value)
+               for name, value in batch.targets.items()}
+    return Batch(batch.inputs, batch.layout, targets, batch.source)
 
 
 def _shortest_rows(case: Case, harness: TaskHarness) -> list[Sequence[Example]]:

@@ -28,13 +28,13 @@ class MixesDocumentsUnderDropout(Plain):
         return MixesDocuments.allowed(self, context) if fast else super().allowed(context)
 
 
-class HearsPaddingUnderDropout(Plain):
+class HearsPaddingUnderDropout(HearsPadding):
     """In training with dropout padding is not masked."""
 
     caught_by = "number 7: training"
 
     def allowed(self, context):
-        return HearsPadding.allowed(self, context) if self.training and self.dropout else super().allowed(context)
+        return super().allowed(context) if self.training and self.dropout else Plain.allowed(self, context)
 
 
 class CentresOverTheBatchUnderDropout(Plain):
