@@ -14,10 +14,11 @@ from miniformer.contracts.kit.attention_harness import AttentionHarness, each_do
 from miniformer.contracts.kit.case import Case, picture, relative_difference, require, require_equal, seeded
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.library_internals import flex_without_compiling
+from miniformer.contracts.kit.module_runner import draws_in_training
 from miniformer.contracts.kit.properties import Skip, contract
 from miniformer.decoding.memory import rows_of, stack_memories
 from miniformer.kernel.context import Context, Memory, Signal
-from miniformer.kernel.interfaces import PositionEncoding
+from miniformer.kernel.interfaces import Attention, PositionEncoding
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.options import options_of
 
@@ -57,7 +58,7 @@ def queries_and_keys_are_rotated(case: Case) -> None:
 
     Seen: unsloth#4078, where left-padded rows shared the positions of one row.
     """
-    harness = AttentionHarness.drawn(case, encoded=False)
+    harness = AttentionHarness.drawn(case, encoded=False, same_shapes=True)
     layout = case.layout(kinds=[drawing.FULL, drawing.LEFT])
     x = case.tensor(*layout.shape, harness.module.d_model)
     recorder = RotationRecorder(harness.module.d_model, harness.module.n_heads, 64)
@@ -101,6 +102,7 @@ def reads_a_memory(case: Case) -> None:
                                                        rows=queries.shape[0]))
     x, hidden = case.tensor(*queries.shape, D), case.tensor(*keys.shape, D)
     with torch.no_grad():
+        _require_deaf_to_padding(case, harness.module, x, queries, Memory(hidden, keys))
         out = harness.for_memory(x, queries, Memory(hidden, keys))
         state = harness.module.remember(Memory(hidden, keys))
         remembered = harness.for_memory(x, queries, Memory(hidden, keys), state)
@@ -118,6 +120,17 @@ def reads_a_memory(case: Case) -> None:
                 is_token = bool(keys.real[b, s])
                 what = "a token, does not change the output" if is_token else "padding, changes the output"
                 require(row == [is_token] * len(row), f"column {s} of the memory, which is {what}")
+
+
+def _require_deaf_to_padding(case: Case, module: Attention, x: Tensor, queries: Layout, memory: Memory) -> None:
+    """Require that padding of a memory changes nothing in training, of an attention that draws random numbers there."""
+    mode = module.training
+    if not bool(memory.layout.real.all()) and draws_in_training(case, module):
+        harness = AttentionHarness(module, False, None, fixed=True)
+        other = Memory(torch.where(memory.layout.real[..., None], memory.hidden, memory.hidden + 3), memory.layout)
+        require_equal(harness.for_memory(x, queries, other), harness.for_memory(x, queries, memory),
+                      "in training mode, with other padding in the memory")
+    module.train(mode)
 
 
 @contract("attention", skip=_reads_no_memory)

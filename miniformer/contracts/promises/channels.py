@@ -1,21 +1,30 @@
-"""Promises of every module about its channels: the elements of its vectors, its heads, and the rows and columns of parameters."""
+"""Promises of every module about its channels: elements of vectors, heads, and the rows and columns of parameters."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
 
+from miniformer.contracts.kit.attention_harness import AttentionHarness
 from miniformer.contracts.kit.case import Case, require, seeded
 from miniformer.contracts.kit.module_runner import MODULE_KINDS, ModuleRunner
 from miniformer.contracts.kit.properties import contract
+from miniformer.kernel.context import Memory
+from miniformer.kernel.interfaces import Head, PositionEncoding
+from miniformer.kernel.layout import Layout
 
 ATTEMPTS = 25
 """For how many inputs a channel must have no gradient. One of a rectifier, or of an expert that few choose, may have none for
 some of them."""
 CLEAR = 1e-9
 """A gradient that is no rounding of zero; a loss here has the size 1. Only beside such ones do zeros say something."""
-NO_OUTPUT_CHANNELS = ("head", "position")
+CONSTANT_OUTPUTS = (Head, PositionEncoding)
 """Kinds of which an output may be constant on purpose: the score of a class that others are compared with, or a place."""
+
+Outputs = Callable[[Tensor, Tensor], dict[str, Tensor]]
+"""The outputs of a component by name, from an input `[B, T, D]` and a memory `[B, T, D]`, which most do not read."""
 
 
 @contract(*MODULE_KINDS, examples=0.4)
@@ -27,15 +36,14 @@ def uses_every_channel(case: Case) -> None:
 
     In training: a part of the weights keeps its initial values, and the model is smaller than its parameter count says.
     """
-    module = case.component(**_odd_sizes(case))
-    runner = ModuleRunner.of(case, module, case.tensor(4, 16, module.d_model))
+    module, outputs = _drawn(case)
     larger = _twice_as_large(case)
     grown = {name: [dim for dim, n in enumerate(parameter.shape) if larger[name].shape[dim] != n]
              for name, parameter in module.named_parameters() if name in larger and larger[name].ndim == parameter.ndim}
-    grown |= {"its input": [2], "its output": [1]}
+    grown |= {"its input": [2], "its memory": [2], "its output": [1]}
     counts = dict[str, Tensor]()  # by tensor: the largest gradient of each of its elements so far
     for attempt in range(ATTEMPTS):
-        for name, size in _gradients(runner, attempt).items():
+        for name, size in _gradients(module, outputs, attempt).items():
             counts[name] = torch.maximum(counts[name], size) if name in counts else size
         unused = {(name, dim): numbers for name, size in counts.items() for dim in grown.get(name, ())
                   if (numbers := _unused(size, dim))}
@@ -46,6 +54,20 @@ def uses_every_channel(case: Case) -> None:
     what = "are constant" if name == "its output" else "get no gradient"
     require(False, f"{', '.join(map(str, numbers))} of {total} along dimension {dim} of {name} {what}, and others do, with "
                    f"{', '.join(f'{size} {n}' for size, n in case.last_sizes.items())}")
+
+
+def _drawn(case: Case) -> tuple[nn.Module, Outputs]:
+    """A component, and how its outputs are computed from an input, and in an attention from a memory too, if that is drawn."""
+    if case.under_test.kind != "attention":
+        module = case.component(**_odd_sizes(case)).train(case.flip("training"))
+        runner = ModuleRunner.of(case, module, torch.zeros(4, 16, module.d_model, dtype=torch.float64))
+        return module, lambda x, memory: runner.outputs(x)
+    harness = AttentionHarness.drawn(case, training=False, **_odd_sizes(case))
+    module, layout = harness.module, Layout.full(4, 16)
+    module.train(case.flip("training"))
+    if module.cross and module.rule is None and case.flip("reads a memory"):
+        return module, lambda x, memory: {"forward": harness.for_memory(x, layout, Memory(memory, layout))}
+    return module, lambda x, memory: {"forward": harness(x, layout)}
 
 
 def _odd_sizes(case: Case) -> dict[str, int]:
@@ -67,19 +89,20 @@ def _twice_as_large(case: Case) -> dict[str, nn.Parameter]:
         return dict(case.build_or_reject(sizes, case.chosen_options).named_parameters())
 
 
-def _gradients(runner: ModuleRunner, attempt: int) -> dict[str, Tensor]:
-    """How large gradients of a loss of size 1 are, for the input and each parameter; of outputs, how far each one reaches."""
+def _gradients(module: nn.Module, outputs: Outputs, attempt: int) -> dict[str, Tensor]:
+    """How large gradients of a loss of size 1 are, for the inputs and each parameter; of outputs, how far each one reaches."""
     with seeded(attempt):
-        x = torch.randn_like(runner.x).requires_grad_()
-        outputs = runner.outputs(x)
-        flat = torch.cat([out.flatten().to(torch.float64) for out in outputs.values()])
+        x, memory = torch.randn(2, 4, 16, module.d_model, dtype=torch.float64).unbind()
+        x, memory = x.clone().requires_grad_(), memory.clone().requires_grad_()
+        found = outputs(x, memory)
+        flat = torch.cat([out.flatten().to(torch.float64) for out in found.values()])
         loss = (flat * torch.randn_like(flat)).sum() / flat.numel() ** 0.5
-    tensors = {"its input": x, **dict(runner.module.named_parameters())}
+    tensors = {"its input": x, "its memory": memory, **dict(module.named_parameters())}
     tensors = {name: tensor for name, tensor in tensors.items() if tensor.requires_grad}
-    found = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True) if loss.requires_grad else ()
-    sizes = {name: gradient.abs() for name, gradient in zip(tensors, found, strict=False) if gradient is not None}
-    if runner.kind not in NO_OUTPUT_CHANNELS:
-        out = outputs["forward"].detach().flatten(0, -2)
+    gradients = torch.autograd.grad(loss, list(tensors.values()), allow_unused=True) if loss.requires_grad else ()
+    sizes = {name: gradient.abs() for name, gradient in zip(tensors, gradients, strict=False) if gradient is not None}
+    if not isinstance(module, CONSTANT_OUTPUTS):
+        out = found["forward"].detach().flatten(0, -2)
         sizes["its output"] = (out.amax(dim=0) - out.amin(dim=0))[None]
     return sizes
 

@@ -105,8 +105,8 @@ def recorded_losses_are_means(case: Case) -> None:
     passes = 8 if draws_in_training(case, module) else 1
     for name, loss in _mean_losses(module, x, layout, causal, passes=1).items():
         first = once.get(name, loss)
-        require(abs(loss - first) <= TOLERANCE * max(1.0, abs(first)), f"{name} is {first:.7g}, and {loss:.7g} when the batch is "
-                                                                       "given once more")
+        same = abs(loss - first) <= TOLERANCE * max(1.0, abs(first))
+        require(same, f"{name} is {first:.7g}, and {loss:.7g} when the batch is given once more")
     once = _mean_losses(module, x, layout, causal, passes)
     twice = _mean_losses(module, torch.cat([x, x]), layout.stack_rows(layout, layout.shape[1]), causal, passes)
     for name, loss in once.items():
