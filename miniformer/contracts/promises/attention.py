@@ -58,19 +58,21 @@ def queries_and_keys_are_rotated(case: Case) -> None:
 
     Seen: unsloth#4078, where left-padded rows shared the positions of one row.
     """
-    harness = AttentionHarness.drawn(case, encoded=False, same_shapes=True)
+    harness = AttentionHarness.drawn(case, encoded=False, training=False)
     layout = case.layout(kinds=[drawing.FULL, drawing.LEFT])
     x = case.tensor(*layout.shape, harness.module.d_model)
-    recorder = RotationRecorder(harness.module.d_model, harness.module.n_heads, 64)
-    with torch.no_grad():
-        harness.module(x, Context(layout, harness.causal, signal=Signal(recorder, None, None)))
-    roles = [role for role, _ in recorder.calls]
-    require(set(roles) == {"q", "k"}, f"it rotated {', '.join(sorted(set(roles))) or 'nothing'}")
     B, T = layout.shape
     width = harness.module.rotary_width or harness.module.d_model // harness.module.n_heads
-    for role, shape in recorder.calls:
-        require(len(shape) == 4 and shape[0] == B and shape[2:] == (T, width),
-                f"it rotated {role} of shape {list(shape)}; expected [{B}, heads, {T}, {width}]")
+    for mode in ("eval", "training"):
+        harness.module.train(mode == "training")
+        recorder = RotationRecorder(harness.module.d_model, harness.module.n_heads, 64)
+        with torch.no_grad():
+            harness.module(x, Context(layout, harness.causal, signal=Signal(recorder, None, None)))
+        roles = {role for role, _ in recorder.calls}
+        require(roles == {"q", "k"}, f"in {mode} mode it rotated {', '.join(sorted(roles)) or 'nothing'}")
+        for role, shape in recorder.calls:
+            require(len(shape) == 4 and shape[0] == B and shape[2:] == (T, width),
+                    f"it rotated {role} of shape {list(shape)}; expected [{B}, heads, {T}, {width}]")
 
 
 class RotationRecorder(PositionEncoding):
