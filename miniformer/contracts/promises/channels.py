@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,7 @@ def uses_every_channel(case: Case) -> None:
     grown |= {"its input": [2], "its memory": [2], "its output": [1]}
     counts = dict[str, Tensor]()  # by tensor: the largest gradient of each of its elements so far
     for attempt in range(ATTEMPTS):
-        for name, size in _gradients(module, outputs, attempt).items():
+        for name, size in _gradients(module, outputs, case.last_sizes["d_model"], attempt).items():
             counts[name] = torch.maximum(counts[name], size) if name in counts else size
         unused = {(name, dim): numbers for name, size in counts.items() for dim in grown.get(name, ())
                   if (numbers := _unused(size, dim))}
@@ -70,7 +71,7 @@ def _drawn(case: Case) -> tuple[nn.Module, Outputs]:
     return module, lambda x, memory: {"forward": harness(x, layout)}
 
 
-def _odd_sizes(case: Case) -> dict[str, int]:
+def _odd_sizes(case: Case) -> dict[str, Any]:
     """Sizes for a component, most of them odd. What refuses an odd width or number of heads is looked at in even ones."""
     kind = case.under_test.kind
     if kind in ("attention", "position"):
@@ -89,11 +90,10 @@ def _twice_as_large(case: Case) -> dict[str, nn.Parameter]:
         return dict(case.build_or_reject(sizes, case.chosen_options).named_parameters())
 
 
-def _gradients(module: nn.Module, outputs: Outputs, attempt: int) -> dict[str, Tensor]:
+def _gradients(module: nn.Module, outputs: Outputs, d_model: int, attempt: int) -> dict[str, Tensor]:
     """How large gradients of a loss of size 1 are, for the inputs and each parameter; of outputs, how far each one reaches."""
     with seeded(attempt):
-        x, memory = torch.randn(2, 4, 16, module.d_model, dtype=torch.float64).unbind()
-        x, memory = x.clone().requires_grad_(), memory.clone().requires_grad_()
+        x, memory = (torch.randn(4, 16, d_model, dtype=torch.float64, requires_grad=True) for _ in range(2))
         found = outputs(x, memory)
         flat = torch.cat([out.flatten().to(torch.float64) for out in found.values()])
         loss = (flat * torch.randn_like(flat)).sum() / flat.numel() ** 0.5

@@ -225,11 +225,16 @@ def rows_without_targets_count_nothing(case: Case) -> None:
         term, gradient = _gradient(task, hidden, head, batch)
         require(float(term.sum) == 0, f"with the weight 0, its loss is {float(term.sum):g}")
         require(bool(gradient.isfinite().all()), "its gradient is not finite")
-        recorded = harness.model.read(batch, readout=lambda hidden, head, batch=batch: task.loss(hidden, head, batch))
-        require(recorded.sum.requires_grad, "its loss has no gradient, so that a run ends there")
+        require(_recorded_loss(harness, batch).sum.requires_grad, "its loss has no gradient, so that a run ends there")
     batches = [task.collate(harness.draw_rows(case)), *empty[:1]]
     expected, actual = (metrics_of(harness.model, task, harness.tokenizer, some) for some in (batches[:1], batches))
     require_equal_data(actual, expected, "with a batch in which nothing is predicted: metric")
+
+
+def _recorded_loss(harness: TaskHarness, batch: Batch) -> LossTerm:
+    """The loss of a batch as a run has it, with gradients."""
+    term: LossTerm = harness.model.read(batch, readout=lambda hidden, head: harness.task.loss(hidden, head, batch))
+    return term
 
 
 def _unlabelled(case: Case, harness: TaskHarness) -> list[Batch]:
