@@ -57,7 +57,7 @@ class AttentionHarness:
         module: the attention.
         causal: whether tokens look back only.
         encoding: the position encoding, or None.
-        fixed: whether each pass over whole rows draws the same random numbers.
+        fixed: whether each pass over whole rows, or with a memory, draws the same random numbers.
     """
 
     def __init__(self, module: Attention, causal: bool, encoding: PositionEncoding | None, fixed: bool = False) -> None:
@@ -118,7 +118,8 @@ class AttentionHarness:
 
     def for_memory(self, x: Tensor, layout: Layout, memory: Memory, state: State | None = None) -> Tensor:
         """The output as a cross-attention to `memory`."""
-        return self.module(x, Context(layout, self.causal).for_memory(memory), state)
+        with fixed_draws() if self.fixed else nullcontext():
+            return self.module(x, Context(layout, self.causal).for_memory(memory), state)
 
     def visible(self, layout: Layout) -> Tensor:
         """`[B, T, T]` bool: the tokens that each token may see.

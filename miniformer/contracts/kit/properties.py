@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .component_under_test import ComponentUnderTest
 
-PROMISE_MODULES = ("construction", "module", "magnitudes", "precision", "history", "gradients", "attention_visibility",
-                   "attention", "attention_bias", "attention_gradients", "decoding", "states", "position", "position_range",
-                   "feedforward", "norm", "head", "task", "task_data", "task_limits", "task_metrics", "recipes", "schedules",
-                   "extension")
+PROMISE_MODULES = ("construction", "module", "magnitudes", "precision", "history", "gradients", "channels",
+                   "attention_visibility", "attention", "attention_bias", "attention_gradients", "decoding", "states",
+                   "position", "position_range", "feedforward", "norm", "head", "task", "task_data", "task_limits",
+                   "task_metrics", "recipes", "schedules", "extension")
 """The modules of `miniformer.contracts.promises`, in the order in which reports show their properties."""
 
 ABILITIES, ABILITIES_PROMISE = "declared-abilities-are-checked", "Everything that the class declares was checked."

@@ -14,10 +14,11 @@ from miniformer.contracts.kit.attention_harness import AttentionHarness, each_do
 from miniformer.contracts.kit.case import Case, picture, relative_difference, require, require_equal, seeded
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 from miniformer.contracts.kit.library_internals import flex_without_compiling
+from miniformer.contracts.kit.module_runner import draws_in_training
 from miniformer.contracts.kit.properties import Skip, contract
 from miniformer.decoding.memory import rows_of, stack_memories
 from miniformer.kernel.context import Context, Memory, Signal
-from miniformer.kernel.interfaces import PositionEncoding
+from miniformer.kernel.interfaces import Attention, PositionEncoding
 from miniformer.kernel.layout import Layout
 from miniformer.kernel.options import options_of
 
@@ -57,19 +58,21 @@ def queries_and_keys_are_rotated(case: Case) -> None:
 
     Seen: unsloth#4078, where left-padded rows shared the positions of one row.
     """
-    harness = AttentionHarness.drawn(case, encoded=False)
+    harness = AttentionHarness.drawn(case, encoded=False, training=False)
     layout = case.layout(kinds=[drawing.FULL, drawing.LEFT])
     x = case.tensor(*layout.shape, harness.module.d_model)
-    recorder = RotationRecorder(harness.module.d_model, harness.module.n_heads, 64)
-    with torch.no_grad():
-        harness.module(x, Context(layout, harness.causal, signal=Signal(recorder, None, None)))
-    roles = [role for role, _ in recorder.calls]
-    require(set(roles) == {"q", "k"}, f"it rotated {', '.join(sorted(set(roles))) or 'nothing'}")
     B, T = layout.shape
     width = harness.module.rotary_width or harness.module.d_model // harness.module.n_heads
-    for role, shape in recorder.calls:
-        require(len(shape) == 4 and shape[0] == B and shape[2:] == (T, width),
-                f"it rotated {role} of shape {list(shape)}; expected [{B}, heads, {T}, {width}]")
+    for mode in ("eval", "training"):
+        harness.module.train(mode == "training")
+        recorder = RotationRecorder(harness.module.d_model, harness.module.n_heads, 64)
+        with torch.no_grad():
+            harness.module(x, Context(layout, harness.causal, signal=Signal(recorder, None, None)))
+        roles = {role for role, _ in recorder.calls}
+        require(roles == {"q", "k"}, f"in {mode} mode it rotated {', '.join(sorted(roles)) or 'nothing'}")
+        for role, shape in recorder.calls:
+            require(len(shape) == 4 and shape[0] == B and shape[2:] == (T, width),
+                    f"it rotated {role} of shape {list(shape)}; expected [{B}, heads, {T}, {width}]")
 
 
 class RotationRecorder(PositionEncoding):
@@ -101,6 +104,7 @@ def reads_a_memory(case: Case) -> None:
                                                        rows=queries.shape[0]))
     x, hidden = case.tensor(*queries.shape, D), case.tensor(*keys.shape, D)
     with torch.no_grad():
+        _require_deaf_to_padding(case, harness.module, x, queries, Memory(hidden, keys))
         out = harness.for_memory(x, queries, Memory(hidden, keys))
         state = harness.module.remember(Memory(hidden, keys))
         remembered = harness.for_memory(x, queries, Memory(hidden, keys), state)
@@ -118,6 +122,17 @@ def reads_a_memory(case: Case) -> None:
                 is_token = bool(keys.real[b, s])
                 what = "a token, does not change the output" if is_token else "padding, changes the output"
                 require(row == [is_token] * len(row), f"column {s} of the memory, which is {what}")
+
+
+def _require_deaf_to_padding(case: Case, module: Attention, x: Tensor, queries: Layout, memory: Memory) -> None:
+    """Require that padding of a memory changes nothing in training, of an attention that draws random numbers there."""
+    mode = module.training
+    if not bool(memory.layout.real.all()) and draws_in_training(case, module):
+        harness = AttentionHarness(module, False, None, fixed=True)
+        other = Memory(torch.where(memory.layout.real[..., None], memory.hidden, memory.hidden + 3), memory.layout)
+        require_equal(harness.for_memory(x, queries, other), harness.for_memory(x, queries, memory),
+                      "in training mode, with other padding in the memory")
+    module.train(mode)
 
 
 @contract("attention", skip=_reads_no_memory)

@@ -42,7 +42,7 @@ class ThisBias(PositionEncoding):
 
 def with_bias(harness: AttentionHarness, bias_BHTS: Tensor, x: Tensor, layout: Layout) -> Tensor:
     """The output for whole rows with a bias `[B or 1, H, T, S]`."""
-    return AttentionHarness(harness.module, harness.causal, ThisBias(harness, bias_BHTS))(x, layout)
+    return AttentionHarness(harness.module, harness.causal, ThisBias(harness, bias_BHTS), harness.fixed)(x, layout)
 
 
 @contract("attention", proves=["applies bias"], skip=applies_no_bias)
@@ -55,7 +55,7 @@ def a_bias_counts(case: Case) -> None:
 
     Seen: transformers#47014: T5's bias was added to the mask, which fast kernels could not take.
     """
-    harness = AttentionHarness.drawn(case, causal=None, encoded=False)
+    harness = AttentionHarness.drawn(case, encoded=False, same_shapes=True)
     layout = case.layout(long=True)
     (B, T), D = layout.shape, harness.module.d_model
     x, rows = case.tensor(B, T, D), torch.arange(B)
@@ -110,7 +110,7 @@ def each_head_has_its_bias(case: Case) -> None:
 
     In training: the slopes of ALiBi, and the tables of T5, are those of one head, or a mean that fits none.
     """
-    harness = AttentionHarness.drawn(case, encoded=False)
+    harness = AttentionHarness.drawn(case, encoded=False, same_shapes=True)
     H, T = harness.module.n_heads, 6
     layout, x, hidden = Layout.full(1, T), case.tensor(1, T, harness.module.d_model), case.draw("key", st.integers(0, T - 1))
     asks = harness.visible(layout)[0, :, hidden].clone()
@@ -144,7 +144,7 @@ def a_bias_of_log_2_counts_twice(case: Case) -> None:
 
     In training: a bias that is scaled with the scores, bounded, or that acts elsewhere, teaches other distances than it says.
     """
-    harness = AttentionHarness.drawn(case, encoded=False)
+    harness = AttentionHarness.drawn(case, encoded=False, same_shapes=True)
     H, D, T = harness.module.n_heads, harness.module.d_model, case.choose("tokens", [16, 20, 16, 65, 130])
     layout = Layout.full(2, T)
     last = T - 1 if harness.causal else T - 1 - PERIOD

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from miniformer.contracts.kit import drawing
-from miniformer.contracts.kit.case import Case, require, require_equal, seeded
+from miniformer.contracts.kit.case import TOLERANCE, Case, require, require_equal, seeded
 from miniformer.contracts.kit.fixed_draws import fixed_draws
 from miniformer.contracts.kit.module_runner import RANDOM_TRAINING, draws_in_training, set_mode
 from miniformer.contracts.kit.properties import Broken, contract
@@ -91,9 +91,10 @@ def records_losses_that_train(case: Case) -> None:
 
 @contract("attention", "ffn", examples=0.5)
 def recorded_losses_are_means(case: Case) -> None:
-    """A loss that it records is a mean, whose size does not grow with the batch: a batch that is given twice records the same.
+    """A loss that it records is a mean, whose size does not grow with the batch: a batch with each row twice records what the
+    batch does, and so does the batch when it is given once more.
 
-    In training: the weight of the auxiliary loss changes with the batch size, and with gradient accumulation.
+    In training: the weight of the auxiliary loss changes with the batch size, with gradient accumulation, or with time.
     """
     module = case.component().train()
     layout = case.layout(kinds=[drawing.FULL, drawing.LEFT, drawing.RIGHT], rows=3)
@@ -102,6 +103,10 @@ def recorded_losses_are_means(case: Case) -> None:
     if not once:
         return
     passes = 8 if draws_in_training(case, module) else 1
+    for name, loss in _mean_losses(module, x, layout, causal, passes=1).items():
+        first = once.get(name, loss)
+        same = abs(loss - first) <= TOLERANCE * max(1.0, abs(first))
+        require(same, f"{name} is {first:.7g}, and {loss:.7g} when the batch is given once more")
     once = _mean_losses(module, x, layout, causal, passes)
     twice = _mean_losses(module, torch.cat([x, x]), layout.stack_rows(layout, layout.shape[1]), causal, passes)
     for name, loss in once.items():

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from miniformer.contracts.kit import drawing
 from miniformer.contracts.kit.attention_harness import each_document
 from miniformer.contracts.kit.case import TOLERANCE, Case, require, require_equal
-from miniformer.contracts.kit.module_runner import set_mode
+from miniformer.contracts.kit.fixed_draws import fixed_draws
+from miniformer.contracts.kit.module_runner import RANDOM_TRAINING, set_mode
 from miniformer.contracts.kit.properties import contract
 from miniformer.kernel.interfaces import Head
 from miniformer.kernel.layout import Layout
@@ -42,10 +43,20 @@ def summaries_are_blind_to_padding(case: Case) -> None:
     Seen: sentence-transformers#2569, where mean pooling by hand changed with the size of the batch.
     """
     module = case.component()
-    set_mode(case, module)
+    fixed = set_mode(case, module, same_shapes=True)
     layout = case.layout(kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES, drawing.FULL], long=True)
+    if case.flip("first row full"):
+        layout = Layout.full(1, layout.shape[1]).stack_rows(layout, layout.shape[1])
     x = case.tensor(*layout.shape, module.d_model)
     with torch.no_grad():
+        if fixed:
+            with fixed_draws():
+                out = module.summary(x, layout)
+            with fixed_draws():
+                other = module.summary(torch.where(layout.real[..., None], x, x + 3), layout)
+            require_equal(other, out, "summaries in training mode, with other padding")
+            module.eval()
+            case.unseen.add(f"summaries without padding in {RANDOM_TRAINING}")
         out = module.summary(x, layout)
         require(tuple(out.shape) == (layout.shape[0], module.n_outputs),
                 f"summary gives {list(out.shape)}; expected {[layout.shape[0], module.n_outputs]}")
@@ -56,18 +67,35 @@ def summaries_are_blind_to_padding(case: Case) -> None:
 
 @contract("head")
 def positions_stand_alone(case: Case) -> None:
-    """The output at a position depends on the hidden state at that position only.
+    """The output at a position depends on the hidden state at that position only, also in training with random numbers.
 
     In training: a decoder's head that reads other positions finds the answer at the next one.
     """
     module = case.component()
-    set_mode(case, module)
+    fixed = set_mode(case, module, same_shapes=True)
     T = case.length(5)
     x = case.tensor(2, T, module.d_model)
     with torch.no_grad():
+        if fixed:  # in another shape it draws other numbers
+            _require_deaf_to_others(case, module, x)
+            module.eval()
+            case.unseen.add(f"positions alone in {RANDOM_TRAINING}")
         out = module(x)
         for t in case.indices("positions", T):
             require_equal(module(x[:, t:t + 1]), out[:, t:t + 1], f"position {t} alone and beside others")
+
+
+def _require_deaf_to_others(case: Case, module: Head, x: Tensor) -> None:
+    """Require that a position has the same output in another text, where each pass draws the same random numbers."""
+    others = case.tensor(*x.shape)
+    with fixed_draws():
+        out = module(x)
+    for t in case.indices("positions in another text", x.shape[1]):
+        other_text = others.clone()
+        other_text[:, t] = x[:, t]
+        with fixed_draws():
+            beside = module(other_text)
+        require_equal(beside[:, t], out[:, t], f"position {t} in another text, in training mode")
 
 
 @contract("head")

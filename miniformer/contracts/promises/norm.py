@@ -3,29 +3,50 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from miniformer.contracts.kit.case import Case, require, require_equal
-from miniformer.contracts.kit.module_runner import set_mode
+from miniformer.contracts.kit.fixed_draws import fixed_draws
+from miniformer.contracts.kit.module_runner import RANDOM_TRAINING, set_mode
 from miniformer.contracts.kit.properties import contract
+from miniformer.kernel.interfaces import Norm
 
 
 @contract("norm")
 def acts_on_each_vector(case: Case) -> None:
-    """Each vector, which is the last dimension of the input, is normalised by itself, whatever dimensions come before it.
+    """Each vector, which is the last dimension of the input, is normalised by itself, whatever dimensions come before it, also
+    in training with random numbers.
 
     In training: with statistics over the sequence, earlier tokens depend on later ones; with statistics over the batch, texts
     depend on each other.
     """
     module = case.component()
-    set_mode(case, module)
+    fixed = set_mode(case, module, same_shapes=True)
     shape = *case.choose("shape", [(2,), (), (2, 2)]), case.length(3)
     x = case.tensor(*shape, module.d_model)
     with torch.no_grad():
+        if fixed:  # in another shape it draws other numbers
+            _require_deaf_to_others(case, module, x)
+            module.eval()
+            case.unseen.add(f"vectors alone in {RANDOM_TRAINING}")
         out = module(x)
         flat = module(x.flatten(0, -2))
         require_equal(flat, out.flatten(0, -2), "vectors in another shape")
         for i in case.indices("vectors", len(flat)):
             require_equal(module(x.flatten(0, -2)[i][None])[0], flat[i], f"vector {i} alone and beside others")
+
+
+def _require_deaf_to_others(case: Case, module: Norm, x: Tensor) -> None:
+    """Require that a vector has the same output beside others, where each pass draws the same random numbers."""
+    vectors, others = x.flatten(0, -2), case.tensor(*x.shape).flatten(0, -2)
+    with fixed_draws():
+        out = module(x).flatten(0, -2)
+    for i in case.indices("vectors beside others", len(vectors)):
+        changed = others.clone()
+        changed[i] = vectors[i]
+        with fixed_draws():
+            beside = module(changed.view_as(x)).flatten(0, -2)
+        require_equal(beside[i], out[i], f"vector {i} beside others, in training mode")
 
 
 @contract("norm")

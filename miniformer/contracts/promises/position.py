@@ -105,9 +105,10 @@ def asks_positions_only(case: Case) -> None:
 
 @contract("position", proves=["hook embed", "hook rotate", "hook bias"], skip=needs("embed", "rotate", "bias"))
 def tells_places_apart(case: Case) -> None:
-    """Each hook that it implements has outputs that differ between positions.
+    """Each hook that it implements has outputs that differ between positions. If a rotation or a bias does so in each of eight
+    heads, it does in each head of any other number of them.
 
-    In training: the model cannot learn the order of tokens.
+    In training: the model cannot learn the order of tokens, or some of its heads cannot.
 
     Seen: Megatron-LM#535: in float16 all positions beyond some length were encoded alike.
     """
@@ -117,6 +118,24 @@ def tells_places_apart(case: Case) -> None:
     with torch.no_grad():
         for name, out in hook_outputs(encoding, x.expand(-1, 16, -1), q.expand(-1, -1, 16, -1), positions).items():
             require(not torch.allclose(out[:, :1].expand_as(out), out, atol=1e-6), f"{name} does the same everywhere")
+        without = _heads_without_places(encoding)
+        if any(without.values()):  # by design, perhaps
+            H, D = encoding.n_heads, encoding.d_model
+            eight = _heads_without_places(case.component(options={}, n_heads=8, d_model=8 * D // H))
+            for name, numbers in without.items():
+                require(not numbers or bool(eight[name]), f"{name} does the same everywhere in heads {numbers} of {H}, and "
+                                                          "in none of eight heads")
+
+
+def _heads_without_places(encoding: PositionEncoding) -> dict[str, list[int]]:
+    """By hook: the heads in which a rotation or a bias is the same at each of 16 positions."""
+    positions = torch.arange(16).expand(1, 16)
+    q = torch.linspace(1.0, 2.0, encoding.d_model // encoding.n_heads, dtype=torch.float64).expand(1, encoding.n_heads, 16, -1)
+    outputs = hook_outputs(encoding, q.new_zeros(1, 16, encoding.d_model), q, positions)
+    heads = {"rotate": 2, "rotate of keys": 2, "bias": 3, "causal_bias": 3}  # the dimension of heads
+    same = {name: (out == out[:, :1]).transpose(0, heads[name]).flatten(1).all(dim=1)
+            for name, out in outputs.items() if name in heads}
+    return {name: all_same.nonzero().flatten().tolist() for name, all_same in same.items()}
 
 
 @contract("position", proves=["relative"], skip=needs("rotate", "bias", relative=True))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -208,7 +209,7 @@ def _real_columns(batch: Batch) -> list[Any]:
 @contract("task", examples=0.2)
 def rows_without_targets_count_nothing(case: Case) -> None:
     """A row that is so short that nothing in it is predicted has a loss of 0 with the weight 0, which has a gradient, and in a
-    batch of its own it changes no metric.
+    batch of its own it changes no metric. If records without labels weigh nothing, their loss is 0 too.
 
     In training: a batch of short texts divides by zero, or ends the run in the middle of an epoch.
     """
@@ -216,17 +217,38 @@ def rows_without_targets_count_nothing(case: Case) -> None:
     task = harness.task
     batches = [task.collate(rows) for rows in _shortest_rows(case, harness)]
     empty = [batch for batch in batches if not float(loss_of(harness.model, task, batch).weight)]
-    if not empty:
+    unlabelled = _unlabelled(case, harness)
+    if not empty and not unlabelled:
         raise Skip("every example has something to predict, however short it is")
-    hidden, head = harness.read(empty[0])
-    term, gradient = _gradient(task, hidden, head, empty[0])
-    require(float(term.sum) == 0, f"with the weight 0, its loss is {float(term.sum):g}")
-    require(bool(gradient.isfinite().all()), "its gradient is not finite")
-    recorded = harness.model.read(empty[0], readout=lambda hidden, head: task.loss(hidden, head, empty[0]))
-    require(recorded.sum.requires_grad, "its loss has no gradient, so that a run ends there")
+    for batch in empty[:1] + unlabelled:
+        hidden, head = harness.read(batch)
+        term, gradient = _gradient(task, hidden, head, batch)
+        require(float(term.sum) == 0, f"with the weight 0, its loss is {float(term.sum):g}")
+        require(bool(gradient.isfinite().all()), "its gradient is not finite")
+        require(_recorded_loss(harness, batch).sum.requires_grad, "its loss has no gradient, so that a run ends there")
     batches = [task.collate(harness.draw_rows(case)), *empty[:1]]
     expected, actual = (metrics_of(harness.model, task, harness.tokenizer, some) for some in (batches[:1], batches))
     require_equal_data(actual, expected, "with a batch in which nothing is predicted: metric")
+
+
+def _recorded_loss(harness: TaskHarness, batch: Batch) -> LossTerm:
+    """The loss of a batch as a run has it, with gradients."""
+    term: LossTerm = harness.model.read(batch, readout=lambda hidden, head: harness.task.loss(hidden, head, batch))
+    return term
+
+
+def _unlabelled(case: Case, harness: TaskHarness) -> list[Batch]:
+    """The batch of a record without its label, which may be unknown; none if it has a loss, or the task has none for it."""
+    task = harness.task
+    if task.Input is None or task.packs:
+        return []
+    record = task.Input.model_validate(json.loads(harness.draw_record(case, "record without its label").model_dump_json()))
+    batch = task.collate([shortened(task, task.question(record, harness.tokenizer), LIMIT)])
+    try:
+        weight = float(loss_of(harness.model, task, batch).weight)
+    except Exception:  # it is asked for answers, and nothing says that it has a loss
+        return []
+    return [] if weight else [batch]
 
 
 def _shortest_rows(case: Case, harness: TaskHarness) -> list[Sequence[Example]]:

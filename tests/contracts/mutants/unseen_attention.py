@@ -14,7 +14,7 @@ from .attention import Plain, order, together
 class DropsTheOddColumn(Plain):
     """Works on columns in pairs, and an odd last one is not in its output."""
 
-    caught_by = "number 1: shape"
+    caught_by = "keeps-the-shape"
 
     def forward(self, x, context, state=None):
         out, T = super().forward(x, context, state), x.shape[1]
@@ -24,7 +24,7 @@ class DropsTheOddColumn(Plain):
 class SqueezesABatchOfOne(Plain):
     """A batch of one row comes back without its first dimension; a residual sum does not show it."""
 
-    caught_by = "number 1: shape"
+    caught_by = "keeps-the-shape"
 
     def forward(self, x, context, state=None):
         return super().forward(x, context, state).squeeze(0)
@@ -33,7 +33,7 @@ class SqueezesABatchOfOne(Plain):
 class SqueezesASingleToken(Plain):
     """One token, as in decoding, comes back as `[B, D]`, which a residual sum spreads over all rows."""
 
-    caught_by = "number 1: shape"
+    caught_by = "keeps-the-shape"
 
     def forward(self, x, context, state=None):
         return super().forward(x, context, state).squeeze(1)
@@ -42,7 +42,7 @@ class SqueezesASingleToken(Plain):
 class LeavesTheBlockPadded(Plain):
     """Rows of more than 8 columns are padded to blocks of 8, and come back as long as that."""
 
-    caught_by = "number 1: shape"
+    caught_by = "keeps-the-shape"
 
     def forward(self, x, context, state=None):
         out, T = super().forward(x, context, state), x.shape[1]
@@ -152,7 +152,7 @@ class ShrinksByTheLongestRow(Fading):
 class DropsTheOddElement(Plain):
     """Heads are read in pairs of elements: the last element of a head of odd width counts in no score."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "uses-every-channel"
 
     def scores(self, q, k, context):
         even = self.d_head - self.d_head % 2 or 1
@@ -162,7 +162,7 @@ class DropsTheOddElement(Plain):
 class LeavesTheOddHeadOut(Plain):
     """Heads run in two halves, and of an odd number the last one gives zeros."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "uses-every-channel"
 
     def weights(self, q, k, context):
         weights, used = super().weights(q, k, context), self.n_heads - self.n_heads % 2 or 1
@@ -172,7 +172,7 @@ class LeavesTheOddHeadOut(Plain):
 class DetachesEarlierKeys(Plain):
     """Of more than 64 keys, only the last 64 get a gradient."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "long-rows-have-their-gradients"
 
     def weights(self, q, k, context):
         return super().weights(q, torch.cat([k[:, :, :-64].detach(), k[:, :, -64:]], dim=2), context)
@@ -181,7 +181,7 @@ class DetachesEarlierKeys(Plain):
 class DetachesTheTail(Plain):
     """Columns after the last full block of 64 get no gradient: one of 65, none of 64."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "long-rows-have-their-gradients"
 
     def forward(self, x, context, state=None):
         out, full = super().forward(x, context, state), x.shape[1] // 64 * 64
@@ -191,7 +191,7 @@ class DetachesTheTail(Plain):
 class DoublesTheGradientOfLongRows(Plain):
     """Rows of more than 256 columns take a backward pass in which the chunks count twice."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "long-rows-have-their-gradients"
 
     def forward(self, x, context, state=None):
         return super().forward(2 * x - x.detach() if x.shape[1] > 256 else x, context, state)

@@ -14,7 +14,7 @@ from .ffn import Plain
 class SqueezesASingleToken(Plain):
     """One token, as in decoding, comes back as `[B, D]`, which a residual sum spreads over all rows."""
 
-    caught_by = "number 1: shape"
+    caught_by = "keeps-the-shape"
 
     def forward(self, x, context):
         return super().forward(x, context).squeeze(1)
@@ -23,7 +23,7 @@ class SqueezesASingleToken(Plain):
 class ReturnsAListOfTokens(Plain):
     """Tokens go to the experts as one list, and a batch of one row comes back as that list."""
 
-    caught_by = "number 1: shape"
+    caught_by = "keeps-the-shape"
 
     def forward(self, x, context):
         out = super().forward(x, context)
@@ -112,7 +112,7 @@ class Dropping(Plain):
 class CentresOverTheBatchUnderDropout(Dropping):
     """In training with dropout, statistics are those of the batch."""
 
-    caught_by = "number 7: training"
+    caught_by = "rows-stand-alone"
 
     def forward(self, x, context):
         return super().forward(x - x.mean(dim=(0, 1)) if self.training and self.dropout.p else x, context)
@@ -121,7 +121,7 @@ class CentresOverTheBatchUnderDropout(Dropping):
 class LooksAheadUnderDropout(Dropping):
     """In training with dropout, a token reads the one after it."""
 
-    caught_by = "number 7: training"
+    caught_by = "acts-on-each-position"
 
     def forward(self, x, context):
         return super().forward(x + x.roll(-1, dims=1) if self.training and self.dropout.p else x, context)
@@ -179,7 +179,7 @@ class Routed(FeedForward):
 class SkipsIdleExperts(Routed):
     """An expert without a token is not run, so its weights have no gradient, for which other processes wait."""
 
-    caught_by = "number 9: ffn and options"
+    caught_by = "trains-every-parameter"
 
     def counts(self, gate):
         return bool((gate > 0).any())
@@ -188,7 +188,7 @@ class SkipsIdleExperts(Routed):
 class TrainsTheFirstChoiceOnly(Routed):
     """With more than one expert for a token, the gates of all but the first are cut off from learning."""
 
-    caught_by = "number 9: ffn and options"
+    caught_by = "gradients-are-right"
 
     def picked(self, gates, best):
         later = super().picked(gates, best[..., 1:])
@@ -208,7 +208,7 @@ class FreezesExpertsOfManyChoices(Routed):
 class RecordsALossThatGrows(Routed):
     """The balance is taken over all batches so far, and the one batch given twice records two losses."""
 
-    caught_by = "number 9: ffn and options"
+    caught_by = "recorded-losses-are-means"
 
     def __init__(self, d_model: int, d_ff: int, **options) -> None:
         super().__init__(d_model, d_ff, **options)
@@ -236,7 +236,7 @@ class Leaky(Plain):
 class TakesZeroForNothing(Leaky):
     """A slope of 0 is read as no slope given, and the default is used."""
 
-    caught_by = "number 9: ffn and options"
+    caught_by = "zero-is-a-value"
 
     def __init__(self, d_model: int, d_ff: int, *, slope: Annotated[float, Field(ge=0)] = 0.2) -> None:
         super().__init__(d_model, d_ff, slope=slope or 0.2)
@@ -245,7 +245,7 @@ class TakesZeroForNothing(Leaky):
 class SharesItsGate(Plain):
     """All instances of a width share one matrix, which each of them trains."""
 
-    caught_by = "number 9: ffn and options"
+    caught_by = "instances-share-nothing"
     gates: ClassVar[dict] = {}
 
     def __init__(self, d_model: int, d_ff: int) -> None:

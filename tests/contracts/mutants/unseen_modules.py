@@ -13,7 +13,7 @@ from . import head, norm
 class FlattensFourDimensions(norm.Plain):
     """Heads are normalised as one long list of vectors, which does not get its dimensions back."""
 
-    caught_by = "number 1: shape"
+    caught_by = "keeps-the-shape"
 
     def forward(self, x):
         out = super().forward(x)
@@ -23,7 +23,7 @@ class FlattensFourDimensions(norm.Plain):
 class SqueezesASingleVector(norm.Plain):
     """One vector comes back without the dimension that it was alone in."""
 
-    caught_by = "number 1: shape"
+    caught_by = "keeps-the-shape"
 
     def forward(self, x):
         out = super().forward(x)
@@ -110,7 +110,7 @@ class Noisy(norm.Plain):
 class NoisyOverTheSequence(Noisy):
     """In training with noise, the statistics are those of the whole sequence, later tokens included."""
 
-    caught_by = "number 7: training"
+    caught_by = "acts-on-each-vector"
 
     def forward(self, x):
         if not self.training or not self.noise or x.ndim < 2:
@@ -122,7 +122,7 @@ class NoisyOverTheSequence(Noisy):
 class SqueezesOneOutput(head.Plain):
     """With one output, the last dimension is dropped, as a regression likes it."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "keeps-the-shape"
 
     def forward(self, x, select=None):
         out = super().forward(x, select)
@@ -150,7 +150,7 @@ class KeepsItsMatrixOfTheFirstEvaluation(head.Plain):
 class LosesTheLastChunk(head.Plain):
     """The loss is added up in chunks of 64 columns, and the rest after the last full chunk does not count."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "loss-counts-every-target"
 
     def cross_entropy(self, x, targets):
         T = max(1, x.shape[1] // 64) * 64
@@ -160,7 +160,7 @@ class LosesTheLastChunk(head.Plain):
 class DetachesTheLastChunk(head.Plain):
     """The loss of all chunks is right, and that of the rest after full chunks of 64 columns has no gradient."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "loss-counts-every-target"
 
     def cross_entropy(self, x, targets):
         T = max(1, x.shape[1] // 64) * 64
@@ -170,7 +170,7 @@ class DetachesTheLastChunk(head.Plain):
 class AddsUpMeansOfChunks(head.Plain):
     """In chunks of 32 columns, each chunk's mean counts the same, however many targets it has (NeMo Automodel#3803)."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "loss-counts-every-target"
 
     def cross_entropy(self, x, targets):
         chunks = [(one, of) for one, of in zip(x.split(32, 1), targets.split(32, 1), strict=True) if (of >= 0).any()]
@@ -181,7 +181,7 @@ class AddsUpMeansOfChunks(head.Plain):
 class LossOfNoTargetsIsNaN(head.Plain):
     """The loss is a mean times the number of targets: NaN where there are none (torchtune#2341)."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "loss-counts-every-target"
 
     def cross_entropy(self, x, targets):
         scores = self(x, targets >= 0)
@@ -247,7 +247,7 @@ class Dropping(head.Plain):
 class LooksAheadUnderDropout(Dropping):
     """In training with dropout, the score of the next position is added."""
 
-    caught_by = "number 7: training"
+    caught_by = "positions-stand-alone"
 
     def forward(self, x, select=None):
         ahead = self.training and self.dropout.p > 0 and x.ndim == 3
@@ -257,7 +257,7 @@ class LooksAheadUnderDropout(Dropping):
 class GuessesTheSideFromTheFirstRow(head.Plain):
     """The last token stands in the last column, if it does so in the first row; else each row is asked."""
 
-    caught_by = "number 10: layouts"
+    caught_by = "summaries-are-blind-to-padding"
 
     def summary(self, x, layout):
         if bool(layout.real[0, -1]):

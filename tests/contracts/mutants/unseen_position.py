@@ -99,7 +99,7 @@ class OddRotary(PlainRotary):
 class LosesTheLastElementOfOddHeads(OddRotary):
     """The last element of a head of odd width does not come back."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "hooks-have-their-shapes"
 
     def rest(self, x, where):
         return x[..., :0]
@@ -108,7 +108,7 @@ class LosesTheLastElementOfOddHeads(OddRotary):
 class TurnsTheOddElementAlone(OddRotary):
     """The last element of a head of odd width is multiplied by a cosine that has no sine."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "rotation-keeps-lengths"
 
     def rest(self, x, where):
         return x * where[0][..., :1].to(x.dtype)
@@ -117,7 +117,7 @@ class TurnsTheOddElementAlone(OddRotary):
 class LeavesHeadsWithoutBias(PlainBias):
     """Slopes are made for a power of two: of three heads the third has none, of seven the last three."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "tells-places-apart"
 
     def bias(self, q_positions, k_positions):
         power = 1 << (self.n_heads.bit_length() - 1)

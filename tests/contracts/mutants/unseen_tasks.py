@@ -139,7 +139,7 @@ class PadsItsExamples(Sorting):
 class WeighsBySomeTokens(Tagging):
     """The loss of a batch without a label is NaN, since it is a mean that is multiplied by its weight (see torchtune#2341)."""
 
-    caught_by = "number 4: sizes"
+    caught_by = "rows-without-targets-count-nothing"
 
     def loss(self, hidden, head, batch):
         labels = batch.targets["label"]

@@ -11,7 +11,7 @@ from .attention import HearsPadding, MixesDocuments, Plain, order, together
 class LooksAheadUnderDropout(Plain):
     """The fast path for training with dropout takes no causal mask; with dropout 0 and in evaluation all is well."""
 
-    caught_by = "number 7: training"
+    caught_by = "no-look-ahead"
 
     def allowed(self, context):
         fast = self.training and self.dropout and context.memory is None
@@ -21,26 +21,26 @@ class LooksAheadUnderDropout(Plain):
 class MixesDocumentsUnderDropout(Plain):
     """In training with dropout a packed row is one text."""
 
-    caught_by = "number 7: training"
+    caught_by = "documents-do-not-mix"
 
     def allowed(self, context):
         fast = self.training and self.dropout and context.memory is None
         return MixesDocuments.allowed(self, context) if fast else super().allowed(context)
 
 
-class HearsPaddingUnderDropout(Plain):
+class HearsPaddingUnderDropout(HearsPadding):
     """In training with dropout padding is not masked."""
 
-    caught_by = "number 7: training"
+    caught_by = "padding-is-not-heard"
 
     def allowed(self, context):
-        return HearsPadding.allowed(self, context) if self.training and self.dropout else super().allowed(context)
+        return super().allowed(context) if self.training and self.dropout else Plain.allowed(self, context)
 
 
 class CentresOverTheBatchUnderDropout(Plain):
     """In training with dropout the mean of the batch is taken from the input."""
 
-    caught_by = "number 7: training"
+    caught_by = "rows-stand-alone"
 
     def forward(self, x, context, state=None):
         return super().forward(x - x.mean(dim=0) if self.training and self.dropout else x, context, state)
@@ -73,7 +73,7 @@ class DrawsFromItsOwnGenerator(Plain):
 class LosesTheBiasUnderDropout(Plain):
     """The kernel that draws dropout takes no bias."""
 
-    caught_by = "number 7: training"
+    caught_by = "a-bias-counts"
 
     def scores(self, q, k, context):
         scores = q @ k.transpose(-1, -2) * self.d_head ** -0.5
@@ -232,7 +232,7 @@ class FindsTextsByTheirFirstPlace(Plain):
 class MasksNothingBesideFullRows(Plain):
     """A batch in which some row is full takes the path without padding, if no row of it is packed with more than two texts."""
 
-    caught_by = "number 10: layouts"
+    caught_by = "padded-is-alone"
 
     def allowed(self, context):
         allowed, keys = super().allowed(context), context.keys or context.layout
