@@ -105,7 +105,8 @@ def low_precision_is_near(case: Case) -> None:
             # medians, since rounding may change a choice, such as a token's expert, and then its output differs entirely
             errors = error_of_tokens(*(one.transpose(1, 2).flatten(2) if name == "rotate" else one
                                        for one in (out, expected[name])))
-            allowed = 2 ** 4 * eps(dtype) if dtype == torch.bfloat16 else 2 ** 11 * eps(dtype)
+            # of a sum that runs over a long row, as in a recurrence, about sqrt(T) roundings add up
+            allowed = (2 ** 4 if length < EXACT else 2 ** 5) * eps(dtype) if dtype == torch.bfloat16 else 2 ** 11 * eps(dtype)
             for start in (0, EXACT + 1):
                 if len(errors) > start:
                     error = float(errors[start:].median())

@@ -107,11 +107,13 @@ def _by_tokens(name: str, harness: TaskHarness, batch: Batch) -> list[float]:
 def _by_vectors(name: str, harness: TaskHarness, batch: Batch, pairs: int) -> list[float]:
     """The values that a metric of search may have, with ties and with texts that occur twice counted in each usual way."""
     found = re.fullmatch(r"recall_at_(\d+)|mrr", name)
-    if not found or harness.task.head != "embedding" or len(batch.inputs) != 2 * pairs:
+    if not found or len(batch.inputs) != 2 * pairs:
         return []
     hidden, head = harness.read(batch)
     with torch.no_grad():
         vectors = head.summary(hidden, batch.layout)
+    if vectors is None:  # it is no search among whole texts
+        return []
     texts = batch.inputs.tolist()
     values = []
     for halves in ((slice(None, pairs), slice(pairs, None)), (slice(None, None, 2), slice(1, None, 2))):  # the rows' order
