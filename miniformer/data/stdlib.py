@@ -39,7 +39,7 @@ def sources() -> Iterator[tuple[str, str]]:
 
 
 def _paths(root: Path) -> Iterator[Path]:
-    """The source files below a folder; folders that are left out, of which one may hold all installed packages, are not read."""
+    """The source files below a folder. Folders that are left out are not read; one of them may hold all installed packages."""
     for folder, folders, files in os.walk(root):
         at_top = Path(folder) == root
         folders[:] = [name for name in folders if name not in LEFT_OUT and not (at_top and name.startswith("config-"))]
@@ -96,7 +96,7 @@ def _paragraphs(source: str) -> Iterator[str]:
 
 
 def _nodes(source: str) -> Iterator[ast.AST]:
-    """The module and its statements, level by level, as `ast.walk` has them; expressions hold no definition, and are most nodes."""
+    """The module and its statements, in the order of `ast.walk`. Expressions, which most nodes are, hold no definitions."""
     try:
         nodes: deque[ast.AST] = deque([ast.parse(source)])
     except (SyntaxError, ValueError):

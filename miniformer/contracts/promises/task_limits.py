@@ -63,16 +63,17 @@ def keeps_to_the_limit(case: Case) -> None:
 
 
 def _limit(case: Case, example: Example) -> int:
-    """Draw a limit from 1 to the example's length and one; one of four is next to the length."""
-    longest = min(LONGEST, 1 + max(len(example.tokens), len(example.source or ())))
-    return int(case.draw("limit", st.integers(1, longest) | st.integers(max(1, longest - 2), longest)))
+    """Draw a limit from 1 to the example's length and one; many are next to the length, or to that of its source or target."""
+    ends = sorted({min(LONGEST, 1 + len(tokens)) for tokens in (example.tokens, example.source) if tokens is not None})
+    near = [st.integers(max(1, end - 2), end) for end in ends]
+    return int(case.draw("limit", st.one_of(st.integers(1, ends[-1]), *near)))
 
 
 @contract("task", examples=0.5)
 def a_cut_keeps_the_targets(case: Case) -> None:
-    """An example that fits the limit, to the last token, is not changed by cutting it. In one that does not fit, what is kept
-    has the targets that it has in the whole one: its losses are the same, and where the text was cut off, no token is predicted
-    that is not the next one there.
+    """An example that fits the limit, to the last token, is not changed by cutting it; of a source and a target, the one that
+    fits keeps its length. In one that does not fit, what is kept has the targets that it has in the whole one: its losses are
+    the same, no other token takes a loss over, and where the text was cut off, no token is predicted that is not the next.
 
     In training: labels of other words are learnt for long texts, or texts end where they were cut.
     """
@@ -99,7 +100,12 @@ def a_cut_keeps_the_targets(case: Case) -> None:
             made = task.examples(record, harness.tokenizer, limit)
             _require_same(_collated(task, made[0]), whole_batch, f"the example of a record of {size} tokens, made for {limit}")
             require(not made[0].uncut, f"an example of {size} tokens, made for {limit}, says that {made[0].uncut} were cut")
-    elif len(batch.inputs) == 1 and not _is_drawn(task, whole):
+        return
+    for what, one, other in zip(("inputs", "source"), _layouts(batch), _layouts(whole_batch), strict=False):
+        length, kept = other.shape[1], one.shape[1]
+        require(task.packs or length > limit or kept == length,
+                f"its {what} of {length} tokens, which fit the limit {limit}, are cut to {kept} where others do not fit")
+    if len(batch.inputs) == 1 and not _is_drawn(task, whole):
         _require_same_losses(case, harness, batch, whole_batch)
 
 
@@ -157,6 +163,35 @@ def _require_same_losses(case: Case, harness: TaskHarness, batch: Batch, whole: 
         why += [f"the loss at token {int(differs.nonzero()[0])} of the {size} that are kept from token {place} on is not "
                 "that of the whole example"] if bool(differs.any()) else []
     require(len(why) < len(places) or not places, why[0] if why else "")
+    if not (task.causal or task.has_source):  # of next tokens, that after a cut is another
+        beside = [t for t in range(len(cut_columns)) if not found.b <= t <= last]
+        whole_states, states = (hidden, gradient, columns), (kept, cut_columns)
+        _require_losses_of_the_same_tokens(task, whole_states, states, head, batch, beside, tolerance)
+
+
+def _require_losses_of_the_same_tokens(task: Task, whole: tuple[Tensor, Tensor, list[Any]], cut: tuple[Tensor, list[Any]],
+                                       head: Head, batch: Batch, beside: Sequence[int], tolerance: float) -> None:
+    """Require that a kept token that stands apart, as one of the end of a text may, has a loss that it has in the whole one.
+
+    Args:
+        task, head, batch, tolerance: the cut example's batch, and what its losses are computed with.
+        whole: of the whole example: hidden states, their gradient, and tokens.
+        cut: of the cut one: hidden states and tokens.
+        beside: the columns of the kept tokens that stand apart.
+    """
+    (hidden, gradient, columns), (kept, cut_columns) = whole, cut
+    _, of_cut = _gradient(task, kept, head, batch)
+    places = {t: [n for n, column in enumerate(columns) if column == cut_columns[t]]
+              for t in beside if bool((of_cut[0, t].abs() > tolerance).any())}
+    for attempt in range(max(map(len, places.values()), default=0)):
+        tried = {t: where[attempt % len(where)] for t, where in places.items() if where}
+        for t, place in tried.items():
+            kept[:, t] = hidden[:, place]
+        _, of_cut = _gradient(task, kept, head, batch)
+        right = [t for t, place in tried.items() if float((of_cut[0, t] - gradient[0, place]).abs().max()) <= tolerance]
+        places = {t: where for t, where in places.items() if t not in right}
+    require(not places, f"token {min(places, default=0)} of the {len(cut_columns)} that are kept has a loss that it has "
+                        "nowhere in the whole example")
 
 
 def _gradient(task: Task, hidden: Tensor, head: Head, batch: Batch) -> tuple[LossTerm, Tensor]:
@@ -208,7 +243,7 @@ def _real_columns(batch: Batch) -> list[Any]:
 @contract("task", examples=0.2)
 def rows_without_targets_count_nothing(case: Case) -> None:
     """A row that is so short that nothing in it is predicted has a loss of 0 with the weight 0, which has a gradient, and in a
-    batch of its own it changes no metric.
+    batch of its own it changes no metric. So has a row whose tokens all have the target that padding has, if that is negative.
 
     In training: a batch of short texts divides by zero, or ends the run in the middle of an epoch.
     """
@@ -216,13 +251,14 @@ def rows_without_targets_count_nothing(case: Case) -> None:
     task = harness.task
     batches = [task.collate(rows) for rows in _shortest_rows(case, harness)]
     empty = [batch for batch in batches if not float(loss_of(harness.model, task, batch).weight)]
-    if not empty:
+    checked = empty[:1] or _unlabelled(harness, task.collate(harness.rows(harness.split.examples[:2])))
+    if not checked:
         raise Skip("every example has something to predict, however short it is")
-    hidden, head = harness.read(empty[0])
-    term, gradient = _gradient(task, hidden, head, empty[0])
+    hidden, head = harness.read(checked[0])
+    term, gradient = _gradient(task, hidden, head, checked[0])
     require(float(term.sum) == 0, f"with the weight 0, its loss is {float(term.sum):g}")
     require(bool(gradient.isfinite().all()), "its gradient is not finite")
-    recorded = harness.model.read(empty[0], readout=lambda hidden, head: task.loss(hidden, head, empty[0]))
+    recorded = harness.model.read(checked[0], readout=lambda hidden, head: task.loss(hidden, head, checked[0]))
     require(recorded.sum.requires_grad, "its loss has no gradient, so that a run ends there")
     batches = [task.collate(harness.draw_rows(case)), *empty[:1]]
     expected, actual = (metrics_of(harness.model, task, harness.tokenizer, some) for some in (batches[:1], batches))
@@ -241,3 +277,16 @@ def _shortest_rows(case: Case, harness: TaskHarness) -> list[Sequence[Example]]:
         except ValueError:  # too short for this task
             continue
     return rows
+
+
+def _unlabelled(harness: TaskHarness, batch: Batch) -> list[Batch]:
+    """The batch with the target of padding at all tokens, if padding has a negative one and the loss then has the weight 0."""
+    padding, targets = ~batch.layout.real, dict(batch.targets)
+    for name, value in batch.targets.items():
+        if value.shape == padding.shape and not value.is_floating_point() and bool((value[padding] < 0).any()):
+            targets[name] = value[padding].min().expand_as(value)
+    unlabelled = Batch(batch.inputs, batch.layout, targets, batch.source)
+    try:
+        return [] if float(loss_of(harness.model, harness.task, unlabelled).weight) else [unlabelled]
+    except ValueError:  # it refuses such a batch
+        return []
