@@ -88,7 +88,7 @@ class TheirCache(State):
 
 
 class CausalByCall(XTransformers):
-    """The Attention of x-transformers, told by each call whether it is causal; a mask is given where `causal=` cannot say it."""
+    """The Attention of x-transformers, told by each call whether it is causal, or given a mask where that is not enough."""
 
     flash: ClassVar[bool] = False
 

@@ -15,7 +15,7 @@ from .adapters import CausalByCall, CausalByCallInFlash, Forgetting, TorchAttent
 
 STATE = {"steps-give-the-whole", "reordered-rows-go-on", "cut-states-go-on", "states-are-separate", "a-state-tells-its-size"}
 
-of_this_version = pytest.mark.skipif(version("x-transformers") != "2.31.10", reason="docs/contracts.md tells it of this version")
+of_this_version = pytest.mark.skipif(version("x-transformers") != "2.31.10", reason="docs/contracts.md names the version")
 
 
 @cache
