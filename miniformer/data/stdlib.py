@@ -6,10 +6,12 @@ Left out are tests, generated tables, and packages that newer Pythons no longer 
 from __future__ import annotations
 
 import ast
+import os
 import sysconfig
 import textwrap
-from collections import Counter
+from collections import deque
 from collections.abc import Iterator
+from itertools import groupby
 from pathlib import Path
 
 from miniformer.kernel.errors import DataError
@@ -26,8 +28,7 @@ def sources() -> Iterator[tuple[str, str]]:
         DataError: this Python comes without the sources of its library.
     """
     root = Path(sysconfig.get_path("stdlib"))
-    paths = sorted(path.relative_to(root) for path in root.rglob("*.py")) if root.is_dir() else []
-    usable = [path for path in paths if LEFT_OUT.isdisjoint(path.parts) and not path.parts[0].startswith("config-")]
+    usable = sorted(path.relative_to(root) for path in _paths(root))
     if not usable:
         raise DataError(f"{NAME}: this Python has no sources of its standard library at {root}; give --train-path")
     for path in usable:
@@ -37,13 +38,20 @@ def sources() -> Iterator[tuple[str, str]]:
             continue
 
 
+def _paths(root: Path) -> Iterator[Path]:
+    """The source files below a folder. Folders that are left out are not read; one of them may hold all installed packages."""
+    for folder, folders, files in os.walk(root):
+        at_top = Path(folder) == root
+        folders[:] = [name for name in folders if name not in LEFT_OUT and not (at_top and name.startswith("config-"))]
+        yield from (Path(folder, name) for name in files if name.endswith(".py"))
+
+
 def docstrings() -> Iterator[tuple[str, str, str]]:
     """The path, package and first paragraph of each docstring, in packages that have at least 60 of them."""
-    documented = [(path, Path(path).parts[0].removesuffix(".py"), text) for path, source in sources()
-                  for text in _paragraphs(source)]
-    counts = Counter(package for _, package, _ in documented)
     # a package is a label of the embedded classification data, and a rare label cannot be learnt
-    return ((path, package, text) for path, package, text in documented if counts[package] >= 60)
+    for package, files in groupby(sources(), key=lambda source: Path(source[0]).parts[0].removesuffix(".py")):
+        documented = [(path, package, text) for path, source in files for text in _paragraphs(source)]
+        yield from documented if len(documented) >= 60 else ()
 
 
 def functions(longest: int = 400) -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef, str]]:
@@ -88,8 +96,13 @@ def _paragraphs(source: str) -> Iterator[str]:
 
 
 def _nodes(source: str) -> Iterator[ast.AST]:
+    """The module and its statements, in the order of `ast.walk`. Expressions, which most nodes are, hold no definitions."""
     try:
-        tree = ast.parse(source)
+        nodes: deque[ast.AST] = deque([ast.parse(source)])
     except (SyntaxError, ValueError):
         return
-    yield from ast.walk(tree)
+    while nodes:
+        node = nodes.popleft()
+        for part in ("body", "cases", "handlers", "orelse", "finalbody"):
+            nodes.extend(getattr(node, part, ()))
+        yield node

@@ -54,7 +54,8 @@ class XTransformers(Attention):
     def forward(self, x, context, state=None):
         source = None if context.memory is None else context.memory.hidden
         cached = state if context.memory is None else None
-        out, seen = self.inner(x, context=source, attn_mask=allowed(context)[:, None], attn_bias=context.bias,
+        bias = None if context.bias is None else context.bias.to(x.dtype)
+        out, seen = self.inner(x, context=source, attn_mask=allowed(context)[:, None], attn_bias=bias,
                                cache=None if cached is None or cached.pair is None else Intermediates(cached_kv=cached.pair),
                                return_intermediates=True)
         if cached is not None:
@@ -84,3 +85,37 @@ class TheirCache(State):
 
     def truncate(self, length):
         self.pair = None if self.pair is None or length == 0 else tuple(one[..., :length, :] for one in self.pair)
+
+
+class CausalByCall(XTransformers):
+    """The Attention of x-transformers, told by each call whether it is causal, or given a mask where that is not enough."""
+
+    flash: ClassVar[bool] = False
+
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        super().__init__(d_model, n_heads)
+        self.inner = XTransformersAttention(d_model, d_model // n_heads, heads=n_heads, flash=self.flash)
+
+    def forward(self, x, context, state=None):
+        mask = context.mask()
+        if context.memory is not None or state is not None or context.bias is not None or mask.allowed is not None:
+            return super().forward(x, context, state)
+        return self.inner(x, causal=mask.causal)
+
+
+class CausalByCallInFlash(CausalByCall):
+    """The one with torch's fused kernel."""
+
+    flash = True
+
+
+class Forgetting(XTransformers):
+    """The Attention of x-transformers with ALiBi that depends on the data, as in the Forgetting Transformer."""
+
+    cross: ClassVar[bool] = False
+    causal_only: ClassVar[bool] = True
+    applies: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, d_model: int, n_heads: int) -> None:
+        super().__init__(d_model, n_heads)
+        self.inner = XTransformersAttention(d_model, d_model // n_heads, heads=n_heads, causal=True, data_dependent_alibi=True)

@@ -1,17 +1,21 @@
 """Attentions of other libraries, wrapped as components: the kit says what they keep and what they do not."""
 
 from functools import cache
+from importlib.metadata import version
 
 import depth
+import pytest
 import torch
 
 from miniformer.contracts import Outcome, check_component
 from miniformer.contracts.kit.check import Suite
 from miniformer.contracts.kit.component_under_test import ComponentUnderTest
 
-from .adapters import TorchAttention, XTransformers, allowed
+from .adapters import CausalByCall, CausalByCallInFlash, Forgetting, TorchAttention, XTransformers, allowed
 
 STATE = {"steps-give-the-whole", "reordered-rows-go-on", "cut-states-go-on", "states-are-separate", "a-state-tells-its-size"}
+
+of_this_version = pytest.mark.skipif(version("x-transformers") != "2.31.10", reason="docs/contracts.md names the version")
 
 
 @cache
@@ -40,6 +44,26 @@ def test_x_transformers_attention_decodes_well_from_a_cache_that_grows():
     held, _ = outcomes(XTransformers, Outcome.HELD)
     assert held >= {*STATE, "any-operations-go-on"}
     assert held >= {"no-look-ahead", "packed-is-separate", "padded-is-alone", "reads-a-memory", "a-bias-counts"}
+
+
+def result(cls, name):
+    return Suite(ComponentUnderTest.of("attention", cls), shrinks=False).result(name)
+
+
+@of_this_version
+def test_x_transformers_forgets_in_its_fused_kernel_that_a_call_is_causal():
+    assert result(CausalByCall, "no-look-ahead").outcome is Outcome.HELD
+    fused = result(CausalByCallInFlash, "no-look-ahead")
+    assert fused.outcome is Outcome.FAILED
+    assert "which is later in the same document" in fused.why
+
+
+@of_this_version
+def test_the_alibi_of_x_transformers_that_depends_on_the_data_does_not_go_on_from_its_cache():
+    assert result(Forgetting, "no-look-ahead").outcome is Outcome.HELD
+    stepped = result(Forgetting, "any-operations-go-on")
+    assert stepped.outcome is Outcome.FAILED
+    assert "with the state and in one pass over the same tokens" in stepped.why
 
 
 class TurnedRound(TorchAttention):

@@ -11,7 +11,7 @@ Answers = Sequence[Any]
 """One answer for each record: a label, a number, a label for each word, or a collection of labels."""
 
 
-def acceptable(name: str, said: Answers, right: Answers, n_labels: int) -> list[float] | None:
+def acceptable(name: str, said: Answers, right: Answers, n_labels: int, beside_accuracy: bool = False) -> list[float] | None:
     """The values that the metric `name` may have for these answers; None if the name says nothing about these answers.
 
     There may be several: names such as `f1` leave open how labels are averaged.
@@ -21,6 +21,8 @@ def acceptable(name: str, said: Answers, right: Answers, n_labels: int) -> list[
         said: the predictions.
         right: the right answers.
         n_labels: how many labels there are.
+        beside_accuracy: whether there is a metric `accuracy` too. Of labels that exclude each other, that is also F1 over all
+            answers together, so a metric `f1` beside it is meant to be something else.
     """
     if any(not _alike(one, other) for one, other in zip(said, right, strict=True)):
         return None
@@ -28,13 +30,14 @@ def acceptable(name: str, said: Answers, right: Answers, n_labels: int) -> list[
         definition = NUMBERS.get(name)
         return definition and [definition(list(map(float, said)), list(map(float, right)))]
     if not all(isinstance(answer, list) for answer in right):
-        return _of_labels(name, said, right, n_labels)
+        return _of_labels(name, said, right, n_labels, beside_accuracy)
     values = _of_sets(name, said, right, n_labels) or []
     if all(len(one) == len(other) for one, other in zip(said, right, strict=True)):
         pairs = [pair for one, other in zip(said, right, strict=True) for pair in zip(one, other, strict=True)
                  if pair[0] is not None]  # of a word that was cut off nothing is said
         if pairs:
-            values += _of_labels(name, [one for one, _ in pairs], [other for _, other in pairs], n_labels) or []
+            values += _of_labels(name, [one for one, _ in pairs], [other for _, other in pairs], n_labels,
+                                 beside_accuracy) or []
     return values or None
 
 
@@ -60,13 +63,17 @@ NUMBERS: Mapping[str, Callable[[Sequence[float], Sequence[float]], float]] = {
 """Metrics of numbers."""
 
 
-def _of_labels(name: str, said: Sequence[Hashable], right: Sequence[Hashable], n_labels: int) -> list[float] | None:
+def _of_labels(name: str, said: Sequence[Hashable], right: Sequence[Hashable], n_labels: int,
+               beside_accuracy: bool) -> list[float] | None:
     """The values of a metric of labels that exclude each other."""
     share = sum(a == b for a, b in zip(said, right, strict=True)) / len(right)
     shares = {"accuracy": share, "exact_match": share, "f1_micro": share, "error_rate": 1 - share}
     if name in shares:
         return [shares[name]]
-    return _averages(name, [(Counter([a]), Counter([b])) for a, b in zip(said, right, strict=True)], n_labels)
+    values = _averages(name, [(Counter([a]), Counter([b])) for a, b in zip(said, right, strict=True)], n_labels)
+    if values and beside_accuracy and "_" not in name:
+        return values[1:]  # the first is the score of all answers together; another may be the same by chance
+    return values
 
 
 def _of_sets(name: str, said: Answers, right: Answers, n_labels: int) -> list[float] | None:

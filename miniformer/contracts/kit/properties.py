@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PROMISE_MODULES = ("construction", "module", "magnitudes", "precision", "history", "gradients", "channels",
                    "attention_visibility", "attention", "attention_bias", "attention_gradients", "decoding", "states",
                    "position", "position_range", "feedforward", "norm", "head", "task", "task_data", "task_limits",
-                   "task_metrics", "recipes", "schedules", "extension")
+                   "task_without_targets", "task_metrics", "recipes", "schedules", "extension")
 """The modules of `miniformer.contracts.promises`, in the order in which reports show their properties."""
 
 ABILITIES, ABILITIES_PROMISE = "declared-abilities-are-checked", "Everything that the class declares was checked."

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from hypothesis import strategies as st
@@ -115,8 +116,8 @@ class TaskHarness:
 
     def read(self, batch: Batch) -> tuple[Tensor, Head]:
         """The hidden states that the model has for a batch, and its head."""
-        hidden, head = _read(self.model, batch, lambda hidden, head: (hidden, head))
-        return hidden.clone(), head
+        states: tuple[Tensor, Head] = _read(self.model, batch, lambda hidden, head: (hidden, head))
+        return states
 
     def predictions(self, rows: Sequence[Example]) -> list[dict[str, Any]]:
         """The predictions for rows as one batch."""
@@ -155,10 +156,25 @@ def model_for(task: Task, vocab_size: int, **fields: Any) -> BlockAssembly:
     return model
 
 
+_STATES: WeakKeyDictionary[BlockAssembly, dict[Any, tuple[Tensor, Head]]] = WeakKeyDictionary()
+"""For models whose weights stay as they are: hidden states by all that they are computed from, since rows come again often."""
+MAX_STATES = 256
+
+
 def _read(model: BlockAssembly, batch: Batch, readout: Any) -> Any:
-    """The result of `readout(hidden, head)` for a batch, without gradients."""
+    """The result of `readout(hidden, head)` for a batch, without gradients. The hidden states are its own to change."""
     with torch.no_grad():
-        return model.read(batch, readout=readout)
+        known = _STATES.get(model)
+        if known is None:
+            return model.read(batch, readout=readout)
+        key = tuple((name, value.shape, value.dtype, value.detach().to("cpu", torch.float64).numpy().tobytes())
+                    for name, value in tensors_of(Batch(batch.inputs, batch.layout, {}, batch.source)).items())
+        if key not in known:
+            if len(known) == MAX_STATES:
+                known.clear()
+            known[key] = model.read(batch, readout=lambda hidden, head: (hidden, head))
+        hidden, head = known[key]
+        return readout(hidden.clone(), head)
 
 
 def loss_of(model: BlockAssembly, task: Task, batch: Batch) -> LossTerm:
@@ -220,6 +236,7 @@ def _prepare(cls: type[Task], options_json: str, data: str | None) -> TaskHarnes
     limit = None if task.packs else LIMIT
     examples = [example for record in records for example in task.examples(record, tokenizer, limit)]
     model = model_for(task, tokenizer.vocab_size, max_seq_len=LIMIT)
+    _STATES[model] = {}
     return TaskHarness(task, options, learnt, tokenizer, Split(_copies(records_of(cls, data)), examples), model)
 
 
@@ -266,7 +283,8 @@ def plain_example(example: Example) -> dict[str, Any]:
 
 def tensors_of(batch: Batch) -> dict[str, Tensor]:
     """The tensors of a batch by name."""
-    source = {} if batch.source is None else {"source": batch.source.inputs, "source documents": batch.source.layout.documents}
+    source = {} if batch.source is None else {"source": batch.source.inputs, "source documents": batch.source.layout.documents,
+                                              "source positions": batch.source.layout.positions}
     return {"inputs": batch.inputs, "documents": batch.layout.documents, "positions": batch.layout.positions, **source,
             **batch.targets}
 

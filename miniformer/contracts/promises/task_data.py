@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import random
 from dataclasses import replace
@@ -91,7 +92,7 @@ def leaves_its_data_alone(case: Case) -> None:
         if task.Input is not None:
             task.question(record, harness.tokenizer)
         require(record.model_dump_json() == line, "making an example of a record changes the record")
-        rows = harness.draw_rows(case)
+        rows = copy.deepcopy(harness.draw_rows(case))  # or they would be changed already when this is run again
         before = [plain_example(row) for row in rows]
         batch = task.collate(rows)
         require([plain_example(row) for row in rows] == before, "making a batch of examples changes the examples")

@@ -1,8 +1,7 @@
-"""Promises of a task about limits: examples that are cut, and rows in which nothing is left to predict."""
+"""Promises of a task about limits: how long a batch is, and what examples teach that are cut."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -15,14 +14,12 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from miniformer.contracts.kit.case import Case, require, seeded
-from miniformer.contracts.kit.properties import Skip, contract
+from miniformer.contracts.kit.properties import contract
 from miniformer.contracts.kit.task_harness import (
     CUT,
     LIMIT,
     TaskHarness,
-    loss_of,
     loss_tolerance,
-    metrics_of,
     plain_example,
     require_equal_data,
     tensors_of,
@@ -64,16 +61,17 @@ def keeps_to_the_limit(case: Case) -> None:
 
 
 def _limit(case: Case, example: Example) -> int:
-    """Draw a limit from 1 to the example's length and one; one of four is next to the length."""
-    longest = min(LONGEST, 1 + max(len(example.tokens), len(example.source or ())))
-    return int(case.draw("limit", st.integers(1, longest) | st.integers(max(1, longest - 2), longest)))
+    """Draw a limit from 1 to the example's length and one; many are next to the length, or to that of its source or target."""
+    ends = sorted({min(LONGEST, 1 + len(tokens)) for tokens in (example.tokens, example.source) if tokens is not None})
+    near = [st.integers(max(1, end - 2), end) for end in ends]
+    return int(case.draw("limit", st.one_of(st.integers(1, ends[-1]), *near)))
 
 
 @contract("task", examples=0.5)
 def a_cut_keeps_the_targets(case: Case) -> None:
-    """An example that fits the limit, to the last token, is not changed by cutting it. In one that does not fit, what is kept
-    has the targets that it has in the whole one: its losses are the same, and where the text was cut off, no token is predicted
-    that is not the next one there.
+    """An example that fits the limit, to the last token, is not changed by cutting it; of a source and a target, the one that
+    fits keeps its length. In one that does not fit, what is kept has the targets that it has in the whole one: its losses are
+    the same, no other token takes a loss over, and where the text was cut off, no token is predicted that is not the next.
 
     In training: labels of other words are learnt for long texts, or texts end where they were cut.
     """
@@ -100,7 +98,12 @@ def a_cut_keeps_the_targets(case: Case) -> None:
             made = task.examples(record, harness.tokenizer, limit)
             _require_same(_collated(task, made[0]), whole_batch, f"the example of a record of {size} tokens, made for {limit}")
             require(not made[0].uncut, f"an example of {size} tokens, made for {limit}, says that {made[0].uncut} were cut")
-    elif len(batch.inputs) == 1 and not _is_drawn(task, whole):
+        return
+    for what, one, other in zip(("inputs", "source"), _layouts(batch), _layouts(whole_batch), strict=False):
+        length, kept = other.shape[1], one.shape[1]
+        require(task.packs or length > limit or kept == length,
+                f"its {what} of {length} tokens, which fit the limit {limit}, are cut to {kept} where others do not fit")
+    if len(batch.inputs) == 1 and not _is_drawn(task, whole):
         _require_same_losses(case, harness, batch, whole_batch)
 
 
@@ -137,7 +140,7 @@ def _require_same_losses(case: Case, harness: TaskHarness, batch: Batch, whole: 
     with seeded(case.draw("seed", st.integers(0, 2**16))):
         hidden = torch.randn(1, whole.inputs.shape[1], harness.model.config.d_model, dtype=torch.float64)
         kept = torch.randn(1, batch.inputs.shape[1], hidden.shape[-1], dtype=torch.float64)
-    term, gradient = _gradient(task, hidden, head, whole)
+    term, gradient = loss_and_gradient(task, hidden, head, whole)
     tolerance = loss_tolerance(term.sum) * max(1.0, float(gradient.abs().max()))
     if not _by_token(task, hidden, head, whole, gradient, tolerance):
         _require_same_label(task, hidden[:, :1], head, batch, whole)
@@ -150,7 +153,7 @@ def _require_same_losses(case: Case, harness: TaskHarness, batch: Batch, whole: 
     why = []
     for place in places:
         kept[:, found.b:found.b + size] = hidden[:, place:place + size]
-        _, of_cut = _gradient(task, kept, head, batch)
+        _, of_cut = loss_and_gradient(task, kept, head, batch)
         change = of_cut[0, found.b:found.b + size] - gradient[0, place:place + size]
         differs = change.abs().amax(dim=-1) > tolerance
         if size and not of_cut[0, last].any():
@@ -158,9 +161,38 @@ def _require_same_losses(case: Case, harness: TaskHarness, batch: Batch, whole: 
         why += [f"the loss at token {int(differs.nonzero()[0])} of the {size} that are kept from token {place} on is not "
                 "that of the whole example"] if bool(differs.any()) else []
     require(len(why) < len(places) or not places, why[0] if why else "")
+    if not (task.causal or task.has_source):  # of next tokens, that after a cut is another
+        beside = [t for t in range(len(cut_columns)) if not found.b <= t <= last]
+        whole_states, states = (hidden, gradient, columns), (kept, cut_columns)
+        _require_losses_of_the_same_tokens(task, whole_states, states, head, batch, beside, tolerance)
 
 
-def _gradient(task: Task, hidden: Tensor, head: Head, batch: Batch) -> tuple[LossTerm, Tensor]:
+def _require_losses_of_the_same_tokens(task: Task, whole: tuple[Tensor, Tensor, list[Any]], cut: tuple[Tensor, list[Any]],
+                                       head: Head, batch: Batch, beside: Sequence[int], tolerance: float) -> None:
+    """Require that a kept token that stands apart, as one of the end of a text may, has a loss that it has in the whole one.
+
+    Args:
+        task, head, batch, tolerance: the cut example's batch, and what its losses are computed with.
+        whole: of the whole example: hidden states, their gradient, and tokens.
+        cut: of the cut one: hidden states and tokens.
+        beside: the columns of the kept tokens that stand apart.
+    """
+    (hidden, gradient, columns), (kept, cut_columns) = whole, cut
+    _, of_cut = loss_and_gradient(task, kept, head, batch)
+    places = {t: [n for n, column in enumerate(columns) if column == cut_columns[t]]
+              for t in beside if bool((of_cut[0, t].abs() > tolerance).any())}
+    for attempt in range(max(map(len, places.values()), default=0)):
+        tried = {t: where[attempt % len(where)] for t, where in places.items() if where}
+        for t, place in tried.items():
+            kept[:, t] = hidden[:, place]
+        _, of_cut = loss_and_gradient(task, kept, head, batch)
+        right = [t for t, place in tried.items() if float((of_cut[0, t] - gradient[0, place]).abs().max()) <= tolerance]
+        places = {t: where for t, where in places.items() if t not in right}
+    require(not places, f"token {min(places, default=0)} of the {len(cut_columns)} that are kept has a loss that it has "
+                        "nowhere in the whole example")
+
+
+def loss_and_gradient(task: Task, hidden: Tensor, head: Head, batch: Batch) -> tuple[LossTerm, Tensor]:
     """The loss, and its gradient for the hidden states; zeros if it does not depend on them."""
     hidden = hidden.clone().requires_grad_()
     term = task.loss(hidden, head, batch)
@@ -178,7 +210,7 @@ def _by_token(task: Task, hidden: Tensor, head: Head, batch: Batch, gradient: Te
     for column in (int(reached.nonzero()[0]), int(reached.nonzero()[-1])):
         changed, others = hidden.clone(), torch.arange(hidden.shape[1]) != column
         changed[:, column] += 1.0
-        _, again = _gradient(task, changed, head, batch)
+        _, again = loss_and_gradient(task, changed, head, batch)
         change = (again - gradient)[0].abs().amax(dim=-1)
         if float(change[others].max()) > tolerance or float(change[column]) <= tolerance:
             return False
@@ -188,7 +220,7 @@ def _by_token(task: Task, hidden: Tensor, head: Head, batch: Batch, gradient: Te
 def _require_same_label(task: Task, hidden: Tensor, head: Head, batch: Batch, whole: Batch) -> None:
     """Require the loss of the whole example where all hidden states are equal, if the number of its tokens does not matter."""
     def loss(batch: Batch) -> LossTerm:
-        return _gradient(task, hidden.expand(-1, batch.inputs.shape[1], -1), head, batch)[0]
+        return loss_and_gradient(task, hidden.expand(-1, batch.inputs.shape[1], -1), head, batch)[0]
 
     width, length = batch.inputs.shape[1], whole.inputs.shape[1]
     targets = {name: value[:, :width] if value.ndim > 1 and value.shape[1] == length else value
@@ -204,62 +236,3 @@ def _require_same_label(task: Task, hidden: Tensor, head: Head, batch: Batch, wh
 def _real_columns(batch: Batch) -> list[Any]:
     """The tokens or features of the one row, without padding."""
     return [tuple(column) if isinstance(column, list) else column for column in batch.inputs[0][batch.layout.real[0]].tolist()]
-
-
-@contract("task", examples=0.2)
-def rows_without_targets_count_nothing(case: Case) -> None:
-    """A row that is so short that nothing in it is predicted has a loss of 0 with the weight 0, which has a gradient, and in a
-    batch of its own it changes no metric. If records without labels weigh nothing, their loss is 0 too.
-
-    In training: a batch of short texts divides by zero, or ends the run in the middle of an epoch.
-    """
-    harness = TaskHarness.drawn(case)
-    task = harness.task
-    batches = [task.collate(rows) for rows in _shortest_rows(case, harness)]
-    empty = [batch for batch in batches if not float(loss_of(harness.model, task, batch).weight)]
-    unlabelled = _unlabelled(case, harness)
-    if not empty and not unlabelled:
-        raise Skip("every example has something to predict, however short it is")
-    for batch in empty[:1] + unlabelled:
-        hidden, head = harness.read(batch)
-        term, gradient = _gradient(task, hidden, head, batch)
-        require(float(term.sum) == 0, f"with the weight 0, its loss is {float(term.sum):g}")
-        require(bool(gradient.isfinite().all()), "its gradient is not finite")
-        require(_recorded_loss(harness, batch).sum.requires_grad, "its loss has no gradient, so that a run ends there")
-    batches = [task.collate(harness.draw_rows(case)), *empty[:1]]
-    expected, actual = (metrics_of(harness.model, task, harness.tokenizer, some) for some in (batches[:1], batches))
-    require_equal_data(actual, expected, "with a batch in which nothing is predicted: metric")
-
-
-def _recorded_loss(harness: TaskHarness, batch: Batch) -> LossTerm:
-    """The loss of a batch as a run has it, with gradients."""
-    term: LossTerm = harness.model.read(batch, readout=lambda hidden, head: harness.task.loss(hidden, head, batch))
-    return term
-
-
-def _unlabelled(case: Case, harness: TaskHarness) -> list[Batch]:
-    """The batch of a record without its label, which may be unknown; none if it has a loss, or the task has none for it."""
-    task = harness.task
-    if task.Input is None or task.packs:
-        return []
-    record = task.Input.model_validate(json.loads(harness.draw_record(case, "record without its label").model_dump_json()))
-    batch = task.collate([shortened(task, task.question(record, harness.tokenizer), LIMIT)])
-    try:
-        weight = float(loss_of(harness.model, task, batch).weight)
-    except Exception:  # it is asked for answers, and nothing says that it has a loss
-        return []
-    return [] if weight else [batch]
-
-
-def _shortest_rows(case: Case, harness: TaskHarness) -> list[Sequence[Example]]:
-    """The rows that a record's example makes when it is cut to its first few tokens."""
-    task, record, rows = harness.task, harness.draw_record(case), list[Sequence[Example]]()
-    for limit in (1, 2, 3):
-        try:
-            if task.packs:
-                rows.append([PackedRows([task.cut(task.encode(record, harness.tokenizer), limit)], LIMIT)[0]])
-            else:
-                rows.append(task.examples(record, harness.tokenizer, limit)[:2])
-        except ValueError:  # too short for this task
-            continue
-    return rows

@@ -19,7 +19,7 @@ from .task import Counting, Matching, Naming, Sorting, Tagging, Texts
 class CutsLabelsFromTheirEnd(Tagging):
     """A cut sentence keeps its first tokens and its last labels (see transformers#18050)."""
 
-    caught_by = "number 11: tasks"
+    caught_by = "a-cut-keeps-the-targets"
 
     def cut(self, example, length):
         tags = example.target
@@ -29,7 +29,7 @@ class CutsLabelsFromTheirEnd(Tagging):
 class EndsACutText(Tagging):
     """The last token of a cut sentence is its end token, in place of the token whose label stays there (see trl#4698)."""
 
-    caught_by = "number 11: tasks"
+    caught_by = "a-cut-keeps-the-targets"
 
     def cut(self, example, length):
         whole, cut = example.tokens, super().cut(example, length)
@@ -39,7 +39,7 @@ class EndsACutText(Tagging):
 class CutsOneTooMany(Naming):
     """The target is cut to the limit with its start token, so one token less is learnt, and at a limit of 1 none."""
 
-    caught_by = "number 11: tasks"
+    caught_by = "a-cut-keeps-the-targets"
 
     def cut(self, example, length):
         return replace(example, tokens=example.tokens[:length], source=example.source[:length])
@@ -48,7 +48,7 @@ class CutsOneTooMany(Naming):
 class TakesALimitOfOneForNone(Sorting):
     """A limit of 1 is read as no limit."""
 
-    caught_by = "number 11: tasks"
+    caught_by = "keeps-to-the-limit"
 
     def cut(self, example, length):
         return super().cut(example, length) if length > 1 else example
@@ -57,7 +57,7 @@ class TakesALimitOfOneForNone(Sorting):
 class RootOfTheError(Counting):
     """What is called `mse` is its root."""
 
-    caught_by = "number 11: tasks"
+    caught_by = "metrics-are-what-they-are-called"
 
     def metrics(self, tokenizer):
         return {**super().metrics(tokenizer), "mse": MeanSquaredError(squared=False)}
@@ -71,7 +71,7 @@ class NatsPerByte(CountingBytes):
 class CallsNatsBits(Texts):
     """What is called bits per byte is in nats."""
 
-    caught_by = "number 11: tasks"
+    caught_by = "metrics-are-what-they-are-called"
 
     def metrics(self, tokenizer):
         return {**super().metrics(tokenizer), "bits_per_byte": NatsPerByte(torch.tensor(tokenizer.byte_lengths()))}
@@ -85,7 +85,7 @@ class InverseOfTheMean(MeanReciprocalRank):
 class InvertsTheMeanRank(Matching):
     """What is called the mean reciprocal rank is the reciprocal of the mean rank."""
 
-    caught_by = "number 11: tasks"
+    caught_by = "metrics-are-what-they-are-called"
 
     def metrics(self, tokenizer):
         return {**super().metrics(tokenizer), "mrr": InverseOfTheMean()}
@@ -94,7 +94,7 @@ class InvertsTheMeanRank(Matching):
 class BalancesItsAccuracy(Sorting):
     """The accuracy is a mean over the labels, as torchmetrics has it by default, and not the share of right answers."""
 
-    caught_by = "number 11: tasks"
+    caught_by = "metrics-are-what-they-are-called"
 
     def metrics(self, tokenizer):
         return {**super().metrics(tokenizer), "accuracy": MulticlassAccuracy(len(self.labels))}
@@ -103,7 +103,7 @@ class BalancesItsAccuracy(Sorting):
 class OneMeanForF1(Sorting):
     """What is called `f1` is over all answers together, and so the accuracy once more."""
 
-    caught_by = "number 11: tasks"
+    caught_by = "metrics-are-what-they-are-called"
 
     def metrics(self, tokenizer):
         return {**super().metrics(tokenizer), "f1": MulticlassF1Score(len(self.labels), average="micro")}
@@ -112,7 +112,7 @@ class OneMeanForF1(Sorting):
 class CountsRowsForTokens(Naming):
     """Its accuracy is a mean of the rows' accuracies, so tokens of short answers count more than others."""
 
-    caught_by = "number 11: tasks"
+    caught_by = "metrics-are-what-they-are-called"
 
     def metrics(self, tokenizer):
         return {**super().metrics(tokenizer), "accuracy": MeanMetric()}
@@ -127,7 +127,7 @@ class CountsRowsForTokens(Naming):
 class PadsItsExamples(Sorting):
     """Padding is appended to the examples themselves, so a second batch of them reads it as text."""
 
-    caught_by = "collates-the-same-each-time"
+    caught_by = "leaves-its-data-alone"
 
     def collate(self, examples):
         batch = super().collate(examples)
@@ -150,7 +150,7 @@ class WeighsBySomeTokens(Tagging):
 class PatchesAnInitialiser:
     """Building it puts another function in the place of one of torch's initialisers, for all who come later."""
 
-    kind, caught_by = "extension", "number 11: extensions"
+    kind, caught_by = "extension", "making-one-changes-nothing"
 
     def __init__(self):
         dirac = torch.nn.init.dirac_
@@ -164,7 +164,7 @@ class PatchesAnInitialiser:
 class PatchesAnActivation:
     """An activation that the trial run does not use is faster and less exact after any run with it (as in functorch#900)."""
 
-    kind, caught_by = "extension", "number 11: extensions"
+    kind, caught_by = "extension", "a-run-leaves-no-trace"
 
     @hookimpl
     def model_assembled(self, model):
@@ -175,7 +175,7 @@ class PatchesAnActivation:
 class PatchesALayer:
     """After any run with it, new convolutions have no bias."""
 
-    kind, caught_by = "extension", "number 11: extensions"
+    kind, caught_by = "extension", "a-run-leaves-no-trace"
 
     @hookimpl
     def callbacks(self):
@@ -187,7 +187,7 @@ class PatchesALayer:
 class HidesTokensInEvaluation:
     """Tokens are hidden at random whether the model learns or is measured."""
 
-    kind, caught_by = "extension", "number 11: extensions"
+    kind, caught_by = "extension", "evaluates-what-it-is-given"
 
     @hookimpl(wrapper=True)
     def batch(self):
@@ -199,7 +199,7 @@ class HidesTokensInEvaluation:
 class TurnsTheRowsOfAnEvaluation:
     """Rows of a batch to be measured come in the opposite order, and so do predictions."""
 
-    kind, caught_by = "extension", "number 11: extensions"
+    kind, caught_by = "extension", "evaluates-what-it-is-given"
 
     @hookimpl(wrapper=True)
     def batch(self, training):
@@ -214,7 +214,7 @@ class TurnsTheRowsOfAnEvaluation:
 class CutsAnEvaluationInPlace:
     """The last token of each row to be measured is overwritten in place."""
 
-    kind, caught_by = "extension", "number 11: extensions"
+    kind, caught_by = "extension", "evaluates-what-it-is-given"
 
     @hookimpl(wrapper=True)
     def batch(self, training):
@@ -227,7 +227,7 @@ class CutsAnEvaluationInPlace:
 class PacksAnEvaluationIntoOneText:
     """The texts that share a row to be measured are taken for one."""
 
-    kind, caught_by = "extension", "number 11: extensions"
+    kind, caught_by = "extension", "evaluates-what-it-is-given"
 
     @hookimpl(wrapper=True)
     def batch(self, training):
