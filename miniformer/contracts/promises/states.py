@@ -68,6 +68,13 @@ class Operations(RuleBasedStateMachine):
             self.text.grow(self.text.length + columns)
         self._feed(self.text, columns)
 
+    @precondition(lambda self: self.text.state.grows)
+    @rule()
+    def grow(self) -> None:
+        capacity = self.text.capacity + self.case.data.draw(st.integers(1, 4))
+        self._tell(f"grow to {capacity}")
+        self.text.grow(capacity)
+
     @precondition(lambda self: self.text.length > 0)
     @rule()
     def reorder(self) -> None:

@@ -13,6 +13,10 @@ from .attention import Cache, Plain, Remembering, Source
 class Deferring(Cache):
     order = None
 
+    @property
+    def nbytes(self):
+        return super().nbytes + (0 if self.order is None else self.order.nbytes)
+
     def settle(self):
         if self.order is not None:
             self.k, self.v, self.order = self.k[self.order], self.v[self.order], None
