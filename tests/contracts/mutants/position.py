@@ -15,6 +15,14 @@ class PlainRotary(PositionEncoding):
     extrapolates = True
     relative = True
 
+    def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
+        super().__init__(d_model, n_heads, max_seq_len)
+        self.require_pairs(d_model // n_heads)
+
+    def require_pairs(self, width):
+        if width % 2:
+            raise ValueError(f"it turns pairs of elements, and a head has {width}")
+
     def angles(self, positions):
         width = self.d_model // self.n_heads // 2
         frequencies = 100.0 ** -(torch.arange(width, device=positions.device) / width)

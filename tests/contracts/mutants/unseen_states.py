@@ -41,7 +41,7 @@ class Deferring(Cache):
 class ForgetsTheFirstOfTwoOrders(Plain):
     """An order waits for the next token, and of two orders in a row the first is lost (see transformers#48700)."""
 
-    caught_by = "number 3: states"
+    caught_by = "any-operations-go-on"
     remembers = Deferring
 
 
@@ -116,6 +116,12 @@ class WritesIntoSharedRows(Plain):
 class KeepsAView(Cache):
     still = None
 
+    @property
+    def nbytes(self):
+        still = [] if self.still is None else [self.still.k, self.still.v, self.still.column]
+        storages = [tensor.untyped_storage() for tensor in (self.k, self.v, *still)]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
     def as_static(self, column, columns):
         if self.still is None or self.still.k.shape[2] != columns:
             self.still = super().as_static(column, columns)
@@ -126,7 +132,7 @@ class KeepsAView(Cache):
 class StepsOnTheRowsBeforeAnOrder(Plain):
     """The static view is made once: after static steps and an order, further static steps go on with the rows before it."""
 
-    caught_by = "number 3: states"
+    caught_by = "any-operations-go-on"
     remembers = KeepsAView
 
 
@@ -183,7 +189,7 @@ class CountingFromThePeak(Peaked):
 class CountsStaticStepsFromTheLongestLength(Plain):
     """A static step after a cut counts on from the length before the cut."""
 
-    caught_by = "number 3: states"
+    caught_by = "any-operations-go-on"
     remembers = CountingFromThePeak
 
 
@@ -206,7 +212,7 @@ class ExtendingToThePeak(Extending):
 class GrowsBackWhatWasCut(Plain):
     """A state that grows after a cut has the length before the cut again."""
 
-    caught_by = "number 3: states"
+    caught_by = "any-operations-go-on"
     remembers = ExtendingToThePeak
 
 
@@ -221,7 +227,7 @@ class Lending(Cache):
 class SharesRowsWithTheStateThatJoined(Plain):
     """After joining, the other state looks into the memory of this one, and either changes the other by going on."""
 
-    caught_by = "number 3: states"
+    caught_by = "any-operations-go-on"
     remembers = Lending
 
 
@@ -258,7 +264,7 @@ class Reusing(Cache):
 class GivesItsRoomAwayAndKeepsIt(Plain):
     """A state that is cut to nothing gives its memory to a pool and goes on using it: the next state writes there too."""
 
-    caught_by = "number 3: states"
+    caught_by = "states-are-separate"
     remembers = Reusing
 
 
@@ -274,7 +280,7 @@ class FromTheFirst(Source):
 class OrdersAMemoryFromItsFirstRows(Remembering):
     """Each order of a memory's rows is taken from the rows that it began with, so two orders are the second alone."""
 
-    caught_by = "number 3: states"
+    caught_by = "remembered-rows-go-on"
     keeps = FromTheFirst
 
 
