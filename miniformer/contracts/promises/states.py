@@ -94,7 +94,8 @@ class Operations(RuleBasedStateMachine):
                                                   f"{state.min_length} at least, and its rewind_limit promises {promised}")
         keep = self.case.data.draw(st.sampled_from([length - 1, max(0, length - 2), length // 2, 0]))
         self._tell(f"cut to {keep}")
-        self.text.cut(keep)
+        if self.text.cut(keep) and keep == 0:
+            self._go_on_beside_a_new_state()
 
     @precondition(lambda self: self.text.state.joins and 0 < self.text.rows < MOST_ROWS and self.text.length > 0)
     @rule()
@@ -118,6 +119,10 @@ class Operations(RuleBasedStateMachine):
         columns = self.case.data.draw(st.integers(self.text.length + steps, self.text.capacity))
         self._tell(f"{steps} static steps of {columns} columns")
         self.text.static_steps(steps, columns)
+        if self.text.length < columns and self.case.data.draw(st.booleans()):  # other rows in tensors of the same size
+            self.reorder()
+            self._tell(f"1 static step of {columns} columns")
+            self.text.static_steps(1, columns)
 
     def finish(self) -> None:
         """Reorder rows and feed what there is room for, so that what was done last is seen too, and one column more."""
@@ -138,6 +143,12 @@ class Operations(RuleBasedStateMachine):
         text = FedState(self.harness, rows, columns + room, self.numbers)
         self._feed(text, columns, name)
         return text
+
+    def _go_on_beside_a_new_state(self) -> None:
+        """Feed this state, which is empty, and a new one of its sizes in turn: they share no memory."""
+        other = FedState(self.harness, self.text.rows, self.text.capacity, self.numbers)
+        for text, name in [(self.text, ""), (other, "another")] * 2:
+            self._feed(text, 1, name)
 
     def _feed(self, text: FedState, columns: int, name: str = "") -> bool:
         draw = self.case.data.draw

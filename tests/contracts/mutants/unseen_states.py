@@ -264,7 +264,7 @@ class Reusing(Cache):
 class GivesItsRoomAwayAndKeepsIt(Plain):
     """A state that is cut to nothing gives its memory to a pool and goes on using it: the next state writes there too."""
 
-    caught_by = "states-are-separate"
+    caught_by = "any-operations-go-on"
     remembers = Reusing
 
 
