@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import cast
 
 import torch
 from hypothesis import strategies as st
@@ -132,7 +131,7 @@ def _biased(harness: AttentionHarness, layout: Layout, x: Tensor, bias: Tensor) 
     module, T = harness.module, layout.shape[1]
     encoding = PositionEncoding(module.d_model, module.n_heads, 64)
     bias = bias.expand(-1, module.n_heads, T, T)
-    return cast(Tensor, module(x, Context(layout, harness.causal, signal=Signal(encoding, None, bias))))
+    return module(x, Context(layout, harness.causal, signal=Signal(encoding, None, bias)))
 
 
 def _padding_of_memory(case: Case, harness: AttentionHarness, dtype: torch.dtype, size: float) -> None:
