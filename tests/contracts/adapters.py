@@ -54,7 +54,7 @@ class XTransformers(Attention):
     def forward(self, x, context, state=None):
         source = None if context.memory is None else context.memory.hidden
         cached = state if context.memory is None else None
-        bias = None if context.bias is None else context.bias.to(x.dtype)
+        bias = None if context.bias is None else context.bias.to(x.dtype)  # ALiBi's, for one, is float32 in any model
         out, seen = self.inner(x, context=source, attn_mask=allowed(context)[:, None], attn_bias=bias,
                                cache=None if cached is None or cached.pair is None else Intermediates(cached_kv=cached.pair),
                                return_intermediates=True)

@@ -43,7 +43,7 @@ class Call:
     training: bool = False
     causal: bool = False
     encoding: AttentionHarness | None = None
-    memory: Tensor | None = None
+    memory: Memory | None = None
     pieces: bool = False
 
     def __str__(self) -> str:
@@ -96,7 +96,7 @@ class Call:
         position = encoding.encoding if x.dtype == torch.float64 else None
         harness = AttentionHarness(module, self.causal, position)  # type: ignore[arg-type]
         if self.memory is not None:
-            return harness.for_memory(x, self.layout, Memory(self.memory.to(x.dtype), Layout.full(*self.memory.shape[:2])))
+            return harness.for_memory(x, self.layout, replace(self.memory, hidden=self.memory.hidden.to(x.dtype)))
         if not self.pieces:
             return harness(x, self.layout)
         columns = self.layout.shape[1]

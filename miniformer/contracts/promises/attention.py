@@ -149,7 +149,10 @@ def remembered_rows_go_on(case: Case) -> None:
     layouts = [case.draw(name, drawing.layouts(kinds=padding)) for name in ("memory", "joining memory")]
     case.story |= {"memory": picture(layouts[0]), "joining memory": picture(layouts[1])}
     memory, joining_memory = (Memory(case.tensor(*layout.shape, D), layout) for layout in layouts)
-    index = torch.tensor(case.draw("rows kept", st.lists(st.integers(0, layouts[0].shape[0] - 1), min_size=1, max_size=4)))
+    orders, rows = list[Tensor](), layouts[0].shape[0]
+    for name in ("rows kept", "rows kept then")[:case.choose("orders", [2, 1])]:
+        orders.append(torch.tensor(case.draw(name, st.lists(st.integers(0, rows - 1), min_size=1, max_size=4))))
+        rows = len(orders[-1])
 
     def compare(memory: Memory, when: str) -> None:
         queries = Layout.full(len(memory.hidden), 2)
@@ -161,9 +164,10 @@ def remembered_rows_go_on(case: Case) -> None:
         state, joining_state = harness.module.remember(memory), harness.module.remember(joining_memory)
         if state is None:  # the attention reads the memory anew in each step
             return
-        state.reorder(index)
-        memory = rows_of(memory, index)
-        compare(memory, f"keeping rows {index.tolist()}")
+        for index in orders:
+            state.reorder(index)
+            memory = rows_of(memory, index)
+        compare(memory, f"keeping rows {' and then '.join(str(index.tolist()) for index in orders)}")
         if state.joins and joining_state is not None:
             both = stack_memories(memory, joining_memory)
             state.join(joining_state, both.layout.shape[1], both.layout.shape[1])

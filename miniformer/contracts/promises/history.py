@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import random
+from dataclasses import replace
 
 import torch
 from hypothesis import strategies as st
@@ -14,10 +16,17 @@ from miniformer.contracts.kit.call import AUTOCAST, GRADIENTS, INFERENCE, NO_GRA
 from miniformer.contracts.kit.case import TOLERANCE, Case, perturb, require, require_equal, seeded
 from miniformer.contracts.kit.module_runner import MODULE_KINDS
 from miniformer.contracts.kit.properties import Broken, contract
+from miniformer.contracts.kit.rounding import DTYPES
+from miniformer.kernel.context import Memory
 from miniformer.kernel.layout import Layout
 
+NUMBERS, CIRCUMSTANCES, ANYTHING = "numbers", "circumstances", "anything"
+"""What earlier calls have other than the call whose answer is looked at: the numbers and what is padding, but no shape; the
+dtype, or inference mode before gradients; or anything, also its size."""
+OTHERS = [NUMBERS] * 3 + [CIRCUMSTANCES] * 3 + [ANYTHING] * 2
 
-@contract(*MODULE_KINDS)
+
+@contract(*MODULE_KINDS, examples=1.3)
 def earlier_calls_change_nothing(case: Case) -> None:
     """Outputs and gradients depend on the inputs and the weights, and not on the calls before. After calls of other sizes,
     layouts, positions and memories, in other dtypes and modes, with other weights, or beyond `max_seq_len`, a module answers
@@ -31,12 +40,12 @@ def earlier_calls_change_nothing(case: Case) -> None:
     """
     harness = AttentionHarness.drawn(case, training=False) if case.under_test.kind == "attention" else None
     module = case.component() if harness is None else harness.module
-    dtype, dtype_before = (case.choose(name, [torch.float64, torch.float32, torch.bfloat16]) for name in
-                           ("dtype", "dtype of earlier calls"))
     calls = Calls(case, module, harness)
-    call, following = calls.draw(), calls.draw()
-    earlier = [calls.draw(like=call) for _ in range(case.draw("earlier calls", st.integers(1, 3)))]
-    times = case.choose("times", [1, 1, 1, 12])
+    dtype, dtype_before, times = calls.dtype, calls.dtype_before, calls.choose([1, 1, 1, 1, 1, 12])
+    call = calls.draw()
+    earlier = [calls.before(call) for _ in range(case.draw("earlier calls", st.integers(1, 3)))]
+    following = calls.before(call) if calls.others == NUMBERS else calls.draw()
+    case.story |= {"dtype": dtype, "dtype of earlier calls": dtype_before, "times": times}
     case.story |= {"earlier calls": f"({'; '.join(map(str, earlier))})", "the call": f"({call})"}
 
     weights, new = {name: value.clone() for name, value in module.state_dict().items()}, copy.deepcopy(module)
@@ -91,32 +100,57 @@ def _compare(found: dict[str, Tensor], expected: dict[str, Tensor], what: str, d
 class Calls:
     """Draws calls of one module.
 
+    Most of it is chosen by a seed of all that was drawn. Values that hypothesis draws one by one are often those of an earlier
+    example again, and what is looked for here needs several to come together.
+
     Args:
         harness: the attention, with its position encoding; None for other kinds.
+
+    Attributes:
+        others: what the other calls may have other than the one that is looked at; one of `NUMBERS` and so on.
+        dtype, dtype_before: the dtypes of the call that is looked at and of those before it.
     """
 
     def __init__(self, case: Case, module: nn.Module, harness: AttentionHarness | None) -> None:
         self.case, self.module, self.harness = case, module, harness
+        seed = case.draw("numbers", drawing.seeds)
+        self.numbers = torch.Generator().manual_seed(seed)
+        self.choose = random.Random(f"{seed} {case.story['seed']} {case.last_sizes}").choice
+        self.others, self.dtype = self.choose(OTHERS), self.choose(DTYPES)
+        among = {NUMBERS: [self.dtype], CIRCUMSTANCES: [self.dtype, torch.bfloat16]}
+        self.dtype_before = self.choose(among.get(self.others, list(DTYPES)))
         self.most: int | None = getattr(module, "max_seq_len", None)
         self.ends = self.most is not None and not getattr(module, "extrapolates", True)
         # a module that says that training changes it is not used in training
         self.trains = "a-pass-leaves-it-as-it-was" not in case.under_test.known_violations
-        self.numbers = torch.Generator().manual_seed(case.draw("numbers", drawing.seeds))
 
-    def draw(self, like: Call | None = None) -> Call:
-        """A call; one that is made before `like` may have its shape, and may lie beyond `max_seq_len`."""
-        draw, kind, width = self.case.data.draw, self.case.under_test.kind, self.case.last_sizes["d_model"]
-        modes = [GRADIENTS, NO_GRAD, INFERENCE, INFERENCE, AUTOCAST] if like else [GRADIENTS, GRADIENTS, NO_GRAD]
-        under = draw(st.sampled_from(modes))
-        training = self.trains and draw(st.booleans())
-        layout = self._layout() if like is None else self._layout_before(like.layout)
+    def draw(self) -> Call:
+        """A call whose answer is looked at."""
+        modes = {CIRCUMSTANCES: [GRADIENTS], NUMBERS: [GRADIENTS, NO_GRAD, INFERENCE]}.get(self.others, [GRADIENTS, NO_GRAD])
+        return self._call(self._layout(), self.choose(modes))
+
+    def before(self, later: Call) -> Call:
+        """A call that is made before another. One that may have anything other may lie beyond `max_seq_len`."""
+        if self.others == ANYTHING:
+            under = self.choose([GRADIENTS, NO_GRAD, INFERENCE, INFERENCE, AUTOCAST])
+            return self._call(self._layout_before(later.layout), under)
+        other_layout = self.others == NUMBERS and self.choose([True, True, False])
+        layout = self._of_shape(later.layout) if other_layout else later.layout
+        memory = None if later.memory is None else self._memory(later.memory.layout)
+        under = later.under if self.others == NUMBERS else self.choose([INFERENCE, INFERENCE, INFERENCE, AUTOCAST])
+        return replace(later, x=self._numbers(*later.x.shape), layout=layout, memory=memory, under=under)
+
+    def _call(self, layout: Layout, under: str) -> Call:
+        kind, width = self.case.under_test.kind, self.case.last_sizes["d_model"]
+        training = self.trains and self.choose([True, False])
         x = self._numbers(*layout.shape, width)
         if self.harness is None:
-            return Call(kind, x, layout, under, training, draw(st.booleans()))
-        cls, causal = self.case.under_test.cls, self.harness.causal or draw(st.booleans())
-        ways = ["whole", *["memory"] * cls.cross, *["pieces"] * (causal and self.case.under_test.has_state)]
-        way = draw(st.sampled_from(ways))
-        memory = self._numbers(len(x), draw(st.sampled_from([3, 5])), width) if way == "memory" else None
+            return Call(kind, x, layout, under, training, self.choose([True, False]))
+        cls, causal = self.case.under_test.cls, self.harness.causal or self.choose([True, False])
+        pieces = causal and self.case.under_test.has_state and self.others != CIRCUMSTANCES  # a state is fed without gradients
+        ways = ["whole", *["memory"] * cls.cross, "pieces" if pieces else "whole"]
+        way = self.choose(ways)
+        memory = self._memory(Layout.full(len(x), self.choose([3, 5]))) if way == "memory" else None
         return Call(kind, x, layout, under, training and way == "whole", causal, self.harness, memory, way == "pieces")
 
     def make(self, module: nn.Module, call: Call, dtype: torch.dtype) -> None:
@@ -129,24 +163,32 @@ class Calls:
                 raise
 
     def _layout(self) -> Layout:
-        draw = self.case.data.draw
-        if draw(st.booleans()):
-            layout: Layout = draw(drawing.layouts())
+        if self.choose([True, False]):
+            layout: Layout = self.case.data.draw(drawing.layouts())
             return layout
-        return Layout.full(draw(st.integers(1, 3)), draw(st.integers(1, 9)), start=draw(st.sampled_from([0, 3, 20])))
+        return Layout.full(self.choose(range(1, 4)), self.choose(range(1, 10)), start=self.choose([0, 3, 20]))
 
     def _layout_before(self, later: Layout) -> Layout:
         """A layout of an earlier call: that of the later one, another of its shape, any other, or one that goes far."""
-        draw = self.case.data.draw
-        likeness = draw(st.sampled_from(["equal", "equal", "of its shape", "any", "far"]))
+        likeness = self.choose(["equal", "equal", "of its shape", "any", "far"])
         if likeness == "equal":
             return later
         if likeness == "of its shape":
-            kind = draw(st.sampled_from([drawing.FULL, drawing.LEFT, drawing.RIGHT, drawing.HOLES, drawing.PACKED]))
-            return drawing.many_columns(kind, *later.shape, draw(drawing.seeds))
+            return self._of_shape(later)
         if likeness == "any":
             return self._layout()
-        return Layout.full(draw(st.integers(1, 2)), draw(st.sampled_from([40, 70, 130])), start=draw(st.sampled_from([0, 100])))
+        return Layout.full(self.choose([1, 2]), self.choose([40, 70, 130]), start=self.choose([0, 100]))
+
+    def _of_shape(self, layout: Layout) -> Layout:
+        """A layout of the shape of another."""
+        kind = self.choose([drawing.FULL, drawing.LEFT, drawing.RIGHT, drawing.HOLES, drawing.PACKED])
+        return drawing.many_columns(kind, *layout.shape, self.choose(range(2**16)))
+
+    def _memory(self, shaped: Layout) -> Memory:
+        """A memory of the shape of a layout, which may be padded."""
+        width = self.case.last_sizes["d_model"]
+        kind = self.choose([drawing.FULL, drawing.RIGHT])
+        return Memory(self._numbers(*shaped.shape, width), drawing.many_columns(kind, *shaped.shape, self.choose(range(2**16))))
 
     def _numbers(self, *shape: int) -> Tensor:
         return torch.randn(*shape, dtype=torch.float64, generator=self.numbers)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from hypothesis import strategies as st
@@ -28,6 +29,10 @@ from miniformer.kernel.layout import Layout
 
 SIZES = (1.0, 100.0, 1e4)
 """Sizes of the hidden states that stand side by side; a few channels of trained models reach the last one."""
+LOUD = 1000.0
+"""A size of hidden states whose scores are of size a million."""
+QUIET = -1e6
+"""A bias on all keys, which changes no weight."""
 OF_EACH_TOKEN = ("position", "ffn", "norm", "head")
 """The kinds that compute each token by itself, so that tokens of a row may differ in size too."""
 
@@ -63,7 +68,8 @@ def sizes_do_not_mix(case: Case) -> None:
 @contract("attention", "ffn", "head")
 def huge_values_are_not_heard(case: Case) -> None:
     """What may not be heard changes no output, however large it is: padding, later tokens, other documents and padding of a
-    memory of size up to a million, or a bias of a million on their scores. Nor does it change a loss.
+    memory of size up to a million, or a bias of a million on their scores. What is hidden stays hidden where all that is heard
+    has scores of minus a million, or hidden states of size a thousand. Nor does it change a loss.
 
     In training: a mask that subtracts a number such as 10000 from scores lets the largest ones through.
     """
@@ -89,12 +95,19 @@ def _hidden_tokens(case: Case, harness: AttentionHarness, layout: Layout, x: Ten
     huge = hidden[listener]
     deaf = (layout.real[0] & (hidden | ~huge).all(dim=1)).nonzero()[:, 0]
     direction = case.tensor(*x.shape[1:], dtype=x.dtype)
-    with torch.no_grad():
-        before = harness(x, layout)[0, deaf]
-        for sign in (1, -1):  # the score of a query and a huge key is large and positive for one of the two
-            after = harness(torch.where(huge[:, None], sign * size * direction, x), layout)[0, deaf]
-            require_near(after, before, _leak(before, x.dtype, size),
-                         f"tokens at columns {deaf.tolist()} beside hidden ones of size {size:g} and of size 1")
+    def require_deaf(run: Callable[[Tensor], Tensor], of_size: float, what: str) -> None:
+        with torch.no_grad():
+            before = run(x)[0, deaf]
+            for sign in (1, -1):  # the score of a query and a huge key is large and positive for one of the two
+                after = run(torch.where(huge[:, None], sign * of_size * direction, x))[0, deaf]
+                require_near(after, before, _leak(before, x.dtype, of_size),
+                             f"tokens{what} at columns {deaf.tolist()} beside hidden ones of size {of_size:g} and of size 1")
+
+    require_deaf(partial(harness, layout=layout), size, "")
+    # a mask that is a number, such as -10000, is above the scores of all visible keys if these are lower
+    require_deaf(lambda x: harness(LOUD * x, layout) / LOUD, 1, f" of size {LOUD:g}")
+    if "bias" in harness.module.applies:
+        require_deaf(lambda x: _biased(harness, layout, x, torch.full((1, 1, 1, 1), QUIET)), 1, f" with a bias of {QUIET:g}")
 
 
 def _leak(out: Tensor, dtype: torch.dtype, size: float) -> float:
@@ -108,13 +121,18 @@ def _leak(out: Tensor, dtype: torch.dtype, size: float) -> float:
 
 def _bias_on_hidden_keys(case: Case, harness: AttentionHarness, layout: Layout, x: Tensor, size: float, hidden: Tensor) -> None:
     """Require that a bias on keys that a token may not see changes nothing."""
-    module, T = harness.module, layout.shape[1]
-    bias = case.tensor(1, module.n_heads, T, T)
-    encoding = PositionEncoding(module.d_model, module.n_heads, 64)
+    bias = case.tensor(1, harness.module.n_heads, *hidden.shape)
     with torch.no_grad():
-        before, after = (module(x, Context(layout, harness.causal, signal=Signal(encoding, None, one)))[layout.real]
-                         for one in (bias, torch.where(hidden, size, bias)))
+        before, after = (_biased(harness, layout, x, one)[layout.real] for one in (bias, torch.where(hidden, size, bias)))
     require_near(after, before, 16 * eps(x.dtype) * size_of(before), f"with a bias of {size:g} on hidden keys and without")
+
+
+def _biased(harness: AttentionHarness, layout: Layout, x: Tensor, bias: Tensor) -> Tensor:
+    """The output with a bias `[1, H, T, T]`."""
+    module, T = harness.module, layout.shape[1]
+    encoding = PositionEncoding(module.d_model, module.n_heads, 64)
+    bias = bias.expand(-1, module.n_heads, T, T)
+    return module(x, Context(layout, harness.causal, signal=Signal(encoding, None, bias)))
 
 
 def _padding_of_memory(case: Case, harness: AttentionHarness, dtype: torch.dtype, size: float) -> None:
@@ -123,11 +141,13 @@ def _padding_of_memory(case: Case, harness: AttentionHarness, dtype: torch.dtype
     keys = case.layout(kinds=[drawing.LEFT, drawing.RIGHT, drawing.HOLES], rows=3, max_length=5)
     x, hidden = case.tensor(3, 2, D, dtype=dtype), case.tensor(*keys.shape, D, dtype=dtype)
     with torch.no_grad():
-        before = harness.for_memory(x, queries, Memory(hidden, keys))
-        for sign in (1, -1):
-            huge = torch.where(keys.real[..., None], hidden, sign * size * hidden)
-            after = harness.for_memory(x, queries, Memory(huge, keys))
-            require_near(after, before, _leak(before, dtype, size), f"with padding of size {size:g} in a memory and of size 1")
+        for loud in (1, LOUD):  # as in `_hidden_tokens`
+            before = harness.for_memory(loud * x, queries, Memory(loud * hidden, keys))
+            for sign in (1, -1):
+                huge = torch.where(keys.real[..., None], loud * hidden, sign * size * hidden)
+                after = harness.for_memory(loud * x, queries, Memory(huge, keys))
+                require_near(after, before, _leak(before, dtype, size),
+                             f"with padding of size {size:g} in a memory and of size {loud:g}, beside texts of size {loud:g}")
 
 
 def _padding_of_tokens(case: Case, dtype: torch.dtype, size: float) -> None:

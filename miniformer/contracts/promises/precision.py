@@ -26,6 +26,10 @@ from miniformer.kernel.layout import Layout
 
 EXACT = 256
 """The number of positions that bfloat16 tells apart; from here on it rounds whole numbers."""
+MANY = 420
+"""A number of equal weights whose sum does not grow beyond 256 if it is taken one by one in bfloat16."""
+RECURRENT = 4
+"""How many times as far a recurrence may round over many tokens that all push it the same way."""
 DTYPES_AND_LENGTHS = [*[(torch.bfloat16, 290)] * 2, (torch.bfloat16, 5), (torch.float32, 5), (torch.float32, 290)]
 
 
@@ -88,7 +92,8 @@ def _columns(case: Case, layout: Layout, long: bool) -> list[int]:
 
 @contract(*MODULE_KINDS, examples=0.6)
 def low_precision_is_near(case: Case) -> None:
-    """In float32 and bfloat16 its outputs are those of float64, up to rounding, in short rows and in rows of some 300 tokens.
+    """In float32 and bfloat16 its outputs are those of float64, up to rounding, in short rows, in rows of some 300 tokens, and
+    in rows of some 400 that are almost equal, whose weights add up to hundreds.
 
     In training: what is computed in fewer digits than the model has, or by another formula in half precision, adds noise that
     nothing shows, mostly to the ends of long texts.
@@ -98,20 +103,31 @@ def low_precision_is_near(case: Case) -> None:
     dtype, length = case.choose("dtype and length", DTYPES_AND_LENGTHS)
     module = case.component(max_seq_len=512) if case.under_test.kind == "position" else case.component()
     low, exact = in_both_precisions(module, dtype)
-    x = case.tensor(1, length, module.d_model).to(dtype)
+    x = case.tensor(1, length, module.d_model)
+    steps = 2 if length > EXACT else 1  # of a sum that runs over a long row, as in a recurrence, about sqrt(T) roundings add up
+    _compare_precisions(case, low, exact, x.to(dtype), "tokens", steps)
+    if length > EXACT:
+        many = case.tensor(1, MANY, module.d_model)
+        _compare_precisions(case, low, exact, (many[:, :1] + 0.03 * many).to(dtype), "almost equal tokens", RECURRENT)
+
+
+def _compare_precisions(case: Case, low: Any, exact: Any, x: Tensor, tokens: str, steps: int = 1) -> None:
+    """Require that outputs for `x` and its dtype are those of float64, up to rounding, which `steps` times adds up."""
+    dtype = x.dtype
     with torch.no_grad():
         expected = ModuleRunner.of(case, exact, x.double()).outputs()
-        for name, out in ModuleRunner.of(case, low, x).outputs().items():
-            # medians, since rounding may change a choice, such as a token's expert, and then its output differs entirely
-            errors = error_of_tokens(*(one.transpose(1, 2).flatten(2) if name == "rotate" else one
-                                       for one in (out, expected[name])))
-            # of a sum that runs over a long row, as in a recurrence, about sqrt(T) roundings add up
-            allowed = (2 ** 4 if length < EXACT else 2 ** 5) * eps(dtype) if dtype == torch.bfloat16 else 2 ** 11 * eps(dtype)
-            for start in (0, EXACT + 1):
-                if len(errors) > start:
-                    error = float(errors[start:].median())
-                    require(error <= allowed, f"in {dtype}, {name} of {'all tokens' if not start else 'tokens beyond 256'} is "
-                                              f"{error:.1e} of its size off; rounding explains {allowed:.1e}")
+        outputs = ModuleRunner.of(case, low, x).outputs()
+    for name, out in outputs.items():
+        # medians, since rounding may change a choice, such as a token's expert, and then its output differs entirely
+        pair = (one.transpose(1, 2).flatten(2) if name == "rotate" else one for one in (out, expected[name]))
+        errors = error_of_tokens(*pair)
+        allowed = steps * (2 ** 4 * eps(dtype) if dtype == torch.bfloat16 else 2 ** 11 * eps(dtype))
+        for start in (0, EXACT + 1):
+            if len(errors) > start:
+                error = float(errors[start:].median())
+                where = f"{tokens} beyond 256" if start else f"all {tokens}"
+                require(error <= allowed, f"in {dtype}, {name} of {where} is {error:.1e} of its size off; rounding explains "
+                                          f"{allowed:.1e}")
 
 
 def _has_no_hook(under_test: ComponentUnderTest) -> str:
@@ -177,7 +193,7 @@ def _share_of_neighbours_apart(encodings: Tensor, of_pairs: bool) -> float:
 @contract("head", examples=0.1)
 def its_loss_is_exact(case: Case) -> None:
     """Its `cross_entropy` is in float32 at least, also in bfloat16 and under autocast. It is that of float64 up to the rounding
-    of the scores, for many classes and hundreds of tokens.
+    of the scores, for many classes and hundreds of tokens, and in float32 for each of some tokens alone.
 
     In training: a loss in bfloat16 has three digits; its curve has steps, and small improvements do not show.
 
@@ -187,6 +203,7 @@ def its_loss_is_exact(case: Case) -> None:
     x = case.tensor(2, 200, module.d_model)
     targets = torch.arange(400).view(2, 200) * 7 % CLASSES
     targets[0, :9] = -1
+    _compare_losses_of_tokens(module, x, targets)
     for scale in (1e-3, 1.0):
         for how, dtype in (("bfloat16", torch.bfloat16), ("float32", torch.float32), ("autocast", torch.float32)):
             low, exact = in_both_precisions(module, dtype)
@@ -214,6 +231,19 @@ def _compare_losses(low: Any, exact: Any, x: Tensor, targets: Tensor, how: str) 
     of_tokens = targets.flatten() >= 0
     off = float(error_of_tokens(gradient.flatten(0, 1)[of_tokens], exact_gradient.flatten(0, 1)[of_tokens]).median())
     require(off <= 2 ** 4 * eps(torch.bfloat16), f"in {how} the gradient of the loss is {off:.1e} of its size off")
+
+
+def _compare_losses_of_tokens(module: Any, x: Tensor, targets: Tensor) -> None:
+    """Require that in float32 the losses of single tokens are exact: in a sum of many, errors of rounded scores cancel."""
+    low, exact = in_both_precisions(module, torch.float32)
+    tokens = (8 * x).float()
+    with torch.no_grad():
+        for t in range(10, 18):
+            loss = low.cross_entropy(tokens[:1, t:t + 1], targets[:1, t:t + 1])
+            scores = exact(tokens[:1, t:t + 1].double())[0]
+            expected = float(F.cross_entropy(scores, targets[0, t:t + 1]))
+            error = abs(float(loss) - expected) / max(1.0, expected, size_of(scores))
+            require(error <= 2 ** 8 * eps(torch.float32), f"in float32 the loss of one token is {error:.1e} of its size off")
 
 
 CLASSES = 1302

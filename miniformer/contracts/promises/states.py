@@ -68,6 +68,13 @@ class Operations(RuleBasedStateMachine):
             self.text.grow(self.text.length + columns)
         self._feed(self.text, columns)
 
+    @precondition(lambda self: self.text.state.grows)
+    @rule()
+    def grow(self) -> None:
+        capacity = self.text.capacity + self.case.data.draw(st.integers(1, 4))
+        self._tell(f"grow to {capacity}")
+        self.text.grow(capacity)
+
     @precondition(lambda self: self.text.length > 0)
     @rule()
     def reorder(self) -> None:
@@ -87,7 +94,8 @@ class Operations(RuleBasedStateMachine):
                                                   f"{state.min_length} at least, and its rewind_limit promises {promised}")
         keep = self.case.data.draw(st.sampled_from([length - 1, max(0, length - 2), length // 2, 0]))
         self._tell(f"cut to {keep}")
-        self.text.cut(keep)
+        if self.text.cut(keep) and keep == 0:
+            self._go_on_beside_a_new_state()
 
     @precondition(lambda self: self.text.state.joins and 0 < self.text.rows < MOST_ROWS and self.text.length > 0)
     @rule()
@@ -100,7 +108,7 @@ class Operations(RuleBasedStateMachine):
         capacity = columns + self.case.data.draw(st.integers(1, 4))
         self._tell(f"join another, with room for {capacity}")
         text.join(other, columns, capacity)
-        if self.case.data.draw(st.booleans()):
+        if self.case.data.draw(st.sampled_from([True, True, False])):
             self._feed(text, 1)
         self._feed(other, 1, "another")  # what it holds is still its own
 
@@ -111,6 +119,10 @@ class Operations(RuleBasedStateMachine):
         columns = self.case.data.draw(st.integers(self.text.length + steps, self.text.capacity))
         self._tell(f"{steps} static steps of {columns} columns")
         self.text.static_steps(steps, columns)
+        if self.text.length < columns and self.case.data.draw(st.booleans()):  # other rows in tensors of the same size
+            self.reorder()
+            self._tell(f"1 static step of {columns} columns")
+            self.text.static_steps(1, columns)
 
     def finish(self) -> None:
         """Reorder rows and feed what there is room for, so that what was done last is seen too, and one column more."""
@@ -131,6 +143,12 @@ class Operations(RuleBasedStateMachine):
         text = FedState(self.harness, rows, columns + room, self.numbers)
         self._feed(text, columns, name)
         return text
+
+    def _go_on_beside_a_new_state(self) -> None:
+        """Feed this state, which is empty, and a new one of its sizes in turn: they share no memory."""
+        other = FedState(self.harness, self.text.rows, self.text.capacity, self.numbers)
+        for text, name in [(self.text, ""), (other, "another")] * 2:
+            self._feed(text, 1, name)
 
     def _feed(self, text: FedState, columns: int, name: str = "") -> bool:
         draw = self.case.data.draw

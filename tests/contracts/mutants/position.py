@@ -14,12 +14,14 @@ class PlainRotary(PositionEncoding):
     kind: ClassVar[str] = "position"
     extrapolates = True
     relative = True
-    odd_widths = False
 
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
         super().__init__(d_model, n_heads, max_seq_len)
-        if d_model // n_heads % 2 and not self.odd_widths:
-            raise ValueError("it rotates pairs of elements, so heads have an even width")
+        self.require_pairs(d_model // n_heads)
+
+    def require_pairs(self, width):
+        if width % 2:
+            raise ValueError(f"it turns pairs of elements, and a head has {width}")
 
     def angles(self, positions):
         width = self.d_model // self.n_heads // 2

@@ -55,7 +55,7 @@ class LeavesTheBlockPadded(Plain):
 class KeepsTheFirstMaskOfAShape(Plain):
     """Masks are kept by their shape: the padding and documents of an earlier batch hold for all later ones."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def __init__(self, d_model: int, n_heads: int, **options) -> None:
         super().__init__(d_model, n_heads, **options)
@@ -69,7 +69,7 @@ class KeepsTheFirstMaskOfAShape(Plain):
 class ScalesByItsFirstBatch(Plain):
     """Scores are divided by their size in the first call, which nothing saves."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def __init__(self, d_model: int, n_heads: int, **options) -> None:
         super().__init__(d_model, n_heads, **options)
@@ -85,7 +85,7 @@ class ScalesByItsFirstBatch(Plain):
 class KeepsAMemoryByItsShape(Plain):
     """In evaluation a memory is kept by its shape: a batch of other sources of one length reads the first."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def __init__(self, d_model: int, n_heads: int, **options) -> None:
         super().__init__(d_model, n_heads, **options)
@@ -116,7 +116,7 @@ class Fading(Plain):
 class KeepsItsTableInTheFirstDtype(Fading):
     """A table of distances is made in the precision of the first call, and used in every other (as in sglang#33117)."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def fall(self, distance, dtype):
         size = int(distance.max()) + 1
@@ -128,7 +128,7 @@ class KeepsItsTableInTheFirstDtype(Fading):
 class KeepsATableOfInferenceMode(Fading):
     """The table of the last distances is kept; one that was made in inference mode fails in training (flash-attention#299)."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def fall(self, distance, dtype):
         if self.kept is None or self.kept[1].dtype != dtype or not torch.equal(self.kept[0], distance):
@@ -139,7 +139,7 @@ class KeepsATableOfInferenceMode(Fading):
 class ShrinksByTheLongestRow(Fading):
     """Distances are counted in parts of the longest one that it has ever seen, once that is above 8."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def fall(self, distance, dtype):
         self.kept = max(self.kept or 8, int(distance.max()))
@@ -203,7 +203,7 @@ class DoublesTheGradientOfLongRows(Plain):
 class MasksWithTenThousand(Plain):
     """A hidden key has a score of -10000, which a visible one may be below (as in flashinfer#4401)."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "huge-values-are-not-heard"
 
     def weights(self, q, k, context):
         scores = self.scores(q, k, context).masked_fill(~self.allowed(context), -10_000.0)
@@ -213,7 +213,7 @@ class MasksWithTenThousand(Plain):
 class SubtractsTheMaximumOfTheBatch(Plain):
     """A hand-written softmax subtracts the largest score of the batch: beside a row of large numbers, others give zeros."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "sizes-do-not-mix"
 
     def weights(self, q, k, context):
         scores = self.scores(q, k, context).masked_fill(~self.allowed(context), -torch.inf)
@@ -225,7 +225,7 @@ class SubtractsTheMaximumOfTheBatch(Plain):
 class HasNoGradientAtZero(Plain):
     """Queries of length 1, by a root whose gradient is infinite at zero: a token of zeros makes all weights NaN."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "extreme-inputs-are-finite"
 
     def __init__(self, d_model: int, n_heads: int, **options) -> None:
         super().__init__(d_model, n_heads, **options)
@@ -238,7 +238,7 @@ class HasNoGradientAtZero(Plain):
 class ScalesByTheLargestOfTheBatch(Plain):
     """Values share one scale for low precision: a large number in one row leaves nothing of the others."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "sizes-do-not-mix"
 
     def forward(self, x, context, state=None):
         largest = x.detach().abs().amax().clamp(min=1000)
@@ -252,7 +252,7 @@ class ScalesByTheLargestOfTheBatch(Plain):
 class ComparesPositionsInHalfPrecision(Plain):
     """Places are compared in the model's precision: in bfloat16, 257 is 256, and a token sees a later one."""
 
-    caught_by = "number 6: precision"
+    caught_by = "hears-alike-in-low-precision"
 
     def allowed(self, context):
         allowed = super().allowed(context)
@@ -277,7 +277,7 @@ class CentresItsInputInFloat32(Plain):
 class AddsItsWeightsOneByOne(Plain):
     """The sum of weights is added up key by key: in bfloat16 it stops growing after some hundreds of them."""
 
-    caught_by = "number 6: precision"
+    caught_by = "low-precision-is-near"
 
     def weights(self, q, k, context):
         scores = self.scores(q, k, context).masked_fill(~self.allowed(context), -torch.inf)

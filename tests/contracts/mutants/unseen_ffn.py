@@ -33,7 +33,7 @@ class ReturnsAListOfTokens(Plain):
 class ReturnsItsWorkspace(Plain):
     """Without gradients, it returns a tensor that its next call of that shape overwrites."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__(d_model, d_ff)
@@ -47,7 +47,7 @@ class ReturnsItsWorkspace(Plain):
 class HasRoomForTheFirstBatch(Plain):
     """It has room for the tokens of the largest first batch: those beyond that number in a later one are dropped."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def __init__(self, d_model: int, d_ff: int) -> None:
         super().__init__(d_model, d_ff)
@@ -62,7 +62,7 @@ class HasRoomForTheFirstBatch(Plain):
 class SoftplusByHand(Plain):
     """log(1 + exp(x)), which is infinite from some hundreds on."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "extreme-inputs-are-finite"
 
     def forward(self, x, context):
         return self.down((1 + self.up(x).exp()).log())
@@ -71,7 +71,7 @@ class SoftplusByHand(Plain):
 class SwishByHand(Plain):
     """x / (1 + exp(-x)): right for large negative numbers too, where its gradient is NaN."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "extreme-inputs-are-finite"
 
     def forward(self, x, context):
         up = self.up(x)
@@ -81,7 +81,7 @@ class SwishByHand(Plain):
 class SquaresWithoutBound(Plain):
     """A cubed activation is divided by the largest of the batch: beside a token of 10000 all others give nothing."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "sizes-do-not-mix"
 
     def forward(self, x, context):
         up = self.up(x)

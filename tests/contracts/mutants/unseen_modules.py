@@ -33,7 +33,7 @@ class SqueezesASingleVector(norm.Plain):
 class CentresByItsFirstBatch(norm.Plain):
     """The mean of the first batch is taken from all later ones, and nothing saves it."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def __init__(self, d_model: int) -> None:
         super().__init__(d_model)
@@ -48,7 +48,7 @@ class CentresByItsFirstBatch(norm.Plain):
 class VarianceAsADifference(norm.Plain):
     """The variance is the mean of squares without the square of the mean: with a large mean nothing of it is left."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "large-means-cost-no-precision"
 
     def forward(self, x):
         mean = x.mean(dim=-1, keepdim=True)
@@ -59,7 +59,7 @@ class VarianceAsADifference(norm.Plain):
 class HasNoEpsilon(norm.Plain):
     """A vector of zeros is divided by zero."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "extreme-inputs-are-finite"
 
     def forward(self, x):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -69,7 +69,7 @@ class HasNoEpsilon(norm.Plain):
 class HasNoGradientAtZero(norm.Plain):
     """The root comes before the epsilon: a vector of zeros has a finite output, and a gradient that is NaN."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "extreme-inputs-are-finite"
 
     def forward(self, x):
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -132,7 +132,7 @@ class SqueezesOneOutput(head.Plain):
 class KeepsItsMatrixOfTheFirstEvaluation(head.Plain):
     """Evaluation keeps its matrix in rows of length 1: after further training it still scores with the first."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def __init__(self, d_model: int, n_outputs: int) -> None:
         super().__init__(d_model, n_outputs)
@@ -192,7 +192,7 @@ class LossOfNoTargetsIsNaN(head.Plain):
 class TakesTheLogarithmOfItsSoftmax(head.Plain):
     """The logarithm is taken of a softmax, which is zero for scores of some hundreds: an infinite loss."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "extreme-inputs-are-finite"
 
     def cross_entropy(self, x, targets):
         scores = self(x, targets >= 0)
@@ -203,7 +203,7 @@ class TakesTheLogarithmOfItsSoftmax(head.Plain):
 class SubtractsTheMaximumOfTheBatch(head.Plain):
     """Against overflow, the largest score of the batch is subtracted from all: a row of small scores has an infinite loss."""
 
-    caught_by = "number 5: magnitudes"
+    caught_by = "extreme-inputs-are-finite"
 
     def cross_entropy(self, x, targets):
         scores = self(x, targets >= 0)
@@ -215,7 +215,7 @@ class SubtractsTheMaximumOfTheBatch(head.Plain):
 class LossInItsOwnPrecision(head.Plain):
     """Losses are added up in the model's precision: in bfloat16 a sum of some hundreds has two digits."""
 
-    caught_by = "number 6: precision"
+    caught_by = "its-loss-is-exact"
 
     def cross_entropy(self, x, targets):
         return F.cross_entropy(self(x, targets >= 0), targets[targets >= 0], reduction="sum")
@@ -224,7 +224,7 @@ class LossInItsOwnPrecision(head.Plain):
 class RoundsItsLoss(head.Plain):
     """The loss comes in float32, of scores that were rounded to bfloat16 where the model is in float32."""
 
-    caught_by = "number 6: precision"
+    caught_by = "its-loss-is-exact"
 
     def cross_entropy(self, x, targets):
         scores = self(x, targets >= 0)

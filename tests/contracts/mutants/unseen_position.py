@@ -15,7 +15,7 @@ from .position import PlainBias, PlainRotary
 class RemembersTheLongestText(PlainRotary):
     """Angles shrink once a text was longer than `max_seq_len`, and stay so for short ones (transformers#25306)."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
         super().__init__(d_model, n_heads, max_seq_len)
@@ -29,7 +29,7 @@ class RemembersTheLongestText(PlainRotary):
 class KeepsItsTableInTheFirstDtype(PlainRotary):
     """The table of sines is made in the precision of the first call, and used in every other (as in sglang#33117)."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
         super().__init__(d_model, n_heads, max_seq_len)
@@ -49,7 +49,7 @@ class KeepsItsTableInTheFirstDtype(PlainRotary):
 class KeepsABiasByShape(PlainBias):
     """A bias is kept by its shape: left padding and packed rows get that of an earlier batch."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
         super().__init__(d_model, n_heads, max_seq_len)
@@ -65,7 +65,7 @@ class KeepsABiasByShape(PlainBias):
 class KeepsAnglesOfInferenceMode(PlainRotary):
     """The last angles are kept: those made in inference mode end training with an error (flash-attention#299)."""
 
-    caught_by = "number 2: history"
+    caught_by = "earlier-calls-change-nothing"
 
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
         super().__init__(d_model, n_heads, max_seq_len)
@@ -86,7 +86,8 @@ class KeepsAnglesOfInferenceMode(PlainRotary):
 class OddRotary(PlainRotary):
     """Correct: the last element of a head of odd width is not turned."""
 
-    odd_widths = True
+    def require_pairs(self, width):
+        pass
 
     def rotate(self, x, where, role):
         even = x.shape[-1] - x.shape[-1] % 2
@@ -154,7 +155,7 @@ class RoundsItsPlaces(Waves):
 class WrapsBeyondItsEnd(Waves):
     """From `max_seq_len` on, positions start again at 0, so places there are not told from those before."""
 
-    caught_by = "number 8: bias"
+    caught_by = "ends-as-declared"
 
     def places(self, x, positions):
         return super().places(x, positions % self.max_seq_len)
@@ -163,7 +164,7 @@ class WrapsBeyondItsEnd(Waves):
 class StopsAtItsEnd(Waves):
     """All places beyond `max_seq_len` are one."""
 
-    caught_by = "number 8: bias"
+    caught_by = "ends-as-declared"
 
     def places(self, x, positions):
         return super().places(x, positions.clamp(max=self.max_seq_len - 1))
@@ -172,7 +173,7 @@ class StopsAtItsEnd(Waves):
 class InterpolatesByTheBatch(PlainRotary):
     """Beyond `max_seq_len`, angles shrink by the longest text of the batch, so a text hangs on its neighbours (Qwen#401)."""
 
-    caught_by = "number 8: bias"
+    caught_by = "ends-as-declared"
 
     def angles(self, positions):
         return super().angles(positions) * self.max_seq_len / max(self.max_seq_len, int(positions.max()) + 1)
@@ -181,7 +182,7 @@ class InterpolatesByTheBatch(PlainRotary):
 class DistancesInHalfPrecision(PlainBias):
     """Positions are rounded to bfloat16 before they are subtracted: far from the start, neighbours are one place."""
 
-    caught_by = "number 6: precision"
+    caught_by = "far-neighbours-differ"
 
     def bias(self, q_positions, k_positions):
         return super().bias(*(positions.bfloat16().float() for positions in (q_positions, k_positions)))
@@ -190,7 +191,7 @@ class DistancesInHalfPrecision(PlainBias):
 class RotatesInHalfPrecision(PlainRotary):
     """Sines are rounded to bfloat16, whatever the precision of the model is."""
 
-    caught_by = "number 6: precision"
+    caught_by = "far-neighbours-differ"
 
     def precompute(self, positions):
         return tuple(one.bfloat16() for one in super().precompute(positions))
@@ -241,7 +242,7 @@ class Table(PositionEncoding):
 class TakesTheFirstPlaceForPadding(Table):
     """A table with `padding_idx=0`, whose first place is that of the first token: it never learns."""
 
-    caught_by = "number 8: bias"
+    caught_by = "learns-at-each-place"
 
     def __init__(self, d_model: int, n_heads: int, max_seq_len: int) -> None:
         super().__init__(d_model, n_heads, max_seq_len)
@@ -251,7 +252,7 @@ class TakesTheFirstPlaceForPadding(Table):
 class FreezesThePlacesAtItsStart(Table):
     """The first four places are cut off from learning, as after a table was made longer."""
 
-    caught_by = "number 8: bias"
+    caught_by = "learns-at-each-place"
 
     def embed(self, x, positions):
         added = self.table(positions)

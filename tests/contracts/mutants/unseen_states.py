@@ -13,6 +13,10 @@ from .attention import Cache, Plain, Remembering, Source
 class Deferring(Cache):
     order = None
 
+    @property
+    def nbytes(self):
+        return super().nbytes + (0 if self.order is None else self.order.nbytes)
+
     def settle(self):
         if self.order is not None:
             self.k, self.v, self.order = self.k[self.order], self.v[self.order], None
@@ -37,7 +41,7 @@ class Deferring(Cache):
 class ForgetsTheFirstOfTwoOrders(Plain):
     """An order waits for the next token, and of two orders in a row the first is lost (see transformers#48700)."""
 
-    caught_by = "number 3: states"
+    caught_by = "any-operations-go-on"
     remembers = Deferring
 
 
@@ -112,6 +116,12 @@ class WritesIntoSharedRows(Plain):
 class KeepsAView(Cache):
     still = None
 
+    @property
+    def nbytes(self):
+        still = [] if self.still is None else [self.still.k, self.still.v, self.still.column]
+        storages = [tensor.untyped_storage() for tensor in (self.k, self.v, *still)]
+        return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
     def as_static(self, column, columns):
         if self.still is None or self.still.k.shape[2] != columns:
             self.still = super().as_static(column, columns)
@@ -122,7 +132,7 @@ class KeepsAView(Cache):
 class StepsOnTheRowsBeforeAnOrder(Plain):
     """The static view is made once: after static steps and an order, further static steps go on with the rows before it."""
 
-    caught_by = "number 3: states"
+    caught_by = "any-operations-go-on"
     remembers = KeepsAView
 
 
@@ -179,7 +189,7 @@ class CountingFromThePeak(Peaked):
 class CountsStaticStepsFromTheLongestLength(Plain):
     """A static step after a cut counts on from the length before the cut."""
 
-    caught_by = "number 3: states"
+    caught_by = "any-operations-go-on"
     remembers = CountingFromThePeak
 
 
@@ -202,7 +212,7 @@ class ExtendingToThePeak(Extending):
 class GrowsBackWhatWasCut(Plain):
     """A state that grows after a cut has the length before the cut again."""
 
-    caught_by = "number 3: states"
+    caught_by = "any-operations-go-on"
     remembers = ExtendingToThePeak
 
 
@@ -217,7 +227,7 @@ class Lending(Cache):
 class SharesRowsWithTheStateThatJoined(Plain):
     """After joining, the other state looks into the memory of this one, and either changes the other by going on."""
 
-    caught_by = "number 3: states"
+    caught_by = "any-operations-go-on"
     remembers = Lending
 
 
@@ -254,7 +264,7 @@ class Reusing(Cache):
 class GivesItsRoomAwayAndKeepsIt(Plain):
     """A state that is cut to nothing gives its memory to a pool and goes on using it: the next state writes there too."""
 
-    caught_by = "number 3: states"
+    caught_by = "any-operations-go-on"
     remembers = Reusing
 
 
@@ -270,7 +280,7 @@ class FromTheFirst(Source):
 class OrdersAMemoryFromItsFirstRows(Remembering):
     """Each order of a memory's rows is taken from the rows that it began with, so two orders are the second alone."""
 
-    caught_by = "number 3: states"
+    caught_by = "remembered-rows-go-on"
     keeps = FromTheFirst
 
 

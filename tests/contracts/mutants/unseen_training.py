@@ -86,7 +86,7 @@ class LosesTheBiasUnderDropout(Plain):
 class BiasOfTheFirstHeadForAll(Plain):
     """All heads get the bias of the first."""
 
-    caught_by = "number 8: bias"
+    caught_by = "each-head-has-its-bias"
 
     def scores(self, q, k, context):
         scores = q @ k.transpose(-1, -2) * self.d_head ** -0.5
@@ -96,7 +96,7 @@ class BiasOfTheFirstHeadForAll(Plain):
 class ScalesTheBias(Plain):
     """The bias is added before the scores are divided by the root of the head's width."""
 
-    caught_by = "number 8: bias"
+    caught_by = "a-bias-of-log-2-counts-twice"
 
     def scores(self, q, k, context):
         scores = q @ k.transpose(-1, -2)
@@ -106,7 +106,7 @@ class ScalesTheBias(Plain):
 class LosesAPositiveBias(Plain):
     """A bias above 0 counts as 0, as if it were a mask."""
 
-    caught_by = "number 8: bias"
+    caught_by = "a-bias-of-log-2-counts-twice"
 
     def scores(self, q, k, context):
         scores = q @ k.transpose(-1, -2) * self.d_head ** -0.5
