@@ -173,7 +173,7 @@ class FedState:
         """Take in the rows of another; `columns` and `capacity` as for `State.join`."""
         assert self.layout is not None and other.layout is not None
         self.state.join(other.state, columns, capacity)
-        self.longest = 0
+        self.longest = columns + max(text.longest - text.length for text in (self, other))  # either may have been cut
         self._now(torch.cat([latest(text.x, 1, columns) for text in (self, other)]),
                   self.layout.stack_rows(other.layout, columns), capacity)
 
