@@ -105,8 +105,8 @@ def asks_positions_only(case: Case) -> None:
 
 @contract("position", proves=["hook embed", "hook rotate", "hook bias"], skip=needs("embed", "rotate", "bias"))
 def tells_places_apart(case: Case) -> None:
-    """Each hook that it implements has outputs that differ between positions. If a rotation or a bias does so in each of eight
-    heads, it does in each head of any other number of them.
+    """Each hook that it implements has outputs that differ between positions, and between neighbours if it tells all later
+    ones apart. If a rotation or a bias does so in each of eight heads, it does in each head of any other number of them.
 
     In training: the model cannot learn the order of tokens, or some of its heads cannot.
 
@@ -118,6 +118,9 @@ def tells_places_apart(case: Case) -> None:
     with torch.no_grad():
         for name, out in hook_outputs(encoding, x.expand(-1, 16, -1), q.expand(-1, -1, 16, -1), positions).items():
             require(not torch.allclose(out[:, :1].expand_as(out), out, atol=1e-6), f"{name} does the same everywhere")
+            alike = (out[:, 1:] - out[:, :-1]).abs().transpose(0, 1).flatten(1).amax(dim=1) == 0
+            last = max(alike.nonzero().flatten().tolist(), default=15)  # buckets grow with distance, and never shrink again
+            require(last > 10, f"{name} does the same at positions {last} and {last + 1}, and tells all later ones apart")
         without = _heads_without_places(encoding)
         if any(without.values()):  # by design, perhaps
             H, D = encoding.n_heads, encoding.d_model

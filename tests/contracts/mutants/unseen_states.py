@@ -242,7 +242,7 @@ class Filling(Cache):
 class WritesWhatFitsBeforeItRefuses(Plain):
     """A piece that does not fit is refused, and its first columns have been taken in nevertheless."""
 
-    caught_by = "a-state-tells-its-size"
+    caught_by = "any-operations-go-on"
     remembers = Filling
 
 
