@@ -86,7 +86,8 @@ class BiasOfHalfTheHeads(PlainBias):
     """Correct: every second head has no bias, however many heads there are."""
 
     def bias(self, q_positions, k_positions):
-        return super().bias(q_positions, k_positions) * (torch.arange(self.n_heads) % 2 == 0)[:, None, None]
+        heads = torch.arange(self.n_heads, device=q_positions.device)
+        return super().bias(q_positions, k_positions) * (heads % 2 == 0)[:, None, None]
 
 
 class BiasOfFourHeadsAtATime(PlainBias):
