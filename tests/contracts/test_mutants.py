@@ -51,7 +51,7 @@ def test_how_many_mutants_are_caught_is_printed(capsys):
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", [*range(3), *map(rarely, range(3, 20))])
 def test_mutants_parents_raise_no_false_alarm(seed):
-    for cls in HEALTHY:
+    for cls in HEALTHY if is_thorough() else HEALTHY[seed::3]:  # each under one of three seeds
         failed = [result for result in Suite(ComponentUnderTest.of(cls.kind, cls), examples=EXAMPLES, seed=seed).results()
                   if result.outcome is Outcome.FAILED]
         assert failed == [], f"{cls.__name__} with seed {seed}"
