@@ -18,8 +18,8 @@ from miniformer.kernel import Registry, discover
 README = Path(__file__).parents[1] / "README.md"
 PUBLIC = {"miniformer.kernel", "miniformer.kernel.errors", "miniformer.config.model_config", "miniformer.model.assembly",
           "miniformer.model.assemblies", "miniformer.model.transformer", "miniformer.model.seq2seq_transformer",
-          "miniformer.checkpoint.store", "miniformer.checkpoint.atomic", "miniformer.checkpoint.file_names",
-          "miniformer.kernel.text_file", "miniformer.data.tokenizer"}
+          "miniformer.checkpoint.store", "miniformer.checkpoint.atomic", "miniformer.checkpoint.can_make",
+          "miniformer.checkpoint.file_names", "miniformer.kernel.text_file", "miniformer.data.tokenizer"}
 """The modules that docs/plugins.md opens to plugins that read and write whole models."""
 PARTS = [("position", "bert-embeddings"), ("head", "bert-mlm"), ("head", "bert-pooled")]
 
