@@ -123,7 +123,7 @@ def cli_process(tmp_path):
 
 
 @pytest.fixture
-def cli(tmp_path, cli_process, monkeypatch, request):
+def cli(cli_here, cli_process, request):
     """Run the command line as `cli_process` does, but in this process, which has imported everything already.
 
     With variables of the environment, which decide what is imported, it is a process; so it always is in the thorough run.
@@ -131,6 +131,15 @@ def cli(tmp_path, cli_process, monkeypatch, request):
     def run(*args: str, code: int = 0, **environment: str) -> subprocess.CompletedProcess:
         if environment or request.config.getoption("--thorough"):
             return cli_process(*args, code=code, **environment)
+        return cli_here(*args, code=code)
+
+    return run
+
+
+@pytest.fixture
+def cli_here(tmp_path, monkeypatch):
+    """Run the command line in this process in any run, for tests that replace a part of it."""
+    def run(*args: str, code: int = 0) -> subprocess.CompletedProcess:
         streams = out, err, none = [io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="") for _ in range(3)]
         with (redirect_stdout(out), redirect_stderr(err), patch.object(sys, "stdin", none), patch.dict(os.environ),
               monkeypatch.context() as folder):

@@ -233,8 +233,8 @@ def test_it_is_told_before_it_begins_that_compiling_takes_a_while(cli, trained, 
     told = cli("generate", str(trained), "--prompt", "the", "--max-new-tokens", "1", "--compile").stderr
     assert "note: a step is compiled with the first prompt, which takes up to half a minute" in told
 
-def test_a_form_without_its_library_is_missed_before_the_model_is_loaded(cli, trained, monkeypatch):
+def test_a_form_without_its_library_is_missed_before_the_model_is_loaded(cli_here, trained, monkeypatch):
     monkeypatch.setitem(sys.modules, "llguidance", None)
     monkeypatch.setattr("miniformer.cli.generate.load_for_use", lambda saved: pytest.fail("the model was loaded"))
-    done = cli("generate", str(trained), "--prompt", "x", "--regex", "a", code=2)
+    done = cli_here("generate", str(trained), "--prompt", "x", "--regex", "a", code=2)
     assert "pip install 'miniformer[constrained]'" in done.stderr

@@ -147,13 +147,13 @@ def test_a_mistake_shows_a_traceback_only_with_debug(cli):
                                                                "allocate 34359738368 bytes.")])
 @pytest.mark.parametrize(("args", "advice"), [(("inspect", "x"), "a smaller model, batch or length needs less"),
                                               (("generate", "x"), "a smaller --batch-size, --beams or --max-new-tokens")])
-def test_memory_that_runs_out_in_a_command_is_told_in_one_line(cli, monkeypatch, error, args, advice):
+def test_memory_that_runs_out_in_a_command_is_told_in_one_line(cli_here, monkeypatch, error, args, advice):
     def run_out(*_):
         raise error
 
     for name in ("inspect.read_spec", "generate.read_saved"):
         monkeypatch.setattr(f"miniformer.cli.{name}", run_out)
-    said = cli(*args, code=2).stderr
+    said = cli_here(*args, code=2).stderr
     assert said.startswith("error: memory ran out") and advice in said and said.count("\n") == 1
     with pytest.raises(type(error)):
         raise error

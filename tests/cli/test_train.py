@@ -284,12 +284,12 @@ def test_a_sample_of_an_encoder_decoder_is_of_the_first_held_out_source_that_has
     assert "\nsample:\nsay 7\n-> " in said and "--prompt 'say 7'" in said
 
 
-def test_a_sample_that_cannot_be_made_leaves_the_rest_of_the_report(cli, texts, tiny, monkeypatch):
+def test_a_sample_that_cannot_be_made_leaves_the_rest_of_the_report(cli_here, texts, tiny, monkeypatch):
     def fail(*args, **options):
         raise UserError("the prompt is empty")
 
     monkeypatch.setattr("miniformer.inference.engine.Engine.generate", fail)
-    said = cli("train", "--train-path", str(texts), "--max-steps", "1", *tiny).stdout
+    said = cli_here("train", "--train-path", str(texts), "--max-steps", "1", *tiny).stdout
     assert "(none could be made: the prompt is empty)" in said and "\nrun folder: " in said and "\nnext: " in said
 
 
